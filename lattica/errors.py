@@ -1,0 +1,296 @@
+"""Every error that Lattica raises on purpose.
+
+One tree, so that ``except LatticaError`` is enough. The data are attributes; ``str(error)`` says what happened and
+what to do. `UsageError` marks local mistakes (a bad address, an unreadable key file): the command line exits with 2
+for those and with 1 for every other `LatticaError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class LatticaError(Exception):
+    """Root of all errors that Lattica raises on purpose."""
+
+
+class UsageError(LatticaError):
+    """A local mistake that its user can mend: arguments, files, permissions, ports."""
+
+
+# ---------------------------------------------------------------------------------------------- local mistakes
+
+
+class ConfigError(UsageError):
+    """A configuration file, environment variable or argument has a bad value."""
+
+
+class KeyFileError(UsageError):
+    """The identity key file cannot be used.
+
+    Attributes:
+        path: The key file.
+        reason: What is wrong with it and what to do.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot use the key file {self.path}: {self.reason}"
+
+
+class AddressError(UsageError):
+    """A peer ID or multiaddr is malformed.
+
+    Attributes:
+        text: What was given.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text, reason)
+        self.text = text
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"bad address {self.text[:200]!r}: {self.reason}"
+
+
+class PortInUseError(UsageError):
+    """Another program listens on the port.
+
+    Attributes:
+        host: Address asked for.
+        port: Port asked for.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.host = host
+        self.port = port
+
+    def __str__(self) -> str:
+        return f"port {self.port} on {self.host} is in use; stop the other program or choose a port with --port (0: any free one)"
+
+
+class NodeRunningError(UsageError):
+    """Another node uses the same home directory.
+
+    Attributes:
+        home: The directory.
+    """
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.home = home
+
+    def __str__(self) -> str:
+        return f"another node is running with the home {self.home}; stop it or give this one its own with --home"
+
+
+class NoNodeError(UsageError):
+    """A command needs a running node and there is none.
+
+    Attributes:
+        home: The home directory in which no node runs.
+    """
+
+    def __init__(self, home: Path) -> None:
+        super().__init__(home)
+        self.home = home
+
+    def __str__(self) -> str:
+        return f"no node is running with the home {self.home}; start one with `lattica up`"
+
+
+# ---------------------------------------------------------------------------------------------- network
+
+
+class NetworkError(LatticaError):
+    """Something between two peers failed."""
+
+
+class PeerUnreachableError(NetworkError):
+    """No path to the peer worked.
+
+    Attributes:
+        peer_id: The peer, as text.
+        attempts: What was tried (an address, or a step such as ``"dht"``) and why it failed.
+    """
+
+    def __init__(self, peer_id: object, attempts: Mapping[str, str]) -> None:
+        super().__init__(peer_id, attempts)
+        self.peer_id = str(peer_id)
+        self.attempts = dict(attempts)
+
+    def __str__(self) -> str:
+        tried = "; ".join(f"{what}: {reason}" for what, reason in self.attempts.items())
+        return f"cannot reach {self.peer_id}: {tried or 'no addresses known'}"
+
+
+class BootstrapError(NetworkError):
+    """Not one bootstrap address answered.
+
+    Attributes:
+        attempts: Each address and why it failed.
+    """
+
+    def __init__(self, attempts: Mapping[str, str]) -> None:
+        super().__init__(attempts)
+        self.attempts = dict(attempts)
+
+    def __str__(self) -> str:
+        tried = "; ".join(f"{what}: {reason}" for what, reason in self.attempts.items())
+        return f"no bootstrap peer answered ({tried}); check the address and that the peer is up"
+
+
+class StreamError(NetworkError):
+    """A stream to a peer was reset, refused or ended in the middle of a message."""
+
+
+class RemoteProtocolError(NetworkError):
+    """A peer broke a protocol: a malformed, oversized or unexpected message.
+
+    Attributes:
+        peer_id: The peer as text, or ``"unknown"``.
+        reason: What it did.
+    """
+
+    def __init__(self, reason: str, peer_id: object = "unknown") -> None:
+        super().__init__(reason, peer_id)
+        self.peer_id = str(peer_id)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"peer {self.peer_id} broke the protocol: {self.reason}"
+
+
+# ---------------------------------------------------------------------------------------------- content
+
+
+class ContentError(LatticaError):
+    """Publishing, storing or fetching content failed."""
+
+
+class MalformedCidError(ContentError, UsageError):
+    """A content ID cannot be parsed.
+
+    Attributes:
+        text: What was given.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text, reason)
+        self.text = text
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"bad content ID {self.text[:200]!r}: {self.reason}"
+
+
+class ContentNotFoundError(ContentError):
+    """No reachable peer provides the content.
+
+    Attributes:
+        cid: The content ID, as text.
+        attempts: Providers that were asked, and why each failed; empty if the DHT knew none.
+    """
+
+    def __init__(self, cid: object, attempts: Mapping[str, str]) -> None:
+        super().__init__(cid, attempts)
+        self.cid = str(cid)
+        self.attempts = dict(attempts)
+
+    def __str__(self) -> str:
+        if not self.attempts:
+            return f"nobody provides {self.cid}; check the content ID, and that its publisher is up on the same network"
+        tried = "; ".join(f"{who}: {reason}" for who, reason in self.attempts.items())
+        return f"no provider of {self.cid} could serve it ({tried})"
+
+
+class IntegrityError(ContentError):
+    """A peer sent bytes that do not match their content ID, and nobody else had the right ones.
+
+    Attributes:
+        cid: What was asked for, as text.
+        peers: The peers that sent wrong bytes, as text.
+    """
+
+    def __init__(self, cid: object, peers: tuple[str, ...]) -> None:
+        super().__init__(cid, peers)
+        self.cid = str(cid)
+        self.peers = peers
+
+    def __str__(self) -> str:
+        return f"wrong bytes for {self.cid} from {', '.join(self.peers) or 'the local store'}, and no other provider had the right ones"
+
+
+class ManifestError(ContentError):
+    """A manifest is malformed or claims what no honest manifest would.
+
+    Attributes:
+        cid: The manifest's content ID, as text.
+        reason: What is wrong.
+    """
+
+    def __init__(self, cid: object, reason: str) -> None:
+        super().__init__(cid, reason)
+        self.cid = str(cid)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the manifest {self.cid} is not acceptable: {self.reason}"
+
+
+class SourceChangedError(ContentError):
+    """A file changed while it was being published.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path} changed while it was being published; nothing was published, try again when it is complete"
+
+
+class SourceError(ContentError, UsageError):
+    """A file to publish, or a destination to fetch to, cannot be used.
+
+    Attributes:
+        path: The file.
+        reason: Why, and what to do.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot use {self.path}: {self.reason}"
+
+
+class StoreError(ContentError, UsageError):
+    """The block store on disk cannot be used: read-only, full, damaged, from another version.
+
+    Attributes:
+        path: Where.
+        reason: What is wrong and what to do.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the block store {self.path} cannot be used: {self.reason}"
