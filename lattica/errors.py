@@ -19,7 +19,7 @@ class UsageError(LatticaError):
     """A local mistake that its user can mend: arguments, files, permissions, ports."""
 
 
-# ---------------------------------------------------------------------------------------------- local mistakes
+# local mistakes
 
 
 class ConfigError(UsageError):
@@ -74,7 +74,7 @@ class PortInUseError(UsageError):
         self.port = port
 
     def __str__(self) -> str:
-        return f"port {self.port} on {self.host} is in use; stop the other program or choose a port with --port (0: any free one)"
+        return f"port {self.port} on {self.host} is in use; stop the other program, or choose a port (0: any free one)"
 
 
 class NodeRunningError(UsageError):
@@ -107,7 +107,7 @@ class NoNodeError(UsageError):
         return f"no node is running with the home {self.home}; start one with `lattica up`"
 
 
-# ---------------------------------------------------------------------------------------------- network
+# network
 
 
 class NetworkError(LatticaError):
@@ -169,7 +169,7 @@ class RemoteProtocolError(NetworkError):
         return f"peer {self.peer_id} broke the protocol: {self.reason}"
 
 
-# ---------------------------------------------------------------------------------------------- content
+# content
 
 
 class ContentError(LatticaError):
@@ -227,7 +227,8 @@ class IntegrityError(ContentError):
         self.peers = peers
 
     def __str__(self) -> str:
-        return f"wrong bytes for {self.cid} from {', '.join(self.peers) or 'the local store'}, and no other provider had the right ones"
+        senders = ", ".join(self.peers) or "the local store"
+        return f"wrong bytes for {self.cid} from {senders}, and no other provider had the right ones"
 
 
 class ManifestError(ContentError):

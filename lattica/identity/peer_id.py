@@ -39,7 +39,9 @@ class PeerId:
     def __post_init__(self) -> None:
         inlined = self.raw.startswith(_ED25519_PREFIX) and len(self.raw) == len(_ED25519_PREFIX) + 32
         hashed = self.raw.startswith(_SHA256_PREFIX) and len(self.raw) == len(_SHA256_PREFIX) + 32
-        other_inlined = self.raw[:1] == b"\x00" and 2 < len(self.raw) <= MAX_PEER_ID_BYTES and self.raw[1] == len(self.raw) - 2
+        other_inlined = (
+            self.raw[:1] == b"\x00" and 2 < len(self.raw) <= MAX_PEER_ID_BYTES and self.raw[1] == len(self.raw) - 2
+        )
         if not (inlined or hashed or other_inlined):
             raise AddressError(self.raw[:MAX_PEER_ID_BYTES].hex(), "these bytes are not a peer ID")
 

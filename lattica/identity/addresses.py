@@ -1,0 +1,105 @@
+"""Where a peer listens: multiaddrs, as text and as bytes, and what they say to a TCP dialler.
+
+Source: https://github.com/multiformats/multiaddr. Parsing is the `multiaddr` package's; its errors end here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Self
+
+from multiaddr import Multiaddr
+
+from lattica.errors import AddressError
+from lattica.identity.peer_id import PeerId
+
+MAX_ADDRESS_BYTES = 1024
+"""Bytes of a binary multiaddr accepted from a peer; long relay addresses with certificates' hashes take about 200."""
+_HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """One multiaddr at which a peer may be reached.
+
+    Attributes:
+        text: The multiaddr without its ``/p2p/`` part.
+        host: IP address or DNS name; empty unless it is a plain TCP address.
+        port: TCP port; 0 unless it is a plain TCP address.
+        peer_id: The peer that the multiaddr names at its end, if it does.
+    """
+
+    text: str
+    host: str
+    port: int
+    peer_id: PeerId | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a multiaddr such as ``/ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…``.
+
+        Raises:
+            AddressError: It is malformed.
+        """
+        if len(text) > 4 * MAX_ADDRESS_BYTES:
+            raise AddressError(text, "too long for a multiaddr")
+        try:
+            return cls._from_multiaddr(Multiaddr(text.strip()), text)
+        except AddressError:
+            raise
+        except Exception as error:  # the multiaddr package leaks many kinds for malformed input
+            hint = "a multiaddr looks like /ip4/192.0.2.1/tcp/4001/p2p/12D3Koo…"
+            raise AddressError(text, hint) from error
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Self:
+        """Read a binary multiaddr; raises `AddressError` if it is malformed."""
+        if len(raw) > MAX_ADDRESS_BYTES:
+            raise AddressError(raw[:32].hex(), "too long for a multiaddr")
+        try:
+            return cls._from_multiaddr(Multiaddr(raw), raw.hex())
+        except AddressError:
+            raise
+        except Exception as error:  # as above
+            raise AddressError(raw[:64].hex(), "not a binary multiaddr") from error
+
+    @classmethod
+    def tcp(cls, host: str, port: int, peer_id: PeerId | None = None) -> Self:
+        """The address of a TCP port on an IP address (an IPv6 zone is dropped) or DNS name."""
+        host = host.partition("%")[0]
+        try:
+            kind = f"ip{ipaddress.ip_address(host).version}"
+        except ValueError:
+            kind = "dns"
+        return cls(f"/{kind}/{host}/tcp/{port}", host, port, peer_id)
+
+    @classmethod
+    def _from_multiaddr(cls, address: Multiaddr, source: str) -> Self:
+        parts = [(protocol.name, value) for protocol, value in address.items()]
+        peer_id = None
+        if parts and parts[-1][0] == "p2p":
+            peer_id = PeerId.parse(str(parts.pop()[1]))
+        text = "".join(f"/{name}/{value}" if value is not None else f"/{name}" for name, value in parts)
+        if not parts and peer_id is None:
+            raise AddressError(source, "it is empty")
+        names = [name for name, _ in parts]
+        if len(names) == 2 and names[0] in _HOSTS and names[1] == "tcp":
+            return cls(text, str(parts[0][1]), int(parts[1][1]), peer_id)
+        return cls(text, "", 0, peer_id)
+
+    @property
+    def is_tcp(self) -> bool:
+        """Whether a plain TCP dial may reach it."""
+        return bool(self.host) and 0 < self.port < 1 << 16
+
+    def to_bytes(self) -> bytes:
+        """The binary multiaddr, without the peer."""
+        return bytes(Multiaddr(self.text).to_bytes())
+
+    def with_peer(self, peer_id: PeerId) -> Self:
+        """The same address, said to be ``peer_id``'s."""
+        return type(self)(self.text, self.host, self.port, peer_id)
+
+    def __str__(self) -> str:
+        return f"{self.text}/p2p/{self.peer_id}" if self.peer_id else self.text
