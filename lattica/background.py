@@ -1,0 +1,48 @@
+"""Tasks that serve while a block of code runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+
+class Background:
+    """Starts tasks that end with the block of `background_tasks`."""
+
+    def __init__(self, group: asyncio.TaskGroup) -> None:
+        self._group = group
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
+        """Run ``coroutine`` until it ends or the block does. If it raises, the block is cancelled and raises too."""
+        task = self._group.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def cancel_all(self) -> None:
+        """Cancel every task that still runs."""
+        for task in self._tasks:
+            task.cancel()
+
+
+@contextlib.asynccontextmanager
+async def background_tasks() -> AsyncIterator[Background]:
+    """A task group whose tasks are cancelled and awaited when the block ends.
+
+    Unlike with `asyncio.TaskGroup`, an exception of the block itself comes out as it is, not in a group: callers
+    of a service catch the service's errors, whatever runs behind it. A task that fails raises an `ExceptionGroup`.
+    """
+    failure: Exception | None = None
+    async with asyncio.TaskGroup() as group:
+        background = Background(group)
+        try:
+            yield background
+        except Exception as error:  # noqa: BLE001 - raised again below, outside the group
+            failure = error
+        finally:
+            background.cancel_all()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,17 @@
+"""libp2p in its own thread, behind an asyncio face: the control plane. The only room that imports libp2p or trio."""
+
+from lattica.swarm.connection import ConnectionInfo, Direction
+from lattica.swarm.identify import PeerInfo
+from lattica.swarm.stream import Stream
+from lattica.swarm.swarm import RequestHandler, StreamHandler, Swarm, open_swarm
+
+__all__ = [
+    "ConnectionInfo",
+    "Direction",
+    "PeerInfo",
+    "RequestHandler",
+    "Stream",
+    "StreamHandler",
+    "Swarm",
+    "open_swarm",
+]

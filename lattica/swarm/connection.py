@@ -1,0 +1,156 @@
+"""One control connection: a yamux session with a peer, its streams in both directions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import trio
+from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
+from libp2p.stream_muxer.yamux.yamux import Yamux
+
+from lattica.errors import LatticaError, StreamError
+from lattica.identity import PeerAddress, PeerId
+from lattica.swarm.multistream import confirm, negotiate, propose
+from lattica.swarm.mux import MuxStream
+
+logger = logging.getLogger(__name__)
+
+MAX_INBOUND_STREAMS = 256
+"""Streams that a peer may have open to us on one connection; further ones are reset. go-libp2p's limit too."""
+MAX_OUTBOUND_STREAMS = 128
+"""Streams that we open to a peer at one time; further ones wait. Half of what any peer allows us."""
+OPEN_TIMEOUT_S = 10.0
+"""Seconds to open a stream and agree on its protocol."""
+CLOSE_TIMEOUT_S = 0.5
+"""Seconds to say goodbye to the peer."""
+
+InboundHandler = Callable[[MuxStream], Awaitable[None]]
+"""Serves one inbound stream to its end, in trio."""
+
+
+class Direction(Enum):
+    """Who dialled."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionInfo:
+    """A control connection as others see it.
+
+    Attributes:
+        peer_id: The peer, proven by Noise.
+        remote: Where it is.
+        direction: Who dialled.
+    """
+
+    peer_id: PeerId
+    remote: PeerAddress
+    direction: Direction
+
+
+class Connection:
+    """A running connection, in trio. `run` serves it until it is lost or closed."""
+
+    def __init__(self, info: ConnectionInfo, muxed: Yamux, handlers: Mapping[str, InboundHandler]) -> None:
+        self.info = info
+        self._muxed = muxed
+        self._handlers = handlers
+        self._inbound = 0
+        self._outbound = trio.Semaphore(MAX_OUTBOUND_STREAMS)
+        self._ready = trio.Event()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether streams can still be opened."""
+        return self._ready.is_set() and not self._muxed.event_shutting_down.is_set()
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Serve inbound streams until the connection ends; ``on_ready`` is called when it can be used."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._run_muxer)
+                await self._muxed.event_started.wait()
+                self._ready.set()
+                on_ready()
+                await self._accept_streams(nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
+                await self._muxed.close()
+
+    async def _run_muxer(self) -> None:
+        try:
+            await self._muxed.start()
+        except Exception as error:  # noqa: BLE001 - a peer's doing: costs it the connection
+            logger.info("connection failed peer=%s reason=%r", self.info.peer_id, error)
+        self._muxed.event_started.set()
+        self._muxed.event_shutting_down.set()
+
+    async def _accept_streams(self, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await self._muxed.accept_stream()
+            except MuxedConnUnavailable:
+                return
+            nursery.start_soon(self._serve, MuxStream(stream, self.info.peer_id))  # type: ignore[arg-type]
+
+    async def _serve(self, stream: MuxStream) -> None:
+        self._inbound += 1
+        try:
+            if self._inbound > MAX_INBOUND_STREAMS:
+                raise StreamError(f"more than {MAX_INBOUND_STREAMS} streams")
+            with trio.fail_after(OPEN_TIMEOUT_S):
+                protocol = await negotiate(stream, self._handlers)
+            await self._handlers[protocol](stream)
+            await stream.close()
+        except LatticaError as error:
+            logger.info("stream dropped peer=%s reason=%s", self.info.peer_id, error)
+            await stream.reset()
+        except trio.TooSlowError:
+            await stream.reset()
+        except Exception:
+            logger.exception("stream handler failed peer=%s", self.info.peer_id)
+            await stream.reset()
+        except BaseException:
+            await stream.reset()
+            raise
+        finally:
+            self._inbound -= 1
+
+    async def open_stream(self, protocol: str, first: bytes = b"") -> MuxStream:
+        """A new stream for ``protocol`` with ``first`` already sent.
+
+        Raises:
+            StreamError: The connection is lost, or the peer does not serve the protocol.
+        """
+        try:
+            with trio.fail_after(OPEN_TIMEOUT_S):
+                await self._outbound.acquire()
+                stream = await self._new_stream()
+                try:
+                    await propose(stream, protocol, first)
+                    await confirm(stream, protocol)
+                except BaseException:
+                    await stream.reset()
+                    raise
+                return stream
+        except trio.TooSlowError as error:
+            raise StreamError(f"the peer did not answer within {OPEN_TIMEOUT_S:.0f} s") from error
+        except MuxedStreamError as error:
+            raise StreamError(f"the connection is closed: {error}") from error
+
+    async def _new_stream(self) -> MuxStream:
+        try:
+            return MuxStream(await self._muxed.open_stream(), self.info.peer_id, on_end=self._outbound.release)
+        except BaseException:
+            self._outbound.release()
+            raise
+
+    def close(self) -> None:
+        """End the connection soon."""
+        self._muxed.new_stream_send_channel.close()
