@@ -106,7 +106,7 @@ class LinkResponse(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     AUTHORITY_FIELD_NUMBER: _builtins.int
     PIPE_SECRET_FIELD_NUMBER: _builtins.int
-    LINK_ID_FIELD_NUMBER: _builtins.int
+    PIPE_TOKEN_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     VALID_S_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
@@ -116,8 +116,8 @@ class LinkResponse(_message.Message):
     """X.509 DER: the server's node CA, to be pinned."""
     pipe_secret: _builtins.bytes
     """32 bytes that only these two peers know; proves on every pipe that its far end is this server."""
-    link_id: _builtins.bytes
-    """Names this link in the preface of a pipe. 16 bytes."""
+    pipe_token: _builtins.bytes
+    """Names this link in the preface of a pipe; opaque to the client, at most 128 bytes."""
     valid_s: _builtins.int
     """Seconds until the certificate and the secret expire."""
     refusal: _builtins.str
@@ -132,14 +132,14 @@ class LinkResponse(_message.Message):
         certificate: _builtins.bytes = ...,
         authority: _builtins.bytes = ...,
         pipe_secret: _builtins.bytes = ...,
-        link_id: _builtins.bytes = ...,
+        pipe_token: _builtins.bytes = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         valid_s: _builtins.int = ...,
         refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "candidates", b"candidates", "certificate", b"certificate", "link_id", b"link_id", "pipe_secret", b"pipe_secret", "refusal", b"refusal", "valid_s", b"valid_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "candidates", b"candidates", "certificate", b"certificate", "pipe_secret", b"pipe_secret", "pipe_token", b"pipe_token", "refusal", b"refusal", "valid_s", b"valid_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,207 @@
+"""The gateway: node-local unix sockets that gRPC dials, and behind each the pipes to a peer.
+
+gRPC cannot be handed a connected socket, but it dials unix sockets. Each route has one; whatever connects to it is
+joined with a pipe over the peer's best path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lattica.background import Background
+from lattica.errors import PeerUnreachableError
+from lattica.identity import PeerId, TlsIdentity
+from lattica.mesh.links import Link
+from lattica.mesh.paths import PathInfo
+from lattica.mesh.pipes import OpenPipe
+from lattica.mesh.pump import Pair, Pump
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 16
+ACCEPT_PAUSE_S = 0.1
+"""Seconds without accepting after the system has run out of file descriptors or memory."""
+
+
+@dataclass(eq=False)
+class LivePipe:
+    """A pipe in use.
+
+    Attributes:
+        peer_id: The peer at the other end.
+        path: Where it leads; ``None`` for an inbound pipe, whose address the peer chose.
+    """
+
+    peer_id: PeerId
+    path: PathInfo | None
+    since: float = field(default_factory=time.monotonic)
+    pair: Pair | None = None
+
+
+class PipeTable:
+    """The node's live pipes, and the pump that moves their bytes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, splice: bool | None = None) -> None:
+        self._loop = loop
+        self._pump = Pump() if splice is None else Pump(splice=splice)
+        self._pipes: dict[PeerId, list[LivePipe]] = {}
+        self._pump.start()
+
+    def join(self, local: socket.socket, remote: socket.socket, pipe: LivePipe, on_closed: Callable[[], None]) -> None:
+        """Move bytes between our gRPC (``local``) and the peer (``remote``) until either ends; both are the table's."""
+
+        def closed() -> None:
+            try:
+                self._loop.call_soon_threadsafe(self._forget, pipe, on_closed)
+            except RuntimeError:  # the loop is closed, and the node with it
+                logger.debug("pipe outlived its loop peer=%s", pipe.peer_id)
+
+        pipe.pair = self._pump.join(local, remote, closed)
+        self._pipes.setdefault(pipe.peer_id, []).append(pipe)
+
+    def _forget(self, pipe: LivePipe, on_closed: Callable[[], None]) -> None:
+        pipes = self._pipes.get(pipe.peer_id, [])
+        if pipe in pipes:
+            pipes.remove(pipe)
+        if not pipes:
+            self._pipes.pop(pipe.peer_id, None)
+        on_closed()
+
+    def of(self, peer: PeerId) -> list[LivePipe]:
+        """The pipes to and from a peer, oldest first."""
+        return list(self._pipes.get(peer, ()))
+
+    @property
+    def count(self) -> int:
+        """How many pipes there are."""
+        return sum(map(len, self._pipes.values()))
+
+    def drop(self, pipe: LivePipe) -> None:
+        """Close a pipe at once."""
+        if pipe.pair is not None:
+            self._pump.drop(pipe.pair)
+
+    def close(self) -> None:
+        """Close all pipes and the pump's thread."""
+        self._pump.close()
+
+
+class Route:
+    """A local gRPC target that leads to one peer. `close` it when its gRPC channel is closed.
+
+    Attributes:
+        peer_id: The peer.
+        target: For a gRPC channel.
+        tls: What the channel shows and trusts.
+        expires_at: When its certificate should be replaced, in seconds of `time.monotonic`.
+        failure: Why the latest attempt to open a pipe failed; ``None`` if it did not.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        first: OpenPipe,
+        link: Link,
+        table: PipeTable,
+        tasks: Background,
+        open_pipe: Callable[[], Awaitable[OpenPipe]],
+    ) -> None:
+        self.peer_id = link.peer_id
+        self.target = f"unix:{path}"
+        self.tls: TlsIdentity = link.tls
+        self.expires_at = link.expires_at
+        self.failure: PeerUnreachableError | None = None
+        self._path = path
+        self._first: OpenPipe | None = first
+        self._table = table
+        self._tasks = tasks
+        self._open_pipe = open_pipe
+        self._pipes: set[LivePipe] = set()
+        self._sock = _listen(path)
+        self._server = tasks.start(self._serve(), name=f"lattica-route-{self.peer_id.short}")
+
+    @property
+    def has_pipe(self) -> bool:
+        """Whether a pipe is up."""
+        return bool(self._pipes) or self._first is not None
+
+    def close(self) -> None:
+        """Stop taking connections and close the pipes."""
+        self._server.cancel()
+        self._sock.close()
+        self._path.unlink(missing_ok=True)
+        if self._first is not None:
+            self._first.sock.close()
+            self._first = None
+        for pipe in self._pipes:
+            self._table.drop(pipe)
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                local, _ = await loop.sock_accept(self._sock)
+            except OSError as error:
+                logger.warning("gateway cannot accept peer=%s reason=%s", self.peer_id, error)
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            self._tasks.start(self._connect(local))
+
+    async def _connect(self, local: socket.socket) -> None:
+        try:
+            opened, self._first = self._first, None
+            if opened is None:
+                opened = await self._open_pipe()
+        except PeerUnreachableError as error:
+            self.failure = error
+            local.close()
+            return
+        except Exception as error:
+            logger.exception("gateway failed peer=%s", self.peer_id)
+            self.failure = PeerUnreachableError(self.peer_id, {"gateway": repr(error)})
+            local.close()
+            return
+        except BaseException:
+            local.close()
+            raise
+        self.failure = None
+        pipe = LivePipe(self.peer_id, opened.path)
+        try:
+            self._table.join(local, opened.sock, pipe, lambda: self._pipes.discard(pipe))
+        except OSError as error:
+            logger.warning("no descriptors for a pipe peer=%s reason=%s", self.peer_id, error)
+            self.failure = PeerUnreachableError(self.peer_id, {"gateway": str(error)})
+            return
+        self._pipes.add(pipe)
+
+
+class SocketNames:
+    """Short names for unix sockets in a private folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count(1)
+
+    def next(self) -> Path:
+        """A path that nobody uses."""
+        return self._folder / f"r{next(self._numbers)}"
+
+
+def _listen(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(os.fspath(path))
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

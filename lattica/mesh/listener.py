@@ -1,0 +1,155 @@
+"""The one TCP port of a node: accepts connections, looks at their first byte and hands them over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from lattica.background import Background, background_tasks
+from lattica.errors import ConfigError, NetworkError, PortInUseError
+from lattica.identity import PeerAddress
+
+logger = logging.getLogger(__name__)
+
+FIRST_BYTE_TIMEOUT_S = 5.0
+"""Seconds that a new connection has to say something."""
+MAX_SILENT = 256
+"""Connections that have said nothing yet; one more displaces the oldest."""
+MAX_SILENT_PER_HOST = 64
+"""The same for one remote address."""
+ACCEPT_PAUSE_S = 0.1
+"""Seconds without accepting after the system has run out of file descriptors or memory."""
+BACKLOG = 512
+
+Route = Callable[[socket.socket, PeerAddress], Awaitable[None]]
+"""Takes over a connected socket, first byte unread. It owns the socket, and may raise `NetworkError` for the log."""
+
+_OUT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Listener:
+    """A listening port; made by `open_listener`.
+
+    Attributes:
+        host: The address it is bound to.
+        port: The port it is bound to.
+    """
+
+    def __init__(self, sock: socket.socket, routes: Mapping[int, Route], tasks: Background) -> None:
+        name = sock.getsockname()
+        self.host, self.port = str(name[0]), int(name[1])
+        self._sock = sock
+        self._routes = routes
+        self._tasks = tasks
+        self._silent: OrderedDict[asyncio.Task[None], str] = OrderedDict()
+
+    async def serve(self) -> None:
+        """Accept until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, name = await loop.sock_accept(self._sock)
+            except OSError as error:
+                if error.errno in _OUT_OF:
+                    logger.warning("cannot accept reason=%s", error.strerror)
+                    await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue  # the connection went away before we took it
+            self._admit(sock, PeerAddress.tcp(name[0], name[1]))
+
+    def _admit(self, sock: socket.socket, remote: PeerAddress) -> None:
+        task = self._tasks.start(self._hand_over(sock, remote))
+        # Also for a task that is cancelled before its first step and so never runs.
+        task.add_done_callback(lambda done: self._forget(done, sock))
+        self._silent[task] = remote.host
+        same_host = [one for one, host in self._silent.items() if host == remote.host]
+        if len(same_host) > MAX_SILENT_PER_HOST:
+            same_host[0].cancel()
+        elif len(self._silent) > MAX_SILENT:
+            next(iter(self._silent)).cancel()
+
+    def _spoke(self) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._silent.pop(task, None)
+
+    def _forget(self, task: asyncio.Task[None], sock: socket.socket) -> None:
+        self._silent.pop(task, None)
+        if task.cancelled():
+            sock.close()
+
+    async def _hand_over(self, sock: socket.socket, remote: PeerAddress) -> None:
+        try:
+            async with asyncio.timeout(FIRST_BYTE_TIMEOUT_S):
+                await _wait_readable(sock)
+            first = sock.recv(1, socket.MSG_PEEK)
+            route = self._routes.get(first[0]) if first else None
+        except (TimeoutError, OSError):
+            route = None
+        self._spoke()
+        if route is None:
+            logger.debug("connection without a known first byte closed remote=%s", remote)
+            sock.close()
+            return
+        try:
+            await route(sock, remote)
+        except (NetworkError, OSError, TimeoutError) as error:
+            logger.info("inbound connection dropped remote=%s reason=%s", remote, error or type(error).__name__)
+        except Exception:  # a fault of ours must not cost the node its port
+            logger.exception("inbound connection failed remote=%s", remote)
+            sock.close()
+
+
+@contextlib.asynccontextmanager
+async def open_listener(host: str, port: int, routes: Mapping[int, Route]) -> AsyncIterator[Listener]:
+    """Listen on ``host`` and ``port`` (0: any free one) and hand connections over by their first byte.
+
+    Raises:
+        PortInUseError: Somebody listens there.
+        ConfigError: The address is not one of this machine's, or the port not allowed.
+    """
+    sock = _bind(host, port)
+    try:
+        async with background_tasks() as tasks:
+            listener = Listener(sock, routes, tasks)
+            tasks.start(listener.serve(), name="lattica-listener")
+            yield listener
+    finally:
+        sock.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(host, port) from error
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return sock
+
+
+async def _wait_readable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    readable = loop.create_future()
+
+    def wake() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(sock, wake)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(sock)

@@ -1,0 +1,123 @@
+"""Ways in which bytes travel between two peers, and addresses at which a peer's port may be reached."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import ifaddr
+
+from lattica.identity import PeerAddress, PeerId
+
+
+class PathKind(Enum):
+    """Ways in which bytes travel, cheapest first."""
+
+    LAN = "lan"
+    DIRECT = "direct"
+
+
+class CandidateKind(Enum):
+    """Where a candidate address comes from."""
+
+    HOST = "host"
+    """An interface's own address."""
+    PUBLIC = "public"
+    """Configured by the operator, or seen to be reachable from outside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One address at which a node's port may be reached.
+
+    Attributes:
+        host: IPv4 or IPv6 address.
+        port: TCP port.
+        kind: Where the address comes from.
+    """
+
+    host: str
+    port: int
+    kind: CandidateKind
+
+    @property
+    def address(self) -> PeerAddress:
+        """The candidate as a multiaddr."""
+        return PeerAddress.tcp(self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathInfo:
+    """One pipe's way to a peer.
+
+    Attributes:
+        peer_id: The peer at the other end, proven by the pipe's preface.
+        kind: The way.
+        remote: The address that we dialled.
+        since: When the pipe was opened, in seconds of `time.monotonic`.
+        rtt: Seconds that the pipe's preface took to be answered: one round trip and the peer's work.
+    """
+
+    peer_id: PeerId
+    kind: PathKind
+    remote: PeerAddress
+    since: float
+    rtt: float
+
+
+def path_kind(host: str) -> PathKind:
+    """The kind of a TCP path to ``host``: `LAN` for loopback, private and link-local addresses."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return PathKind.DIRECT
+    return PathKind.LAN if address.is_private or address.is_link_local else PathKind.DIRECT
+
+
+def host_candidates(bound: str, port: int) -> list[Candidate]:
+    """Our own addresses at which a listener bound to ``bound`` can be reached.
+
+    For a wildcard these are the interfaces' addresses without loopback and link-local ones, which mean something else
+    on every machine; a machine with nothing else gets its loopback address.
+    """
+    address = ipaddress.ip_address(bound)
+    if not address.is_unspecified:
+        return [Candidate(bound, port, CandidateKind.HOST)]
+    versions = {4} if address.version == 4 else {4, 6}
+    found = [ip for ip in _interface_addresses() if ip.version in versions]
+    usable = [ip for ip in found if not (ip.is_loopback or ip.is_link_local)] or [ip for ip in found if ip.is_loopback]
+    return [Candidate(str(ip), port, CandidateKind.HOST) for ip in usable]
+
+
+def _interface_addresses() -> Iterable[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            yield ipaddress.ip_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0])
+
+
+def dial_order(
+    proven: Sequence[PeerAddress], candidates: Collection[Candidate], *, same_host: bool
+) -> list[PeerAddress]:
+    """Which TCP addresses of a peer to dial, most promising first, none twice.
+
+    Args:
+        proven: Addresses at which the peer answered before.
+        candidates: What the peer says of itself. It must not be used to reach into this machine, so:
+        same_host: Whether the peer is known to be on this machine; if not, its loopback candidates do not count.
+    """
+    ordered = [address for address in proven if address.is_tcp]
+    for kind in CandidateKind:
+        said = [candidate.address for candidate in candidates if candidate.kind is kind]
+        ordered += [address for address in said if same_host or not is_local(address.host)]
+    return list({(address.host, address.port): address for address in reversed(ordered)}.values())[::-1]
+
+
+def is_local(host: str) -> bool:
+    """Whether ``host`` is a loopback, wildcard or multicast address, which means this machine or nobody."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified or address.is_multicast

@@ -1,0 +1,38 @@
+"""What the rpc room needs from the mesh; the node wires them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lattica.errors import PeerUnreachableError
+from lattica.identity import PeerId, TlsIdentity
+
+
+class Route(Protocol):
+    """A local gRPC target that leads to one peer.
+
+    Attributes:
+        target: For a gRPC channel.
+        tls: What the channel shows and trusts.
+        expires_at: When the certificate should be replaced, in seconds of `time.monotonic`.
+        failure: Why the latest attempt to open a pipe behind the target failed; ``None`` if it did not.
+    """
+
+    target: str
+    tls: TlsIdentity
+    expires_at: float
+    failure: PeerUnreachableError | None
+
+    @property
+    def has_pipe(self) -> bool:
+        """Whether a pipe is up."""
+
+    def close(self) -> None:
+        """Free the route; its channel is closed."""
+
+
+class RouteOpener(Protocol):
+    """Opens routes: the mesh."""
+
+    async def open_route(self, peer: PeerId, *, timeout: float | None = None) -> Route:
+        """A route with a pipe ready behind it; raises `PeerUnreachableError` within ``timeout`` seconds."""
