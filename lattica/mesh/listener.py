@@ -48,8 +48,11 @@ class Listener:
         self._tasks = tasks
         self._silent: OrderedDict[asyncio.Task[None], str] = OrderedDict()
 
-    async def serve(self) -> None:
-        """Accept until cancelled."""
+    def start(self) -> None:
+        """Accept connections from now on; until then they wait in the system's queue."""
+        self._tasks.start(self._serve(), name="lattica-listener")
+
+    async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -106,7 +109,7 @@ class Listener:
 
 @contextlib.asynccontextmanager
 async def open_listener(host: str, port: int, routes: Mapping[int, Route]) -> AsyncIterator[Listener]:
-    """Listen on ``host`` and ``port`` (0: any free one) and hand connections over by their first byte.
+    """Listen on ``host`` and ``port`` (0: any free one); once started, hand connections over by their first byte.
 
     Raises:
         PortInUseError: Somebody listens there.
@@ -115,9 +118,7 @@ async def open_listener(host: str, port: int, routes: Mapping[int, Route]) -> As
     sock = _bind(host, port)
     try:
         async with background_tasks() as tasks:
-            listener = Listener(sock, routes, tasks)
-            tasks.start(listener.serve(), name="lattica-listener")
-            yield listener
+            yield Listener(sock, routes, tasks)
     finally:
         sock.close()
 

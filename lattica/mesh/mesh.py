@@ -115,17 +115,21 @@ class Mesh:
         """Where we listen, with our peer ID."""
         return [candidate.address.with_peer(self.peer_id) for candidate in self.candidates]
 
-    async def start(self, listener: Listener, announce: Sequence[PeerAddress]) -> None:
-        """Tell peers where we listen: our interfaces, and what the operator says."""
+    async def bind(self, listener: Listener, announce: Sequence[PeerAddress]) -> None:
+        """Work out where we can be reached: our interfaces, and what the operator says."""
         self._listener = listener
         public = [Candidate(a.host, a.port, CandidateKind.PUBLIC) for a in announce if a.is_tcp]
         self.candidates = host_candidates(listener.host, listener.port) + public
         self.links.serve()
         await self._swarm.advertise(self.addresses)
 
-    def serve_pipes(self, server: Path) -> None:
-        """Join inbound pipes with the gRPC server that listens on a unix socket."""
+    def start(self, server: Path) -> None:
+        """Take connections from now on; inbound pipes are joined with the gRPC server on the unix socket ``server``.
+
+        To be called when every protocol is served: peers ask only once, when they connect, what we serve.
+        """
         self._server_path = server
+        self._listener.start()
 
     async def accept_libp2p(self, sock: socket.socket, remote: PeerAddress) -> None:
         """Route of the listener: a libp2p connection."""
@@ -312,7 +316,7 @@ async def open_mesh(
     announce: Sequence[PeerAddress] = (),
     splice: bool | None = None,
 ) -> AsyncIterator[Mesh]:
-    """The mesh of one node, listening on its one port.
+    """The mesh of one node, bound to its one port; `Mesh.start` opens it.
 
     Args:
         key: Our identity.
@@ -333,7 +337,7 @@ async def open_mesh(
             mesh = Mesh(key, swarm, runtime, tasks, table)
             routes = {LIBP2P_FIRST_BYTE: mesh.accept_libp2p, MAGIC[0]: mesh.accept_pipe}
             async with open_listener(host, port, routes) as listener:
-                await mesh.start(listener, announce)
+                await mesh.bind(listener, announce)
                 yield mesh
     finally:
         table.close()

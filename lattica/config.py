@@ -1,0 +1,92 @@
+"""A node's settings: defaults, a file, the environment, arguments; later ones win."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import TomlConfigSettingsSource as TomlSource
+
+from lattica.errors import ConfigError
+
+DEFAULT_PORT = 4737
+"""TCP and UDP port of `lattica up`; not registered with anybody."""
+CONFIG_FILE = "config.toml"
+
+
+def default_home() -> Path:
+    """Where a node keeps its key and its store unless told otherwise: ``$XDG_DATA_HOME/lattica``."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "lattica"
+
+
+class NodeConfig(BaseSettings):
+    """Settings of one node.
+
+    Each may be given as an argument, as ``LATTICA_<NAME>`` in the environment (lists with commas), or in
+    ``config.toml`` in the home directory.
+
+    Attributes:
+        home: Folder for the identity key and the block store; one running node each.
+        host: IP address to listen on; ``0.0.0.0`` is every IPv4 interface, ``::`` both families.
+        port: TCP port; 0 takes any free one.
+        bootstrap: Multiaddrs of peers to join the network by, each ending in ``/p2p/<peer ID>``.
+        announce: Multiaddrs at which this node can also be reached: a forwarded port, a DNS name.
+        require_bootstrap: Whether opening a node fails when no bootstrap peer answers; if not, it keeps trying.
+        dht: ``server`` answers other peers' lookups, ``client`` only asks.
+        dht_protocol: Protocol ID of the DHT to join; ``/ipfs/kad/1.0.0`` is the public one.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LATTICA_", frozen=True, extra="forbid")
+
+    home: Path = Field(default_factory=default_home)
+    host: str = "0.0.0.0"
+    port: int = Field(default=0, ge=0, le=65535)
+    bootstrap: Annotated[tuple[str, ...], NoDecode] = ()
+    announce: Annotated[tuple[str, ...], NoDecode] = ()
+    require_bootstrap: bool = True
+    dht: Literal["server", "client"] = "server"
+    dht_protocol: str = Field(default="/lattica/kad/1.0.0", pattern=r"^/[!-~]{1,200}$")
+
+    @field_validator("bootstrap", "announce", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file of the home that those two say."""
+        home = init_settings().get("home") or env_settings().get("home") or default_home()
+        file = Path(str(home)).expanduser() / CONFIG_FILE
+        return (init_settings, env_settings, TomlSource(settings_cls, file))
+
+    @classmethod
+    def load(cls, **arguments: Any) -> Self:
+        """The settings with ``arguments`` (those that are not ``None``) on top.
+
+        Raises:
+            ConfigError: A value is not acceptable; one sentence that names it.
+        """
+        try:
+            return cls(**{name: value for name, value in arguments.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"bad setting {name!r}: {first['msg'].lower()} (it is {first['input']!r})") from error
+        except (OSError, ValueError) as error:  # the file is unreadable, or not TOML
+            raise ConfigError(f"cannot read {CONFIG_FILE}: {error}") from error
