@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clattica/_proto/content.proto\x12\nlattica.v1\"?\n\x08\x43hunkRun\x12\x12\n\nchunk_size\x18\x01 \x01(\r\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x0f\n\x07\x64igests\x18\x03 \x01(\x0c\"A\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0b\n\x03run\x18\x04 \x01(\r\"{\n\x04\x46ile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\"\n\x04runs\x18\x04 \x03(\x0b\x32\x14.lattica.v1.ChunkRun\x12#\n\x07tensors\x18\x05 \x03(\x0b\x32\x12.lattica.v1.Tensor\"r\n\x08Manifest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x04hash\x18\x03 \x01(\x0e\x32\x18.lattica.v1.HashFunction\x12\x1f\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x10.lattica.v1.File\"\x1e\n\x0fManifestRequest\x12\x0b\n\x03\x63id\x18\x01 \x01(\x0c\"+\n\x0cManifestPart\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"I\n\x0c\x43hunkRequest\x12\x0c\n\x04root\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0b\n\x03tag\x18\x03 \x01(\r\x12\x0e\n\x06length\x18\x04 \x01(\r\"S\n\rChunkResponse\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12\'\n\x06status\x18\x02 \x01(\x0e\x32\x17.lattica.v1.ChunkStatus\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c*c\n\x0cHashFunction\x12\x1d\n\x19HASH_FUNCTION_UNSPECIFIED\x10\x00\x12\x18\n\x14HASH_FUNCTION_BLAKE3\x10\x01\x12\x1a\n\x16HASH_FUNCTION_SHA2_256\x10\x02*\\\n\x0b\x43hunkStatus\x12\x1c\n\x18\x43HUNK_STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43HUNK_STATUS_OK\x10\x01\x12\x1a\n\x16\x43HUNK_STATUS_NOT_FOUND\x10\x02\x32\x97\x01\n\x07\x43ontent\x12\x46\n\x0bGetManifest\x12\x1b.lattica.v1.ManifestRequest\x1a\x18.lattica.v1.ManifestPart0\x01\x12\x44\n\tGetChunks\x12\x18.lattica.v1.ChunkRequest\x1a\x19.lattica.v1.ChunkResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clattica/_proto/content.proto\x12\nlattica.v1\"?\n\x08\x43hunkRun\x12\x12\n\nchunk_size\x18\x01 \x01(\r\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x0f\n\x07\x64igests\x18\x03 \x01(\x0c\"A\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\x12\x0b\n\x03run\x18\x04 \x01(\r\"{\n\x04\x46ile\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\"\n\x04runs\x18\x04 \x03(\x0b\x32\x14.lattica.v1.ChunkRun\x12#\n\x07tensors\x18\x05 \x03(\x0b\x32\x12.lattica.v1.Tensor\"r\n\x08Manifest\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x04hash\x18\x03 \x01(\x0e\x32\x18.lattica.v1.HashFunction\x12\x1f\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x10.lattica.v1.File\"\x1e\n\x0fManifestRequest\x12\x0b\n\x03\x63id\x18\x01 \x01(\x0c\"+\n\x0cManifestPart\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\":\n\x0bWantedChunk\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12\x0e\n\x06length\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"E\n\x0c\x43hunkRequest\x12\x0c\n\x04root\x18\x01 \x01(\x0c\x12\'\n\x06wanted\x18\x02 \x03(\x0b\x32\x17.lattica.v1.WantedChunk\"Q\n\x0b\x43hunkAnswer\x12\x0b\n\x03tag\x18\x01 \x01(\r\x12\'\n\x06status\x18\x02 \x01(\x0e\x32\x17.lattica.v1.ChunkStatus\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"9\n\rChunkResponse\x12(\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x17.lattica.v1.ChunkAnswer*c\n\x0cHashFunction\x12\x1d\n\x19HASH_FUNCTION_UNSPECIFIED\x10\x00\x12\x18\n\x14HASH_FUNCTION_BLAKE3\x10\x01\x12\x1a\n\x16HASH_FUNCTION_SHA2_256\x10\x02*\\\n\x0b\x43hunkStatus\x12\x1c\n\x18\x43HUNK_STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43HUNK_STATUS_OK\x10\x01\x12\x1a\n\x16\x43HUNK_STATUS_NOT_FOUND\x10\x02\x32\x97\x01\n\x07\x43ontent\x12\x46\n\x0bGetManifest\x12\x1b.lattica.v1.ManifestRequest\x1a\x18.lattica.v1.ManifestPart0\x01\x12\x44\n\tGetChunks\x12\x18.lattica.v1.ChunkRequest\x1a\x19.lattica.v1.ChunkResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lattica._proto.content_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HASHFUNCTION']._serialized_start=654
-  _globals['_HASHFUNCTION']._serialized_end=753
-  _globals['_CHUNKSTATUS']._serialized_start=755
-  _globals['_CHUNKSTATUS']._serialized_end=847
+  _globals['_HASHFUNCTION']._serialized_start=767
+  _globals['_HASHFUNCTION']._serialized_end=866
+  _globals['_CHUNKSTATUS']._serialized_start=868
+  _globals['_CHUNKSTATUS']._serialized_end=960
   _globals['_CHUNKRUN']._serialized_start=44
   _globals['_CHUNKRUN']._serialized_end=107
   _globals['_TENSOR']._serialized_start=109
@@ -47,10 +47,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MANIFESTREQUEST']._serialized_end=447
   _globals['_MANIFESTPART']._serialized_start=449
   _globals['_MANIFESTPART']._serialized_end=492
-  _globals['_CHUNKREQUEST']._serialized_start=494
-  _globals['_CHUNKREQUEST']._serialized_end=567
-  _globals['_CHUNKRESPONSE']._serialized_start=569
-  _globals['_CHUNKRESPONSE']._serialized_end=652
-  _globals['_CONTENT']._serialized_start=850
-  _globals['_CONTENT']._serialized_end=1001
+  _globals['_WANTEDCHUNK']._serialized_start=494
+  _globals['_WANTEDCHUNK']._serialized_end=552
+  _globals['_CHUNKREQUEST']._serialized_start=554
+  _globals['_CHUNKREQUEST']._serialized_end=623
+  _globals['_CHUNKANSWER']._serialized_start=625
+  _globals['_CHUNKANSWER']._serialized_end=706
+  _globals['_CHUNKRESPONSE']._serialized_start=708
+  _globals['_CHUNKRESPONSE']._serialized_end=765
+  _globals['_CONTENT']._serialized_start=963
+  _globals['_CONTENT']._serialized_end=1114
 # @@protoc_insertion_point(module_scope)

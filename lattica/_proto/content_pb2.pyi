@@ -253,47 +253,72 @@ class ManifestPart(_message.Message):
 Global___ManifestPart: _TypeAlias = ManifestPart  # noqa: Y015
 
 @_typing.final
+class WantedChunk(_message.Message):
+    """One chunk that the client wants."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAG_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    tag: _builtins.int
+    """Chosen by the client, repeated in the answer. Unique among the stream's unanswered chunks."""
+    length: _builtins.int
+    """Size that the manifest gives, in bytes: 1 to MAX_CHUNK (1 MiB). The provider sends exactly that many or none."""
+    digest: _builtins.bytes
+    """Digest of the chunk, 32 bytes, in the manifest's hash function."""
+    def __init__(
+        self,
+        *,
+        tag: _builtins.int = ...,
+        length: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "length", b"length", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedChunk: _TypeAlias = WantedChunk  # noqa: Y015
+
+@_typing.final
 class ChunkRequest(_message.Message):
-    """Asks for one chunk. Idempotent."""
+    """Asks for chunks. Idempotent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROOT_FIELD_NUMBER: _builtins.int
-    DIGEST_FIELD_NUMBER: _builtins.int
-    TAG_FIELD_NUMBER: _builtins.int
-    LENGTH_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
     root: _builtins.bytes
-    """Root that the chunk belongs to: binary CIDv1."""
-    digest: _builtins.bytes
-    """Digest of the chunk, 32 bytes, in the manifest's hash function."""
-    tag: _builtins.int
-    """Chosen by the client, repeated in the response. Unique among the stream's unanswered requests."""
-    length: _builtins.int
-    """Size that the manifest gives; the server refuses to send more."""
+    """Root that the chunks belong to: binary CIDv1. Required in a stream's first request; empty later: the same."""
+    @_builtins.property
+    def wanted(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedChunk]:
+        """At least one. Many small chunks in one request, and in one response, spare the cost of a message each."""
+
     def __init__(
         self,
         *,
         root: _builtins.bytes = ...,
-        digest: _builtins.bytes = ...,
-        tag: _builtins.int = ...,
-        length: _builtins.int = ...,
+        wanted: _abc.Iterable[Global___WantedChunk] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "length", b"length", "root", b"root", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["root", b"root", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChunkRequest: _TypeAlias = ChunkRequest  # noqa: Y015
 
 @_typing.final
-class ChunkResponse(_message.Message):
+class ChunkAnswer(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TAG_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     tag: _builtins.int
+    """Of the wanted chunk."""
     status: Global___ChunkStatus.ValueType
     data: _builtins.bytes
     """The chunk's bytes; empty unless `status` is OK."""
@@ -307,6 +332,28 @@ class ChunkResponse(_message.Message):
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "status", b"status", "tag", b"tag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChunkAnswer: _TypeAlias = ChunkAnswer  # noqa: Y015
+
+@_typing.final
+class ChunkResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkAnswer]:
+        """At least one; their data are at most 1 MiB together."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[Global___ChunkAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,8 +59,8 @@ class ContentServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetChunks(self, request_iterator, context):
-        """Responses come in the order in which the provider has them ready, matched by tag. The client bounds what is in flight; a provider
-        answers RESOURCE_EXHAUSTED to one that has more than MAX_IN_FLIGHT (64) unanswered.
+        """Answers come in the order in which the provider has them ready, matched by tag. The client bounds what is in flight; a provider
+        ends the stream with RESOURCE_EXHAUSTED if it has more than MAX_IN_FLIGHT (256) chunks to answer, or too many streams.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,8 +36,8 @@ class ContentStub:
     GetManifest: _grpc.UnaryStreamMultiCallable[_content_pb2.ManifestRequest, _content_pb2.ManifestPart]
     """NOT_FOUND if the provider does not have the manifest."""
     GetChunks: _grpc.StreamStreamMultiCallable[_content_pb2.ChunkRequest, _content_pb2.ChunkResponse]
-    """Responses come in the order in which the provider has them ready, matched by tag. The client bounds what is in flight; a provider
-    answers RESOURCE_EXHAUSTED to one that has more than MAX_IN_FLIGHT (64) unanswered.
+    """Answers come in the order in which the provider has them ready, matched by tag. The client bounds what is in flight; a provider
+    ends the stream with RESOURCE_EXHAUSTED if it has more than MAX_IN_FLIGHT (256) chunks to answer, or too many streams.
     """
 
 @_typing.type_check_only
@@ -48,8 +48,8 @@ class ContentAsyncStub(ContentStub):
     GetManifest: _aio.UnaryStreamMultiCallable[_content_pb2.ManifestRequest, _content_pb2.ManifestPart]  # type: ignore[assignment]
     """NOT_FOUND if the provider does not have the manifest."""
     GetChunks: _aio.StreamStreamMultiCallable[_content_pb2.ChunkRequest, _content_pb2.ChunkResponse]  # type: ignore[assignment]
-    """Responses come in the order in which the provider has them ready, matched by tag. The client bounds what is in flight; a provider
-    answers RESOURCE_EXHAUSTED to one that has more than MAX_IN_FLIGHT (64) unanswered.
+    """Answers come in the order in which the provider has them ready, matched by tag. The client bounds what is in flight; a provider
+    ends the stream with RESOURCE_EXHAUSTED if it has more than MAX_IN_FLIGHT (256) chunks to answer, or too many streams.
     """
 
 class ContentServicer(metaclass=_abc_1.ABCMeta):
@@ -69,8 +69,8 @@ class ContentServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_content_pb2.ChunkRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_content_pb2.ChunkResponse], _abc.AsyncIterator[_content_pb2.ChunkResponse]]:
-        """Responses come in the order in which the provider has them ready, matched by tag. The client bounds what is in flight; a provider
-        answers RESOURCE_EXHAUSTED to one that has more than MAX_IN_FLIGHT (64) unanswered.
+        """Answers come in the order in which the provider has them ready, matched by tag. The client bounds what is in flight; a provider
+        ends the stream with RESOURCE_EXHAUSTED if it has more than MAX_IN_FLIGHT (256) chunks to answer, or too many streams.
         """
 
 def add_ContentServicer_to_server(servicer: ContentServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

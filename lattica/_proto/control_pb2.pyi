@@ -298,14 +298,22 @@ class TransferResult(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     REUSED_BYTES_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     cid: _builtins.str
+    """Root content ID, text."""
     path: _builtins.str
+    """Absolute path of what was published or written."""
     size: _builtins.int
+    """Bytes of all files."""
     seconds: _builtins.float
     reused_bytes: _builtins.int
     """Bytes that were in the local store before."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___Source]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Sentences for the user; a publish that fell back to plain chunks says so."""
+
     def __init__(
         self,
         *,
@@ -315,10 +323,11 @@ class TransferResult(_message.Message):
         seconds: _builtins.float = ...,
         sources: _abc.Iterable[Global___Source] | None = ...,
         reused_bytes: _builtins.int = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cid", b"cid", "path", b"path", "reused_bytes", b"reused_bytes", "seconds", b"seconds", "size", b"size", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cid", b"cid", "path", b"path", "reused_bytes", b"reused_bytes", "seconds", b"seconds", "size", b"size", "sources", b"sources", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -326,6 +335,8 @@ Global___TransferResult: _TypeAlias = TransferResult  # noqa: Y015
 
 @_typing.final
 class Source(_message.Message):
+    """One provider's part in a fetch."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PEER_ID_FIELD_NUMBER: _builtins.int
@@ -334,6 +345,7 @@ class Source(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     peer_id: _builtins.str
+    """Text."""
     path: _builtins.str
     """Path kind."""
     bytes: _builtins.int

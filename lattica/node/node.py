@@ -1,0 +1,223 @@
+"""A running node: all rooms, wired."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+from lattica._proto import content_pb2_grpc, peer_pb2, peer_pb2_grpc
+from lattica.background import background_tasks
+from lattica.config import NodeConfig
+from lattica.content import BlockStore, ContentServicer
+from lattica.dht import Dht, DhtMode, open_dht
+from lattica.errors import AddressError, BootstrapError, NetworkError
+from lattica.identity import PeerAddress, PeerId, load_or_create_key
+from lattica.mesh import Mesh, open_mesh
+from lattica.node.bootstrap import Bootstrapper, parse_peer_addresses
+from lattica.node.content import NodeContent
+from lattica.node.control import open_control
+from lattica.node.dht_transport import DhtPeerFinder, SwarmDhtTransport
+from lattica.node.home import KEY_FILE, STORE_FOLDER, hold_home, runtime_folder
+from lattica.node.peer_service import PeerServicer
+from lattica.node.providers import DhtRouting, MeshChannels
+from lattica.rpc import Rpc, open_rpc
+from lattica.swarm import PeerInfo, Swarm, open_swarm
+
+logger = logging.getLogger(__name__)
+
+PING_TIMEOUT_S = 15.0
+"""Seconds for one ping, finding the peer included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    """One answered ping.
+
+    Attributes:
+        rtt: Seconds of one gRPC call over the data path.
+        path: Kind of the path that it took.
+    """
+
+    rtt: float
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerStatus:
+    """A connected peer.
+
+    Attributes:
+        peer_id: Who.
+        addresses: Where its control connections lead.
+        direction: ``inbound`` or ``outbound``, of the newest.
+        path: Kind of the path of the newest pipe to it; empty without one.
+        agent: Program and version that it claims.
+    """
+
+    peer_id: PeerId
+    addresses: tuple[PeerAddress, ...]
+    direction: str
+    path: str
+    agent: str
+
+
+class Node:
+    """A running node; made by `open_node`.
+
+    Attributes:
+        config: Its settings.
+        mesh: Reaches peers by ID.
+        rpc: gRPC channels to peer IDs, and the server for your services.
+        dht: Finds peers and providers.
+        content: Publishes and fetches.
+    """
+
+    def __init__(self, config: NodeConfig, swarm: Swarm, mesh: Mesh, rpc: Rpc, dht: Dht, content: NodeContent) -> None:
+        self.config = config
+        self.mesh = mesh
+        self.rpc = rpc
+        self.dht = dht
+        self.content = content
+        self._swarm = swarm
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Who we are."""
+        return self.mesh.peer_id
+
+    @property
+    def addresses(self) -> list[PeerAddress]:
+        """Multiaddrs at which we listen, with our peer ID: bootstrap addresses for others."""
+        return self.mesh.addresses
+
+    def resolve(self, text: str) -> PeerId:
+        """The peer of a peer ID or a multiaddr ending in one; a multiaddr's address is remembered.
+
+        Raises:
+            AddressError: It is neither.
+        """
+        if not text.startswith("/"):
+            return PeerId.parse(text)
+        address = PeerAddress.parse(text)
+        if address.peer_id is None:
+            raise AddressError(text, "it names no peer; it has to end in /p2p/<peer ID>")
+        if address.is_tcp:
+            self.mesh.add_addresses(address.peer_id, [address])
+        return address.peer_id
+
+    async def ping(self, peer: PeerId) -> Pong:
+        """One round trip to a peer over the data path; raises `PeerUnreachableError`."""
+        stub: peer_pb2_grpc.PeerAsyncStub = peer_pb2_grpc.PeerStub(self.rpc.channel(peer))
+        started = time.monotonic()
+        try:
+            await stub.Echo(peer_pb2.EchoRequest(payload=b"ping"), timeout=PING_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if isinstance(error, NetworkError):
+                raise
+            raise NetworkError(f"{peer} did not answer a ping: {error.details()}") from error
+        path = self.mesh.path_to(peer)
+        return Pong(rtt=time.monotonic() - started, path=path.kind.value if path else "")
+
+    def peers(self) -> list[PeerStatus]:
+        """The peers with a control connection."""
+        by_peer: dict[PeerId, list[PeerAddress]] = {}
+        directions = {}
+        for info in self._swarm.connections():
+            by_peer.setdefault(info.peer_id, []).append(info.remote)
+            directions[info.peer_id] = info.direction.value
+        return [
+            PeerStatus(
+                peer_id=peer,
+                addresses=tuple(addresses),
+                direction=directions[peer],
+                path=self._path_kind(peer),
+                agent=info.agent if (info := self._swarm.peer_info(peer)) else "",
+            )
+            for peer, addresses in by_peer.items()
+        ]
+
+    def _path_kind(self, peer: PeerId) -> str:
+        path = self.mesh.path_to(peer)
+        return path.kind.value if path else ""
+
+
+@contextlib.asynccontextmanager
+async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
+    """A running node, joined to its network, until the block ends.
+
+    Nothing is left then: no task, thread, socket or lock.
+
+    Args:
+        config: Its settings; by default those of the environment and the home's ``config.toml``.
+
+    Raises:
+        ConfigError, AddressError: A setting is wrong.
+        KeyFileError: The identity key cannot be used.
+        NodeRunningError: Another node runs with this home.
+        PortInUseError: The port is taken.
+        StoreError: The block store cannot be used.
+        BootstrapError: No bootstrap peer answers, and ``config.require_bootstrap`` is set.
+    """
+    config = config or NodeConfig.load()
+    bootstrap = parse_peer_addresses(config.bootstrap, "bootstrap")
+    announce = _parse_announce(config.announce)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(hold_home(config.home))
+        key = load_or_create_key(config.home / KEY_FILE)
+        store = stack.enter_context(BlockStore.open(config.home / STORE_FOLDER))
+        runtime = stack.enter_context(runtime_folder())
+        swarm = await stack.enter_async_context(open_swarm(key))
+        mesh = await stack.enter_async_context(
+            open_mesh(key, swarm, host=config.host, port=config.port, runtime=runtime, announce=announce)
+        )
+        server = runtime / "rpc"
+        rpc = await stack.enter_async_context(open_rpc(mesh.links.authority.server, server, mesh))
+        transport = SwarmDhtTransport(swarm, mesh, config.dht_protocol)
+        dht = await stack.enter_async_context(
+            open_dht(transport, mode=DhtMode(config.dht), addresses_of=transport.addresses_of)
+        )
+        mesh.finder = DhtPeerFinder(dht)
+        _feed_routing_table(swarm, dht, config.dht_protocol)
+        content = NodeContent(store, MeshChannels(rpc, mesh), DhtRouting(dht, mesh))
+        rpc.add_servicer(content_pb2_grpc.add_ContentServicer_to_server, ContentServicer(store))
+        rpc.add_servicer(peer_pb2_grpc.add_PeerServicer_to_server, PeerServicer())
+        node = Node(config, swarm, mesh, rpc, dht, content)
+        mesh.start(server)
+        tasks = await stack.enter_async_context(background_tasks())
+        bootstrapper = Bootstrapper(swarm, dht, bootstrap)
+        await _join(bootstrapper, required=config.require_bootstrap)
+        tasks.start(bootstrapper.keep_joined(), name="lattica-bootstrap")
+        tasks.start(content.announce_all(), name="lattica-announce")
+        await stack.enter_async_context(open_control(node, config.home, runtime))
+        logger.info("node up peer=%s addresses=%s", node.peer_id, [address.text for address in node.addresses])
+        yield node
+
+
+async def _join(bootstrapper: Bootstrapper, *, required: bool) -> None:
+    try:
+        await bootstrapper.join()
+    except BootstrapError as error:
+        if required:
+            raise
+        logger.warning("bootstrap failed, trying on reason=%s", error)
+
+
+def _feed_routing_table(swarm: Swarm, dht: Dht, protocol: str) -> None:
+    def identified(info: PeerInfo) -> None:
+        if protocol in info.protocols:
+            dht.peer_seen(info.peer_id, [address.to_bytes() for address in info.addresses])
+
+    swarm.subscribe(identified=identified)
+
+
+def _parse_announce(texts: Sequence[str]) -> list[PeerAddress]:
+    addresses = [PeerAddress.parse(text) for text in texts]
+    for address in addresses:
+        if not address.is_tcp:
+            raise AddressError(str(address), "only TCP addresses can be announced: /ip4/192.0.2.1/tcp/4737")
+    return addresses

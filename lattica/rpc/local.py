@@ -1,0 +1,30 @@
+"""gRPC on this machine only: the local control API's unix socket in a private folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+
+
+@contextlib.asynccontextmanager
+async def open_local_server(path: Path) -> AsyncIterator[grpc.aio.Server]:
+    """A server without TLS on a unix socket; who may open the folder may call. Add servicers while it runs."""
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop(None)
+        path.unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def open_local_channel(path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to such a server."""
+    options = [("grpc.enable_http_proxy", 0), ("grpc.default_authority", "localhost")]
+    async with grpc.aio.insecure_channel(f"unix:{path}", options=options) as channel:
+        yield channel
