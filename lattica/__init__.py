@@ -1,5 +1,47 @@
-"""Lattica: decentralised cross-NAT communication for AI inference and training."""
+"""Lattica: decentralised cross-NAT communication for AI inference and training.
+
+``async with lattica.open_node(lattica.NodeConfig(...)) as node:`` runs a node; see `Node` for what it can do.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from lattica._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from lattica.config import NodeConfig
+    from lattica.content import Cid
+    from lattica.errors import LatticaError
+    from lattica.identity import PeerAddress, PeerId
+    from lattica.node import Node, open_node
+    from lattica.rpc import caller_id
+
+__all__ = [
+    "Cid",
+    "LatticaError",
+    "Node",
+    "NodeConfig",
+    "PeerAddress",
+    "PeerId",
+    "__version__",
+    "caller_id",
+    "open_node",
+]
+
+_HOMES = {
+    "Cid": "lattica.content",
+    "LatticaError": "lattica.errors",
+    "Node": "lattica.node",
+    "NodeConfig": "lattica.config",
+    "PeerAddress": "lattica.identity",
+    "PeerId": "lattica.identity",
+    "caller_id": "lattica.rpc",
+    "open_node": "lattica.node",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use: libp2p takes two seconds, which `lattica --help` need not spend."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lattica' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
