@@ -1,0 +1,118 @@
+"""kill -9 in the middle of a transfer, on either side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_nodes import Command, NodeProcess, wait_until
+
+StartNode = Callable[..., NodeProcess]
+SIZE = 300_000_000
+MAX_IN_FLIGHT = 64 << 20
+"""Bytes that may have been requested and not yet recorded when a fetcher is killed."""
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("original") / "weights.bin"
+    block = os.urandom(1_000_000)
+    with path.open("wb") as file:
+        for index in range(SIZE // len(block)):
+            file.write(index.to_bytes(8, "big") + block[8:])
+    return path
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def allocated(home: Path) -> int:
+    """Bytes on disk of what is being fetched."""
+    total = 0
+    for part in (home / "store" / "partial").glob("*"):
+        try:
+            total += part.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue
+    return total
+
+
+def start_fetch(home: Path, cid: str, copy: Path, bootstrap: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "lattica", "--json", "--home", str(home), "fetch", cid, str(copy)]
+    network = ["--bootstrap", bootstrap, "--host", "127.0.0.1"]
+    return subprocess.Popen([*command, *network], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_fetch_goes_on_where_it_was(start_node: StartNode, original: Path, tmp_path: Path) -> None:
+    publisher = start_node("publisher")
+    cid = Command(publisher.home).json("publish", str(original))["cid"]
+    home, copy = tmp_path / "fetcher", tmp_path / "copy.bin"
+
+    fetching = start_fetch(home, cid, copy, publisher.address)
+    wait_until(lambda: allocated(home) > SIZE // 4, "a quarter of the transfer")
+    fetching.kill()
+    fetching.communicate()
+    there = allocated(home)
+    assert not copy.exists()
+
+    again = start_fetch(home, cid, copy, publisher.address)
+    stdout, stderr = again.communicate(timeout=90)
+    assert again.returncode == 0, stderr
+    result = json.loads(stdout.splitlines()[-1])
+    assert sha256(copy) == sha256(original)
+    fetched = sum(source["bytes"] for source in result["sources"])
+    assert result["reused_bytes"] + fetched == SIZE
+    assert result["reused_bytes"] >= there - MAX_IN_FLIGHT
+    assert result["reused_bytes"] >= SIZE // 4 - MAX_IN_FLIGHT
+
+
+def test_a_killed_provider_is_replaced_by_the_others(start_node: StartNode, original: Path, tmp_path: Path) -> None:
+    first = start_node("first")
+    second = start_node("second", bootstrap=first.address)
+    cid = Command(first.home).json("publish", str(original))["cid"]
+    assert Command(second.home).json("publish", str(original))["cid"] == cid
+    home, copy = tmp_path / "fetcher", tmp_path / "copy.bin"
+
+    fetching = start_fetch(home, cid, copy, second.address)
+    wait_until(lambda: allocated(home) > SIZE // 5, "a fifth of the transfer")
+    first.kill()
+    stdout, stderr = fetching.communicate(timeout=90)
+    assert fetching.returncode == 0, stderr
+    result = json.loads(stdout.splitlines()[-1])
+    assert sha256(copy) == sha256(original)
+    assert second.peer_id in {source["peer"] for source in result["sources"]}
+
+
+def test_a_fetch_whose_only_provider_dies_fails_clearly_and_can_be_repeated(
+    start_node: StartNode, original: Path, tmp_path: Path
+) -> None:
+    bootstrap = start_node("bootstrap")
+    publisher = start_node("publisher", bootstrap=bootstrap.address)
+    cid = Command(publisher.home).json("publish", str(original))["cid"]
+    home, copy = tmp_path / "fetcher", tmp_path / "copy.bin"
+
+    fetching = start_fetch(home, cid, copy, bootstrap.address)
+    wait_until(lambda: allocated(home) > SIZE // 5, "a fifth of the transfer")
+    publisher.kill()
+    _, stderr = fetching.communicate(timeout=90)
+    assert fetching.returncode == 1
+    assert len(stderr.strip().splitlines()) == 1
+    assert publisher.peer_id in stderr
+    assert not copy.exists()
+
+    start_node("publisher", bootstrap=bootstrap.address)
+    again = start_fetch(home, cid, copy, bootstrap.address)
+    stdout, stderr = again.communicate(timeout=90)
+    assert again.returncode == 0, stderr
+    assert json.loads(stdout.splitlines()[-1])["reused_bytes"] > 0
+    assert sha256(copy) == sha256(original)
