@@ -263,6 +263,21 @@ class SourceChangedError(ContentError):
         return f"{self.path} changed while it was being published; nothing was published, try again when it is complete"
 
 
+class PublishCancelledError(ContentError):
+    """Publishing was stopped by its caller; nothing was published.
+
+    Attributes:
+        path: What was being published.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"publishing {self.path} was cancelled; nothing was published"
+
+
 class SourceError(ContentError, UsageError):
     """A file to publish, or a destination to fetch to, cannot be used.
 

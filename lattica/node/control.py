@@ -227,7 +227,7 @@ async def connect_control(home: Path) -> AsyncIterator[control_pb2_grpc.ControlA
             logger.info("no node answers at its control socket path=%s", path)
             yield None
             return
-        yield control_pb2_grpc.ControlStub(channel)  # type: ignore[misc]
+        yield control_pb2_grpc.ControlStub(channel)
 
 
 def _write_atomically(file: Path, text: str) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import grpc
 
-from lattica._proto import content_pb2_grpc, peer_pb2, peer_pb2_grpc
+from lattica._proto import peer_pb2, peer_pb2_grpc
 from lattica.background import background_tasks
 from lattica.config import NodeConfig
-from lattica.content import BlockStore, ContentServicer
+from lattica.content import BlockStore, ContentServicer, add_content_servicer
 from lattica.dht import Dht, DhtMode, open_dht
 from lattica.errors import AddressError, BootstrapError, NetworkError
 from lattica.identity import PeerAddress, PeerId, load_or_create_key
@@ -25,7 +25,7 @@ from lattica.node.dht_transport import DhtPeerFinder, SwarmDhtTransport
 from lattica.node.home import KEY_FILE, STORE_FOLDER, hold_home, runtime_folder
 from lattica.node.peer_service import PeerServicer
 from lattica.node.providers import DhtRouting, MeshChannels
-from lattica.rpc import Rpc, open_rpc
+from lattica.rpc import Rpc, caller_id, open_rpc
 from lattica.swarm import PeerInfo, Swarm, open_swarm
 
 logger = logging.getLogger(__name__)
@@ -127,9 +127,9 @@ class Node:
         """The peers with a control connection."""
         by_peer: dict[PeerId, list[PeerAddress]] = {}
         directions = {}
-        for info in self._swarm.connections():
-            by_peer.setdefault(info.peer_id, []).append(info.remote)
-            directions[info.peer_id] = info.direction.value
+        for connection in self._swarm.connections():
+            by_peer.setdefault(connection.peer_id, []).append(connection.remote)
+            directions[connection.peer_id] = connection.direction.value
         return [
             PeerStatus(
                 peer_id=peer,
@@ -184,7 +184,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         mesh.finder = DhtPeerFinder(dht)
         _feed_routing_table(swarm, dht, config.dht_protocol)
         content = NodeContent(store, MeshChannels(rpc, mesh), DhtRouting(dht, mesh))
-        rpc.add_servicer(content_pb2_grpc.add_ContentServicer_to_server, ContentServicer(store))
+        rpc.add_servicer(add_content_servicer, ContentServicer(store, caller_of=caller_id))
         rpc.add_servicer(peer_pb2_grpc.add_PeerServicer_to_server, PeerServicer())
         node = Node(config, swarm, mesh, rpc, dht, content)
         mesh.start(server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from lattica.errors import AddressError
@@ -13,7 +14,7 @@ _NAMES = "x509_subject_alternative_name"
 class HasAuthContext(Protocol):
     """A gRPC servicer context, of either kind."""
 
-    def auth_context(self) -> dict[str, object]:
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """Properties of the authenticated connection."""
 
 
@@ -24,9 +25,9 @@ def caller_id(context: HasAuthContext) -> PeerId:
         PermissionError: The connection has no peer's certificate; not possible on a node's own server.
     """
     names = context.auth_context().get(_NAMES, ())
-    for name in names if isinstance(names, (list, tuple)) else ():
+    for name in names:
         try:
-            return PeerId.parse(bytes(name).decode())
+            return PeerId.parse(name.decode())
         except (AddressError, UnicodeDecodeError):
             continue
     raise PermissionError("the caller has shown no peer's certificate")

@@ -1,0 +1,140 @@
+"""A node starts, fails to start, and stops, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+import lattica
+from lattica.errors import BootstrapError, NodeRunningError, PeerUnreachableError, PortInUseError
+
+
+def config(home: Path, *bootstrap: lattica.Node, **settings: object) -> lattica.NodeConfig:
+    addresses = tuple(str(node.addresses[0]) for node in bootstrap)
+    return lattica.NodeConfig.load(home=home, host="127.0.0.1", bootstrap=addresses, **settings)
+
+
+def open_files() -> dict[str, str]:
+    """This process's descriptors and what they are."""
+    found = {}
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            found[descriptor.name] = str(descriptor.readlink())
+        except FileNotFoundError:
+            continue
+    return found
+
+
+async def warm_up(home: Path) -> None:
+    """Whatever libraries keep for the life of the process is there after the first node."""
+    async with lattica.open_node(config(home / "warm-a")) as a, lattica.open_node(config(home / "warm-b", a)) as b:
+        await b.ping(a.peer_id)
+
+
+async def test_nothing_is_left_when_a_node_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    await warm_up(tmp_path)
+    threads, files, tasks = threading.active_count(), open_files(), len(asyncio.all_tasks())
+    for attempt in range(3):
+        async with lattica.open_node(config(tmp_path / "a")) as a, lattica.open_node(config(tmp_path / "b", a)) as b:
+            (tmp_path / "data").write_bytes(os.urandom(2_000_000))
+            published = await a.content.publish(tmp_path / "data")
+            await b.content.fetch(published.cid, tmp_path / f"copy-{attempt}")
+    await asyncio.sleep(0)
+    assert threading.active_count() <= threads + 4, threading.enumerate()  # the default executor grows lazily
+    assert len(open_files()) <= len(files) + 2, set(open_files().values()) - set(files.values())
+    assert len(asyncio.all_tasks()) == tasks
+    assert not list(tmp_path.glob("lattica-*"))
+
+
+async def test_an_error_in_the_block_comes_out_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with lattica.open_node(config(tmp_path)):
+            raise ZeroDivisionError
+    async with lattica.open_node(config(tmp_path)):
+        pass
+
+
+async def test_an_unreachable_bootstrap_fails_the_start_and_frees_the_home(tmp_path: Path) -> None:
+    async with lattica.open_node(config(tmp_path / "gone")) as gone:
+        address = gone
+    with pytest.raises(BootstrapError, match="connection refused"):
+        async with lattica.open_node(config(tmp_path / "node", address)):
+            pass
+    async with lattica.open_node(config(tmp_path / "node")):
+        pass
+
+
+async def test_a_node_that_may_wait_joins_when_its_bootstrap_appears(tmp_path: Path) -> None:
+    async with lattica.open_node(config(tmp_path / "first")) as first:
+        port = first.mesh.port
+    async with lattica.open_node(config(tmp_path / "late", first, require_bootstrap=False)) as late:
+        assert late.peers() == []
+        async with lattica.open_node(config(tmp_path / "first", port=port)), asyncio.timeout(20):
+            while not late.peers() or not late.dht.routing_table_size:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_home_and_a_port_serve_one_node(tmp_path: Path) -> None:
+    async with lattica.open_node(config(tmp_path / "a")) as node:
+        with pytest.raises(NodeRunningError):
+            async with lattica.open_node(config(tmp_path / "a")):
+                pass
+        with pytest.raises(PortInUseError):
+            async with lattica.open_node(config(tmp_path / "b", port=node.mesh.port)):
+                pass
+
+
+async def test_a_peer_is_found_by_its_id_alone(tmp_path: Path) -> None:
+    """Two nodes that know only the bootstrap node find each other through the DHT."""
+    async with (
+        lattica.open_node(config(tmp_path / "boot")) as boot,
+        lattica.open_node(config(tmp_path / "a", boot)) as a,
+        lattica.open_node(config(tmp_path / "b", boot)) as b,
+        asyncio.timeout(20),
+    ):
+        while not b.dht.routing_table_size or not a.dht.routing_table_size:
+            await asyncio.sleep(0.02)
+        pong = await b.ping(a.peer_id)
+        assert pong.path == "lan"
+
+
+async def test_a_peer_that_nobody_knows_is_unreachable(tmp_path: Path) -> None:
+    stranger = lattica.PeerId.parse("12D3KooWEDofx2WNUbNLzNy4kx1XNXuEDYfGdFBPB2DyDXXXyjE6")
+    async with lattica.open_node(config(tmp_path / "a")) as a, lattica.open_node(config(tmp_path / "b", a)) as b:
+        with pytest.raises(PeerUnreachableError) as caught:
+            await b.ping(stranger)
+        assert caught.value.peer_id == str(stranger)
+        assert "dht" in caught.value.attempts
+
+
+async def test_garbage_on_the_port_does_not_stop_the_node(tmp_path: Path) -> None:
+    """Random bytes, half a TLS hello, and 200 silent connections, while others are served."""
+    async with lattica.open_node(config(tmp_path / "a")) as a, lattica.open_node(config(tmp_path / "b", a)) as b:
+        junk = [
+            os.urandom(4000),
+            b"\x16\x03\x01\x02\x00\x01\x00",
+            b"\x13/multistream/1.0.0\n" + b"\xff" * 100,
+            b"L" * 50,
+        ]
+        sockets = [socket.create_connection(("127.0.0.1", a.mesh.port)) for _ in range(200)]
+        try:
+            for index, one in enumerate(sockets[:100]):
+                try:
+                    one.sendall(junk[index % len(junk)])
+                except OSError:
+                    continue  # the node has had enough of this host's silent connections
+            async with asyncio.timeout(15):
+                for _ in range(20):
+                    await b.ping(a.peer_id)
+                (tmp_path / "data").write_bytes(os.urandom(1_000_000))
+                published = await a.content.publish(tmp_path / "data")
+                await b.content.fetch(published.cid, tmp_path / "copy")
+        finally:
+            for one in sockets:
+                one.close()
