@@ -66,7 +66,7 @@ class PeerId:
                     raise AddressError(text, "this content ID does not name a peer")
                 return cls(cid[len(_CID_V1_LIBP2P_KEY) :])
             return cls(base58.b58decode(text))
-        except ValueError as error:
+        except (ValueError, AddressError) as error:
             raise AddressError(text, "a peer ID has about 52 characters and starts with 12D3Koo") from error
 
     def public_key(self) -> Ed25519PublicKey | None:

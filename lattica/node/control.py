@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -197,8 +198,8 @@ async def _errors_told(context: Context) -> AsyncIterator[None]:
 async def open_control(node: Node, home: Path, runtime: Path) -> AsyncIterator[None]:
     """Serve the control API while the block runs; commands find it through a file in the home folder."""
     path, file = runtime / "control", home / CONTROL_FILE
-    async with open_local_server(path) as server:
-        control_pb2_grpc.add_ControlServicer_to_server(ControlServicer(node), server)
+    register = partial(control_pb2_grpc.add_ControlServicer_to_server, ControlServicer(node))
+    async with open_local_server(path, register):
         _write_atomically(file, str(path))
         try:
             yield

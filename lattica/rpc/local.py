@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc
 
 
 @contextlib.asynccontextmanager
-async def open_local_server(path: Path) -> AsyncIterator[grpc.aio.Server]:
-    """A server without TLS on a unix socket; who may open the folder may call. Add servicers while it runs."""
+async def open_local_server(path: Path, register: Callable[[grpc.aio.Server], None]) -> AsyncIterator[None]:
+    """A running server without TLS on a unix socket; who may open the folder may call. ``register`` adds servicers."""
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_insecure_port(f"unix:{path}")
+    register(server)
     await server.start()
     try:
-        yield server
+        yield
     finally:
         await server.stop(None)
         path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import grpc
 
@@ -31,7 +31,21 @@ class RpcServer:
 
     def add_servicer(self, register: Callable[[S, grpc.aio.Server], None], servicer: S) -> None:
         """Serve a generated service: ``add_servicer(add_FooServicer_to_server, Foo())``. Also while running."""
-        register(servicer, self._server)
+        register(servicer, cast(grpc.aio.Server, _Registrar(self._server)))
+
+
+class _Registrar:
+    """The server as generated code sees it.
+
+    That registers its methods twice: by generic handlers, which a running server takes, and in a table for speed, which
+    it does not.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: object) -> None:
+        """Done by the generic handlers."""
 
 
 @contextlib.asynccontextmanager
