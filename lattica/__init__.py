@@ -3,9 +3,9 @@
 ``async with lattica.open_node(lattica.NodeConfig(...)) as node:`` runs a node; see `Node` for what it can do.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from lattica._lazy import lazy_names
 from lattica._version import __version__
 
 if TYPE_CHECKING:
@@ -28,20 +28,16 @@ __all__ = [
     "open_node",
 ]
 
-_HOMES = {
-    "Cid": "lattica.content",
-    "LatticaError": "lattica.errors",
-    "Node": "lattica.node",
-    "NodeConfig": "lattica.config",
-    "PeerAddress": "lattica.identity",
-    "PeerId": "lattica.identity",
-    "caller_id": "lattica.rpc",
-    "open_node": "lattica.node",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use: libp2p takes two seconds, which `lattica --help` need not spend."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lattica' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Cid": "lattica.content",
+        "LatticaError": "lattica.errors",
+        "Node": "lattica.node",
+        "NodeConfig": "lattica.config",
+        "PeerAddress": "lattica.identity",
+        "PeerId": "lattica.identity",
+        "caller_id": "lattica.rpc",
+        "open_node": "lattica.node",
+    },
+)

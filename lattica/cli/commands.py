@@ -63,8 +63,9 @@ def show_id(common: _Common, /) -> None:
 
     async def command() -> None:
         from lattica.identity import load_or_create_key
+        from lattica.node import KEY_FILE
 
-        peer_id = load_or_create_key(session.config.home / "identity.key").peer_id
+        peer_id = load_or_create_key(session.config.home / KEY_FILE).peer_id
         session.output.result({"peer_id": str(peer_id), "home": str(session.config.home)}, str(peer_id))
 
     run(command())

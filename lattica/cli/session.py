@@ -49,12 +49,14 @@ class Session:
     @contextlib.asynccontextmanager
     async def any_node(self) -> AsyncIterator[tuple[control_pb2_grpc.ControlAsyncStub, bool]]:
         """The control API of the running node, or of one that runs for this command alone; and whether it is ours."""
-        from lattica.node import connect_control, open_node
+        from lattica.node import connect_control
 
         async with connect_control(self.config.home) as control:
             if control is not None:
                 yield control, False
                 return
+        from lattica.node import open_node
+
         async with open_node(self.config), connect_control(self.config.home) as control:
             if control is None:
                 raise NoNodeError(self.config.home)

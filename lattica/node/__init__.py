@@ -1,8 +1,26 @@
 """A running node: `open_node` wires the rooms; commands talk to it through the local control API."""
 
-from lattica.node.content import NodeContent
-from lattica.node.control import connect_control
-from lattica.node.home import KEY_FILE
-from lattica.node.node import Node, PeerStatus, Pong, open_node
+from typing import TYPE_CHECKING
+
+from lattica._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from lattica.node.content import NodeContent
+    from lattica.node.control_client import connect_control
+    from lattica.node.home import KEY_FILE
+    from lattica.node.node import Node, PeerStatus, Pong, open_node
 
 __all__ = ["KEY_FILE", "Node", "NodeContent", "PeerStatus", "Pong", "connect_control", "open_node"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "KEY_FILE": "lattica.node.home",
+        "Node": "lattica.node.node",
+        "NodeContent": "lattica.node.content",
+        "PeerStatus": "lattica.node.node",
+        "Pong": "lattica.node.node",
+        "connect_control": "lattica.node.control_client",
+        "open_node": "lattica.node.node",
+    },
+)

@@ -17,18 +17,15 @@ import grpc
 from lattica._proto import control_pb2, control_pb2_grpc
 from lattica._version import __version__
 from lattica.content import FetchResult
-from lattica.errors import ConfigError, LatticaError, UsageError
-from lattica.rpc.local import open_local_channel, open_local_server
+from lattica.errors import LatticaError, UsageError
+from lattica.node.control_client import CONTROL_FILE
+from lattica.rpc.local import open_local_server
 
 if TYPE_CHECKING:
     from lattica.node.node import Node
 
 logger = logging.getLogger(__name__)
 
-CONTROL_FILE = "control"
-"""In the home folder: the path of the running node's control socket."""
-CONNECT_TIMEOUT_S = 2.0
-"""Seconds that a node that runs has to answer its control socket."""
 MAX_PINGS = 1000
 PROGRESS_INTERVAL_S = 0.1
 """Seconds between two progress messages at least."""
@@ -205,30 +202,6 @@ async def open_control(node: Node, home: Path, runtime: Path) -> AsyncIterator[N
             yield
         finally:
             file.unlink(missing_ok=True)
-
-
-@contextlib.asynccontextmanager
-async def connect_control(home: Path) -> AsyncIterator[control_pb2_grpc.ControlAsyncStub | None]:
-    """The control API of the node that runs with this home; ``None`` if none does."""
-    try:
-        path = Path((home / CONTROL_FILE).read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        yield None
-        return
-    except OSError as error:
-        raise ConfigError(f"cannot use the home {home}: {error.strerror}; choose another with --home") from error
-    if not path.is_socket():  # left behind by a node that was killed
-        yield None
-        return
-    async with open_local_channel(path) as channel:
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await channel.channel_ready()
-        except TimeoutError:
-            logger.info("no node answers at its control socket path=%s", path)
-            yield None
-            return
-        yield control_pb2_grpc.ControlStub(channel)
 
 
 def _write_atomically(file: Path, text: str) -> None:
