@@ -16,6 +16,7 @@ from lattica.content import (
     FetchProgress,
     FetchResult,
     HashFunction,
+    Patience,
     PeerChannels,
     Published,
     publish_path,
@@ -23,6 +24,9 @@ from lattica.content import (
 from lattica.errors import NetworkError
 
 logger = logging.getLogger(__name__)
+
+ANNOUNCE_S = 1.0
+"""Seconds that a fetch waits at its end for its announcement; after that the DHT goes on with it by itself."""
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with the phase, the bytes done and the bytes in all (0: not known yet); from any thread."""
@@ -34,7 +38,7 @@ class NodeContent:
     def __init__(self, store: BlockStore, channels: PeerChannels, routing: ContentRouting) -> None:
         self._store = store
         self._routing = routing
-        self._fetcher = Fetcher(store, channels, routing)
+        self._fetcher = Fetcher(store, channels, routing, patience=Patience(announce=ANNOUNCE_S))
 
     async def publish(
         self,

@@ -73,6 +73,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         """Round trips of one gRPC call over the data path."""
         async with _errors_told(context):
             peer = self._node.resolve(request.peer)
+            await self._node.ping(peer)  # finds the peer and opens the path; that is not a round trip
             for _ in range(min(max(request.count, 1), MAX_PINGS)):
                 pong = await self._node.ping(peer)
                 yield control_pb2.PingReply(peer_id=str(peer), rtt_s=pong.rtt, path=pong.path)
