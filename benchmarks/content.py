@@ -1,6 +1,6 @@
 """How fast a model is fetched over loopback, against `cp` plus hashing and against plain gRPC, in one run.
 
-Usage: python benchmarks/content.py FILE [RUNS]
+Usage: python -m benchmarks.content FILE [RUNS]
 
 One provider process serves the file. In this process, per run and interleaved: a fetch by a fresh node whose link to
 the provider is up (verified, on disk, exported, synced); a copy plus BLAKE3 plus fsync of the same file; the same bytes
@@ -23,9 +23,9 @@ from pathlib import Path
 import blake3
 import grpc
 import uvloop
-from report import Row, report
 
 import lattica
+from benchmarks.report import Row, report
 from lattica.identity import IdentityKey, LinkKey, NodeAuthority, TlsIdentity
 
 MESSAGE = 1 << 20
@@ -56,7 +56,8 @@ def copy_and_hash(source: Path, scratch: Path) -> float:
 async def stream_once(channel: grpc.aio.Channel) -> float:
     """Seconds to receive the file over plain gRPC."""
     started = time.perf_counter()
-    async for _ in channel.unary_stream("/bench/file")(b""):
+    method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream("/bench/file")
+    async for _ in method(b""):
         pass
     return time.perf_counter() - started
 
@@ -89,7 +90,9 @@ async def serve_plain(source: Path) -> None:
 @asynccontextmanager
 async def process(*arguments: str) -> AsyncIterator[dict[str, str]]:
     """A process that prints a line of JSON and serves; killed at the end."""
-    child = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
     try:
         assert child.stdout is not None
         yield json.loads(await child.stdout.readline())
@@ -116,15 +119,14 @@ async def main(source: Path, runs: int) -> None:
     times: dict[str, list[float]] = {"lattica": [], "cp + hash + fsync": [], "grpc, to memory": []}
     with tempfile.TemporaryDirectory(prefix="lattica-bench-") as folder:
         publish = ["-m", "lattica", "--json", "--home", f"{folder}/provider", "publish", str(source)]
-        async with (
-            process(*publish, "--host", "127.0.0.1", "--port", "0") as up,
-            process(__file__, "--serve-plain", str(source)) as plain,
-            plain_channel(plain) as channel,
-        ):
+        plain_server = ["-m", "benchmarks.content", "--serve-plain", str(source)]
+        async with process(*plain_server) as plain, plain_channel(plain) as channel:
             for run in range(runs):
                 scratch = Path(folder) / f"run-{run}"
                 scratch.mkdir()
-                times["lattica"].append(await fetch_once(up["cid"], up["addresses"][0], scratch))
+                # A new process each time: the one before remembers the last run's fetcher as a provider.
+                async with process(*publish, "--host", "127.0.0.1", "--port", "0") as up:
+                    times["lattica"].append(await fetch_once(up["cid"], up["addresses"][0], scratch))
                 shutil.rmtree(scratch)
                 scratch.mkdir()
                 times["cp + hash + fsync"].append(copy_and_hash(source, scratch))
