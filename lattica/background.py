@@ -17,7 +17,11 @@ class Background:
 
     def start(self, coroutine: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
         """Run ``coroutine`` until it ends or the block does. If it raises, the block is cancelled and raises too."""
-        task = self._group.create_task(coroutine, name=name)
+        try:
+            task = self._group.create_task(coroutine, name=name)
+        except RuntimeError:  # the block is ending
+            coroutine.close()
+            raise
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -36,13 +40,16 @@ async def background_tasks() -> AsyncIterator[Background]:
     of a service catch the service's errors, whatever runs behind it. A task that fails raises an `ExceptionGroup`.
     """
     failure: Exception | None = None
-    async with asyncio.TaskGroup() as group:
-        background = Background(group)
-        try:
-            yield background
-        except Exception as error:  # noqa: BLE001 - raised again below, outside the group
-            failure = error
-        finally:
-            background.cancel_all()
+    try:
+        async with asyncio.TaskGroup() as group:
+            background = Background(group)
+            try:
+                yield background
+            except Exception as error:  # noqa: BLE001 - raised again below, outside the group
+                failure = error
+            finally:
+                background.cancel_all()
+    except BaseExceptionGroup as errors:
+        raise errors from failure
     if failure is not None:
         raise failure

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from multiaddr import Multiaddr
+from multiaddr.protocols import P_P2P
 
 from lattica.errors import AddressError
 from lattica.identity.peer_id import PeerId
@@ -66,13 +67,18 @@ class PeerAddress:
 
     @classmethod
     def tcp(cls, host: str, port: int, peer_id: PeerId | None = None) -> Self:
-        """The address of a TCP port on an IP address (an IPv6 zone is dropped) or DNS name."""
+        """The address of a TCP port on an IP address or DNS name.
+
+        An IPv6 zone is dropped, and an IPv4 address as a dual-stack socket writes it (``::ffff:…``) is one again.
+        """
         host = host.partition("%")[0]
         try:
-            kind = f"ip{ipaddress.ip_address(host).version}"
+            ip = ipaddress.ip_address(host)
         except ValueError:
-            kind = "dns"
-        return cls(f"/{kind}/{host}/tcp/{port}", host, port, peer_id)
+            return cls(f"/dns/{host}/tcp/{port}", host, port, peer_id)
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        return cls(f"/ip{ip.version}/{ip}/tcp/{port}", str(ip), port, peer_id)
 
     @classmethod
     def _from_multiaddr(cls, address: Multiaddr, source: str) -> Self:
@@ -80,12 +86,17 @@ class PeerAddress:
         peer_id = None
         if parts and parts[-1][0] == "p2p":
             peer_id = PeerId.parse(str(parts.pop()[1]))
-        text = "".join(f"/{name}/{value}" if value is not None else f"/{name}" for name, value in parts)
-        if not parts and peer_id is None:
+            address = address.decapsulate_code(P_P2P)
+        elif not parts:
             raise AddressError(source, "it is empty")
+        text = str(address)
         names = [name for name, _ in parts]
         if len(names) == 2 and names[0] in _HOSTS and names[1] == "tcp":
             return cls(text, str(parts[0][1]), int(parts[1][1]), peer_id)
+        if names[-1:] == ["p2p"]:
+            raise AddressError(source, "it names two peers in a row")
+        if parts and Multiaddr(text) != address:  # a unix path whose bytes have no leading slash, for one
+            raise AddressError(source, "it has no text form")
         return cls(text, "", 0, peer_id)
 
     @property

@@ -63,7 +63,7 @@ class NodeAuthority:
             server_key.public_key(),
             key.peer_id,
             now,
-            datetime.timedelta(days=365),
+            datetime.timedelta(days=365 * _SERVER_YEARS),
             ExtendedKeyUsageOID.SERVER_AUTH,
         )
         self.server = TlsIdentity(

@@ -111,9 +111,11 @@ def load_or_create_key(path: Path) -> IdentityKey:
 
 def _load(path: Path) -> IdentityKey:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _check_owner(path, os.fstat(descriptor))
-        raw = file.read(MAX_KEY_FILE + 1)
+        raw = os.read(descriptor, MAX_KEY_FILE + 1)
+    finally:
+        os.close(descriptor)
     try:
         if len(raw) > MAX_KEY_FILE:
             raise ValueError("it is too large to be a key")

@@ -35,7 +35,8 @@ class TrioThread:
         self._started: asyncio.Future[None] = loop.create_future()
         self._finished: asyncio.Future[BaseException | None] = loop.create_future()
         self._thread = threading.Thread(target=self._run, name="lattica-swarm")
-        self._token: trio.lowlevel.TrioToken
+        self._stopping = False
+        self._token: trio.lowlevel.TrioToken | None = None
         self.nursery: trio.Nursery
 
     async def call(
@@ -64,7 +65,13 @@ class TrioThread:
             finally:
                 self.post(_set_exception, outcome, StreamError(_CLOSED))
 
-        self._in_trio(lambda: self.nursery.start_soon(run))
+        def start() -> None:
+            try:
+                self.nursery.start_soon(run)
+            except RuntimeError:  # the nursery has ended, and the loop is about to
+                self.post(_set_exception, outcome, StreamError(_CLOSED))
+
+        self._in_trio(start)
         try:
             return await asyncio.shield(outcome)
         except asyncio.CancelledError:
@@ -75,8 +82,13 @@ class TrioThread:
 
     def spawn(self, function: Callable[[], Awaitable[object]]) -> None:
         """From asyncio: run ``function`` in trio some time, if the loop still runs; it must not raise."""
+
+        def start() -> None:
+            with contextlib.suppress(RuntimeError):  # as in `call`
+                self.nursery.start_soon(function)
+
         with contextlib.suppress(StreamError):
-            self._in_trio(lambda: self.nursery.start_soon(function))
+            self._in_trio(start)
 
     async def ask(self, function: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """From trio: run ``function(*args)`` in asyncio and return its result or raise its exception."""
@@ -98,7 +110,12 @@ class TrioThread:
                     self._in_trio(done.set)
 
         def start() -> None:
-            running.append(self._tasks.start(run()))
+            try:
+                running.append(self._tasks.start(run()))
+            except RuntimeError:  # the block that the tasks belong to is ending
+                errors.append(StreamError(_CLOSED))
+                with contextlib.suppress(StreamError):
+                    self._in_trio(done.set)
 
         self.post(start)
         try:
@@ -116,6 +133,8 @@ class TrioThread:
             self._loop.call_soon_threadsafe(function, *args)
 
     def _in_trio(self, function: Callable[[], object]) -> None:
+        if self._token is None:
+            raise StreamError("the swarm thread is not running")
         try:
             self._token.run_sync_soon(function)
         except trio.RunFinishedError as error:
@@ -131,34 +150,57 @@ class TrioThread:
         self.post(_set_exception, self._started, StreamError(f"the swarm thread died: {error}"))
 
     async def _main(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as self.nursery:
+            self._token = trio.lowlevel.current_trio_token()
             self.post(_set_result, self._started, None)
-            await trio.sleep_forever()
+            if not self._stopping:  # set before `stop` looks for the token
+                await trio.sleep_forever()
 
-    async def start(self) -> None:
-        """Start the thread and wait until its loop runs."""
+    def start(self) -> None:
+        """Start the thread; whoever does so has to await `stop`."""
         self._thread.start()
-        await self._started
 
-    async def stop(self) -> None:
-        """Cancel everything in trio and wait for the thread to end."""
-        with contextlib.suppress(StreamError):
-            self._in_trio(self.nursery.cancel_scope.cancel)
-        self._tasks.cancel_all()
-        error = await self._finished
-        self._thread.join()
+    async def wait_started(self) -> None:
+        """Return when the trio loop runs."""
+        await asyncio.shield(self._started)
+
+    async def watch(self) -> None:
+        """Return when the trio loop has ended; raise what ended it."""
+        error = await asyncio.shield(self._finished)
         if error is not None:
             raise error
+
+    async def stop(self) -> None:
+        """Cancel everything in trio and wait for the thread to end, cancelled or not."""
+        self._stopping = True
+        if self._token is not None:
+            with contextlib.suppress(StreamError):
+                self._in_trio(self.nursery.cancel_scope.cancel)
+        self._tasks.cancel_all()
+        cancelled: asyncio.CancelledError | None = None
+        while not self._finished.done():
+            try:
+                await asyncio.shield(self._finished)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        self._thread.join()
+        if cancelled is not None:
+            raise cancelled
+        await self.watch()
 
 
 @contextlib.asynccontextmanager
 async def open_trio_thread() -> AsyncIterator[TrioThread]:
-    """A trio loop in its own thread; at the end everything in it is cancelled and the thread is joined."""
+    """A trio loop in its own thread; at the end everything in it is cancelled and the thread is joined.
+
+    If the loop dies before, the block is cancelled and an `ExceptionGroup` with the reason comes out.
+    """
     async with background_tasks() as tasks:
         thread = TrioThread(asyncio.get_running_loop(), tasks)
-        await thread.start()
+        thread.start()
         try:
+            await thread.wait_started()
+            tasks.start(thread.watch(), name="watch lattica-swarm")
             yield thread
         finally:
             await thread.stop()

@@ -9,12 +9,12 @@ from enum import Enum
 
 import trio
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamError
-from libp2p.stream_muxer.yamux.yamux import Yamux
 
 from lattica.errors import LatticaError, StreamError
 from lattica.identity import PeerAddress, PeerId
 from lattica.swarm.multistream import confirm, negotiate, propose
 from lattica.swarm.mux import MuxStream
+from lattica.swarm.transport import BoundedYamux, SocketConnection
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ MAX_OUTBOUND_STREAMS = 128
 OPEN_TIMEOUT_S = 10.0
 """Seconds to open a stream and agree on its protocol."""
 CLOSE_TIMEOUT_S = 0.5
-"""Seconds to say goodbye to the peer."""
+"""Seconds to say goodbye to the peer, and for a send that is under way when the connection ends."""
 
 InboundHandler = Callable[[MuxStream], Awaitable[None]]
 """Serves one inbound stream to its end, in trio."""
@@ -56,32 +56,43 @@ class ConnectionInfo:
 class Connection:
     """A running connection, in trio. `run` serves it until it is lost or closed."""
 
-    def __init__(self, info: ConnectionInfo, muxed: Yamux, handlers: Mapping[str, InboundHandler]) -> None:
+    def __init__(
+        self, info: ConnectionInfo, raw: SocketConnection, muxed: BoundedYamux, handlers: Mapping[str, InboundHandler]
+    ) -> None:
         self.info = info
+        self._raw = raw
         self._muxed = muxed
         self._handlers = handlers
         self._inbound = 0
         self._outbound = trio.Semaphore(MAX_OUTBOUND_STREAMS)
-        self._ready = trio.Event()
+        self._ready = False
+        self._closing = False
 
     @property
     def is_open(self) -> bool:
         """Whether streams can still be opened."""
-        return self._ready.is_set() and not self._muxed.event_shutting_down.is_set()
+        return self._ready and not self._closing and not self._muxed.event_shutting_down.is_set()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Serve inbound streams until the connection ends; ``on_ready`` is called when it can be used."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_muxer)
-                await self._muxed.event_started.wait()
-                self._ready.set()
-                on_ready()
-                await self._accept_streams(nursery)
+                try:
+                    await self._muxed.event_started.wait()
+                    self._ready = True
+                    on_ready()
+                    await self._accept_streams(nursery)
+                finally:
+                    self._closing = True
+                    self._raw.hurry(CLOSE_TIMEOUT_S)
                 nursery.cancel_scope.cancel()
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
-                await self._muxed.close()
+            with trio.CancelScope(shield=True):
+                await self._muxed.end(CLOSE_TIMEOUT_S)
+            self._raw.abort()
+            while self._outbound.statistics().tasks_waiting:  # for a stream, in vain
+                self._outbound.release()
 
     async def _run_muxer(self) -> None:
         try:
@@ -90,6 +101,7 @@ class Connection:
             logger.info("connection failed peer=%s reason=%r", self.info.peer_id, error)
         self._muxed.event_started.set()
         self._muxed.event_shutting_down.set()
+        self.close()
 
     async def _accept_streams(self, nursery: trio.Nursery) -> None:
         while True:
@@ -97,7 +109,8 @@ class Connection:
                 stream = await self._muxed.accept_stream()
             except MuxedConnUnavailable:
                 return
-            nursery.start_soon(self._serve, MuxStream(stream, self.info.peer_id))  # type: ignore[arg-type]
+            inbound = MuxStream(stream, self.info.peer_id, self.info.remote)  # type: ignore[arg-type]
+            nursery.start_soon(self._serve, inbound)
 
     async def _serve(self, stream: MuxStream) -> None:
         self._inbound += 1
@@ -106,8 +119,9 @@ class Connection:
                 raise StreamError(f"more than {MAX_INBOUND_STREAMS} streams")
             with trio.fail_after(OPEN_TIMEOUT_S):
                 protocol = await negotiate(stream, self._handlers)
-            await self._handlers[protocol](stream)
-            await stream.close()
+            if protocol is not None:
+                await self._handlers[protocol](stream)
+            await stream.finish()
         except LatticaError as error:
             logger.info("stream dropped peer=%s reason=%s", self.info.peer_id, error)
             await stream.reset()
@@ -123,14 +137,14 @@ class Connection:
             self._inbound -= 1
 
     async def open_stream(self, protocol: str, first: bytes = b"") -> MuxStream:
-        """A new stream for ``protocol`` with ``first`` already sent.
+        """A new stream for ``protocol`` with ``first`` already sent; waits while too many others are open.
 
         Raises:
             StreamError: The connection is lost, or the peer does not serve the protocol.
         """
+        await self._outbound.acquire()
         try:
             with trio.fail_after(OPEN_TIMEOUT_S):
-                await self._outbound.acquire()
                 stream = await self._new_stream()
                 try:
                     await propose(stream, protocol, first)
@@ -146,11 +160,15 @@ class Connection:
 
     async def _new_stream(self) -> MuxStream:
         try:
-            return MuxStream(await self._muxed.open_stream(), self.info.peer_id, on_end=self._outbound.release)
+            # When it is cancelled, Yamux.open_stream keeps its slot, one of 256, for ever.
+            with trio.CancelScope(shield=True):
+                muxed = await self._muxed.open_stream()
         except BaseException:
             self._outbound.release()
             raise
+        return MuxStream(muxed, self.info.peer_id, self.info.remote, on_end=self._outbound.release)
 
     def close(self) -> None:
-        """End the connection soon."""
+        """End the connection soon; no stream can be opened from here on."""
+        self._closing = True
         self._muxed.new_stream_send_channel.close()

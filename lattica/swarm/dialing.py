@@ -33,7 +33,7 @@ async def connect_tcp(address: PeerAddress) -> socket.socket:
             stream = await trio.open_tcp_stream(address.host, address.port, happy_eyeballs_delay=DIAL_STAGGER_S)
     except trio.TooSlowError as error:
         raise NetworkError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
         raise NetworkError(_reason(error)) from error
     return socket.socket(fileno=stream.socket.detach())
 

@@ -125,7 +125,7 @@ class Host:
             raw.abort()
             raise NetworkError("the address is this node's own")
         info = ConnectionInfo(peer_id=actual, remote=remote.with_peer(actual), direction=direction)
-        connection = Connection(info, muxed, self.handlers)
+        connection = Connection(info, raw, muxed, self.handlers)
         settled = trio.Event()
         self._nursery.start_soon(self._run, connection, settled)
         await settled.wait()
@@ -135,9 +135,9 @@ class Host:
 
     async def _run(self, connection: Connection, settled: trio.Event) -> None:
         peer = connection.info.peer_id
-        mine = self._connections.setdefault(peer, [])
 
         def ready() -> None:
+            mine = self._connections.setdefault(peer, [])
             mine.append(connection)
             for oldest in mine[:-MAX_CONNECTIONS_PER_PEER]:
                 oldest.close()
@@ -151,11 +151,16 @@ class Host:
             logger.exception("connection failed peer=%s", peer)
         finally:
             settled.set()
-            if connection in mine:
-                mine.remove(connection)
-                self._on_disconnected(connection.info)
-            if not mine and self._connections.get(peer) is mine:
+            self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        peer = connection.info.peer_id
+        mine = self._connections.get(peer, [])
+        if connection in mine:
+            mine.remove(connection)
+            if not mine:
                 del self._connections[peer]
+            self._on_disconnected(connection.info)
 
     def close_peer(self, peer: PeerId) -> None:
         """Close all connections to ``peer``."""
@@ -181,7 +186,7 @@ class Host:
                 try:
                     message = await stream.read_message(MAX_IDENTIFY)
                 finally:
-                    await stream.close()
+                    await stream.finish()
             if message is None:
                 raise StreamError("the stream ended without a message")
             info = decode_identify(peer, message)
@@ -190,19 +195,18 @@ class Host:
         except RemoteProtocolError as error:
             logger.warning("connection closed peer=%s reason=%s", peer, error)
             connection.close()
+        except Exception:  # our fault, and no reason to lose the other connections
+            logger.exception("identify failed peer=%s", peer)
         else:
             self._on_identified(info)
 
     async def _serve_identify(self, stream: MuxStream) -> None:
-        connection = self.connection_to(stream.peer)
-        if connection is None:
-            raise StreamError("the connection is closed")
         message = encode_identify(
             self.key,
             agent=AGENT,
             protocols=self.handlers,
             addresses=self.addresses,
-            observed=connection.info.remote,
+            observed=stream.remote,
             seq=self.address_seq,
         )
         await stream.write_message(message)
@@ -219,7 +223,7 @@ class Host:
                         raise RemoteProtocolError("wrong bytes in a ping's answer", peer)
                     return trio.current_time() - started
                 finally:
-                    await stream.close()
+                    await stream.finish()
         except trio.TooSlowError as error:
             raise StreamError(f"no answer to a ping within {PING_TIMEOUT_S:.0f} s") from error
 

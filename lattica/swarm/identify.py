@@ -24,6 +24,8 @@ MAX_ADDRESSES = 64
 """Addresses taken from a peer; the rest is ignored."""
 MAX_PROTOCOLS = 256
 """Protocols taken from a peer."""
+MAX_PROTOCOL_NAME = 256
+"""Characters of a protocol ID; longer ones are ignored. Real ones take about 30."""
 MAX_AGENT = 128
 """Characters of the agent string kept."""
 PROTOCOL_VERSION = "lattica/1.0.0"
@@ -92,18 +94,25 @@ def decode_identify(peer_id: PeerId, raw: bytes) -> PeerInfo:
         addresses = record.addresses
     return PeerInfo(
         peer_id=peer_id,
-        agent="".join(char for char in message.agent_version[:MAX_AGENT] if char.isprintable()),
-        protocols=frozenset(message.protocols[:MAX_PROTOCOLS]),
-        addresses=tuple(_addresses(peer_id, addresses[:MAX_ADDRESSES])),
-        observed=next(iter(_addresses(peer_id, [message.observed_addr])), None) if message.observed_addr else None,
+        agent="".join(char for char in _text(message.agent_version)[:MAX_AGENT] if char.isprintable()),
+        protocols=frozenset(
+            name for name in map(_text, message.protocols[:MAX_PROTOCOLS]) if len(name) <= MAX_PROTOCOL_NAME
+        ),
+        addresses=tuple(address.with_peer(peer_id) for address in _addresses(addresses[:MAX_ADDRESSES])),
+        observed=next(iter(_addresses([message.observed_addr])), None),
     )
 
 
-def _addresses(peer_id: PeerId, raw: Sequence[bytes]) -> list[PeerAddress]:
+def _text(value: str | bytes) -> str:
+    """A proto2 string field: protobuf hands out bytes where a peer put something else than UTF-8."""
+    return value if isinstance(value, str) else value.decode(errors="replace")
+
+
+def _addresses(raw: Sequence[bytes]) -> list[PeerAddress]:
     parsed = []
     for one in raw:
         try:
-            parsed.append(PeerAddress.from_bytes(one).with_peer(peer_id))
+            parsed.append(PeerAddress.from_bytes(one))
         except AddressError as error:  # a kind of address that we do not know is no fault of the peer's
-            logger.debug("identify address ignored peer=%s reason=%s", peer_id, error.reason)
+            logger.debug("identify address ignored reason=%s", error.reason)
     return parsed

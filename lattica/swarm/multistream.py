@@ -40,18 +40,17 @@ async def confirm(stream: MuxStream, protocol: str) -> None:
         raise RemoteProtocolError("unexpected answer in protocol negotiation", stream.peer)
 
 
-async def negotiate(stream: MuxStream, served: Container[str]) -> str:
-    """Answer the opener of ``stream``; the protocol that both agreed on."""
+async def negotiate(stream: MuxStream, served: Container[str]) -> str | None:
+    """Answer the opener of ``stream``; the protocol that both agreed on, or ``None`` if we serve none of its own."""
     await stream.write_message(HEADER)
     await _expect_header(stream)
     for attempt in range(MAX_PROPOSALS):
         try:
             proposal = await _read_line(stream)
-        except RemoteProtocolError as error:
+        except RemoteProtocolError:
             if attempt == 0:
                 raise
-            # An opener that was sure of its protocol sent its first bytes along.
-            raise StreamError("no protocol in common") from error
+            return None  # an opener that was sure of its protocol sent its first bytes along
         if proposal in served:
             await stream.write_message(proposal.encode() + b"\n")
             return proposal

@@ -12,13 +12,17 @@ from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, Mux
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
 from lattica.errors import RemoteProtocolError, StreamError
-from lattica.identity import PeerId
+from lattica.identity import PeerAddress, PeerId
 from lattica.identity.varint import MAX_VARINT_BYTES, decode_varint, encode_varint
 
 WRITE_TIMEOUT_S = 10.0
 """Seconds that one write may wait for the peer to take it; yamux itself gives up after 5 s without window."""
 CLOSE_TIMEOUT_S = 1.0
 """Seconds that saying goodbye on a stream may take, cancelled or not."""
+WINDOW = 256 * 1024
+"""Bytes that the peer may send ahead on a new stream; yamux's own figure."""
+MAX_WINDOW = 1024 * 1024
+"""Bytes that the peer may send ahead on a stream that has moved some."""
 _READ_SIZE = 64 * 1024
 _LOST = (MuxedStreamError, MuxedStreamReset, RawConnError, IOException, trio.BrokenResourceError, OSError)
 
@@ -27,25 +31,31 @@ class MuxStream:
     """One stream on a control connection.
 
     Reads and writes raise `StreamError` when the stream or its connection is lost. One task may read while another
-    writes.
+    writes. A cancelled read loses nothing.
 
     Attributes:
         peer: The peer at the other end.
+        remote: Where it is, on this stream's connection.
+        position: How many bytes have been read and dropped.
     """
 
-    def __init__(self, stream: YamuxStream, peer: PeerId, on_end: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, stream: YamuxStream, peer: PeerId, remote: PeerAddress, on_end: Callable[[], None] | None = None
+    ) -> None:
         self.peer = peer
+        self.remote = remote
+        self.position = 0
         self._on_end = on_end
         self._stream = stream
         self._buffer = bytearray()
         self._ended = False
+        self._window = WINDOW
+        self._unacknowledged = 0
 
     async def read_some(self, limit: int) -> bytes:
         """Between 1 and ``limit`` bytes; ``b""`` at the end of the stream."""
-        if not self._buffer:
-            await self._fill()
-        data = bytes(self._buffer[:limit])
-        del self._buffer[:limit]
+        data = await self.some_at(self.position, limit)
+        self._drop_to(self.position + len(data))
         return data
 
     async def read_message(self, limit: int) -> bytes | None:
@@ -54,44 +64,73 @@ class MuxStream:
         Raises:
             RemoteProtocolError: The message is longer than ``limit`` bytes, or its length is malformed.
         """
-        length = await self._read_length()
-        if length is None:
-            return None
-        if length > limit:
-            raise RemoteProtocolError(f"message of {length} bytes, {limit} allowed", self.peer)
-        while len(self._buffer) < length:
-            if not await self._fill():
-                raise StreamError("the stream ended in the middle of a message")
-        message = bytes(self._buffer[:length])
-        del self._buffer[:length]
+        message, end = await self.message_at(self.position, limit)
+        self._drop_to(end)
         return message
 
-    async def _read_length(self) -> int | None:
+    async def some_at(self, position: int, limit: int) -> bytes:
+        """As `read_some`, at a position (bytes from the stream's start) not before that of the last call.
+
+        For a reader in another thread, who may be cancelled when the bytes are on their way to it: it asks again.
+        """
+        self._drop_to(position)
+        if not self._buffer:
+            await self._fill()
+        return bytes(self._buffer[:limit])
+
+    async def message_at(self, position: int, limit: int) -> tuple[bytes | None, int]:
+        """As `read_message`, at a position as in `some_at`; the message and the position behind it."""
+        self._drop_to(position)
         while not _has_varint(self._buffer):
             if not await self._fill():
                 if self._buffer:
                     raise StreamError("the stream ended in the middle of a message")
-                return None
+                return None, position
         try:
-            length, end = decode_varint(self._buffer)
+            length, start = decode_varint(self._buffer)
         except ValueError as error:
             raise RemoteProtocolError(f"malformed length: {error}", self.peer) from error
-        del self._buffer[:end]
-        return length
+        if length > limit:
+            raise RemoteProtocolError(f"message of {length} bytes, {limit} allowed", self.peer)
+        end = start + length
+        while len(self._buffer) < end:
+            if not await self._fill():
+                raise StreamError("the stream ended in the middle of a message")
+        return bytes(self._buffer[start:end]), position + end
+
+    def _drop_to(self, position: int) -> None:
+        del self._buffer[: position - self.position]
+        self.position = position
 
     async def _fill(self) -> bool:
         if self._ended:
             return False
+        connection = self._stream.conn
         try:
-            data = await self._stream.read(_READ_SIZE)
-        except MuxedStreamEOF:
+            # Not YamuxStream.read: it drops what it has read when it is cancelled while it sends a window update.
+            data = await connection.read_stream(self._stream.stream_id, _READ_SIZE)
+        except MuxedStreamEOF as error:
+            if self._stream.reset_received or connection.event_shutting_down.is_set():
+                raise StreamError("the stream was reset, or its connection lost") from error
             data = b""
         except _LOST as error:
-            self._ended = True
             raise StreamError(f"the stream was reset: {error or type(error).__name__}") from error
         self._ended = not data
         self._buffer += data
+        await self._acknowledge(len(data))
         return bool(data)
+
+    async def _acknowledge(self, size: int) -> None:
+        """Let the peer send as much again, once half a window has been read; a busy stream's window grows."""
+        self._unacknowledged += size
+        if self._unacknowledged < self._window // 2:
+            return
+        window = min(2 * self._window, MAX_WINDOW)
+        credit = self._unacknowledged + window - self._window
+        self._window, self._unacknowledged = window, 0
+        self._stream.recv_window += credit
+        with trio.CancelScope(shield=True), suppress(*_LOST):  # the next read tells if it is lost
+            await self._stream.send_window_update(credit)
 
     async def write(self, data: bytes) -> None:
         """Send ``data``; returns when the multiplexer has taken it.
@@ -112,18 +151,35 @@ class MuxStream:
 
     async def close(self) -> None:
         """Say that nothing more will be written; the other side reads to the end."""
-        await self._finish(self._stream.close)
+        await self._end(self._stream.close)
+
+    async def finish(self) -> None:
+        """Close the stream and forget it: what the peer may still send on it is dropped."""
+        await self._end(self._stream.close)
+        await self._forget()
 
     async def reset(self) -> None:
         """Drop the stream in both directions."""
-        await self._finish(self._stream.reset)
+        await self._end(self._stream.reset)
+        await self._forget()
 
-    async def _finish(self, how: Callable[[], Awaitable[None]]) -> None:
+    async def _end(self, how: Callable[[], Awaitable[None]]) -> None:
         if self._on_end is not None:
             self._on_end()
             self._on_end = None
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S), suppress(*_LOST):
             await how()
+
+    async def _forget(self) -> None:
+        """Have yamux drop its record of the stream, which otherwise stays until the peer closes its side too."""
+        connection, stream = self._stream.conn, self._stream
+        with trio.CancelScope(shield=True):
+            async with connection.streams_lock:
+                stream.closed = stream.send_closed = stream.recv_closed = True
+                connection.stream_buffers.pop(stream.stream_id, None)
+                if stream.stream_id in connection.stream_events:
+                    connection.stream_events[stream.stream_id].set()
+                connection._finalize_stream_locked(stream, fully_closed=True)
 
 
 def _has_varint(buffer: bytearray) -> bool:

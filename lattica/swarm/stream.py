@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from lattica.errors import StreamError
 from lattica.identity import PeerId
 from lattica.swarm.bridge import TrioThread
 from lattica.swarm.mux import MuxStream
@@ -24,6 +26,7 @@ class Stream:
         self.protocol = protocol
         self._thread = thread
         self._muxed = muxed
+        self._position = muxed.position
 
     @property
     def peer_id(self) -> PeerId:
@@ -32,7 +35,9 @@ class Stream:
 
     async def read_some(self, limit: int) -> bytes:
         """Between 1 and ``limit`` bytes; ``b""`` at the end of the stream."""
-        return await self._thread.call(self._muxed.read_some, limit)
+        data = await self._thread.call(self._muxed.some_at, self._position, limit)
+        self._position += len(data)
+        return data
 
     async def read_message(self, limit: int) -> bytes | None:
         """The next length-delimited message; ``None`` at the end of the stream.
@@ -40,7 +45,8 @@ class Stream:
         Raises:
             RemoteProtocolError: It is longer than ``limit`` bytes or malformed.
         """
-        return await self._thread.call(self._muxed.read_message, limit)
+        message, self._position = await self._thread.call(self._muxed.message_at, self._position, limit)
+        return message
 
     async def write(self, data: bytes) -> None:
         """Send bytes."""
@@ -64,4 +70,5 @@ class Stream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await (self.close() if error is None else self.reset())
+        with suppress(StreamError):  # the swarm has stopped: nothing is left to close, and ``error`` must come through
+            await self._thread.call(self._muxed.finish if error is None else self._muxed.reset)

@@ -130,7 +130,11 @@ class Swarm:
 
     async def adopt(self, sock: socket.socket, remote: PeerAddress) -> None:
         """Take over a connected inbound socket (ours to close from here on) on which libp2p is spoken."""
-        await self._thread.call(self._host.adopt, sock, remote)
+        try:
+            await self._thread.call(self._host.adopt, sock, remote)
+        except StreamError:
+            sock.close()
+            raise
 
     async def disconnect(self, peer: PeerId) -> None:
         """Close all connections to ``peer``."""
@@ -191,7 +195,7 @@ class Swarm:
         except BaseException:
             await stream.reset()
             raise
-        await stream.close()
+        await stream.finish()
         return answer
 
     async def send(self, peer: PeerId, protocol: str, message: bytes) -> None:
@@ -200,7 +204,7 @@ class Swarm:
 
     async def _send(self, peer: PeerId, protocol: str, message: bytes) -> None:
         stream = await self._host.open_stream(peer, protocol, encode_varint(len(message)) + message)
-        await stream.close()
+        await stream.finish()
 
     def serve_requests(self, protocol: str, handler: RequestHandler, limit: int) -> None:
         """Have ``handler`` answer each message (at most ``limit`` bytes) on inbound streams of ``protocol``."""
