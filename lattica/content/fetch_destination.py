@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lattica.content.manifest import FileEntry, Manifest
@@ -32,12 +33,23 @@ def plan_export(manifest: Manifest, destination: Path, *, overwrite: bool) -> di
         raise SourceError(destination, "it is a file; several files need a directory")
     else:
         plan = {destination / entry.path: entry for entry in manifest.files}
+    _check_writable(destination)
     for path in plan:
         if path.is_dir() and not path.is_symlink():
             raise SourceError(path, "a directory is in the way; choose another destination")
         if not overwrite and (path.exists() or path.is_symlink()):
             raise SourceError(path, "it exists; choose another destination, or overwrite it")
     return plan
+
+
+def _check_writable(destination: Path) -> None:
+    """Refuse a place where nothing can be made; that something can is not promised."""
+    nearest = next(path for path in (destination.absolute(), *destination.absolute().parents) if path.exists())
+    directory = nearest if nearest.is_dir() else nearest.parent
+    if nearest in destination.absolute().parents and not nearest.is_dir():
+        raise SourceError(destination, f"{nearest} is a file; choose another destination")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise SourceError(destination, f"this user may not write to {directory}; choose another destination")
 
 
 def exported_path(manifest: Manifest, plan: dict[Path, FileEntry], destination: Path) -> Path:

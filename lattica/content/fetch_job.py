@@ -142,7 +142,7 @@ class FetchJob:
             self._sources = transfer.reports()
 
     async def _seal_blobs(self, *, is_last_attempt: bool) -> bool:
-        """Check the files' digests; whether all are right. If not, chunks that the disk has spoilt are missing again."""
+        """Check the files' digests; whether all are right. If not, chunks that the disk spoilt are missing again."""
         are_right = True
         for blob in self._blobs.values():
             try:

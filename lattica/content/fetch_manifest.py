@@ -19,7 +19,7 @@ from lattica.identity import PeerId
 
 logger = logging.getLogger(__name__)
 
-MANIFEST_RACE = 16
+MANIFEST_RACE = 32
 """Providers asked at a time: many of those that the DHT names may be gone."""
 LARGE_RACE = 2
 """Providers that may send more than one part at a time: up to `MAX_MANIFEST` bytes each, right or wrong."""

@@ -16,6 +16,8 @@ SEARCH_PAUSE_S = 20.0
 """Seconds between two searches while the fetch has a provider."""
 URGENT_PAUSE_S = 1.0
 """The same while it has none."""
+SEARCH_S = 30.0
+"""Seconds after which a search that has not ended is given up for the next one."""
 MAX_CANDIDATES = 64
 """Peers that one fetch tries at most: whoever answers for the DHT can name as many as it likes."""
 
@@ -24,7 +26,7 @@ class ProviderSearch:
     """Looks for providers of a key, again and again.
 
     Attributes:
-        failure: Why the latest search failed; empty if it did not.
+        failure: Why the latest search failed; empty if it did not, or has not yet.
         somebody: Set when the first provider is found.
     """
 
@@ -33,7 +35,7 @@ class ProviderSearch:
         self.somebody = asyncio.Event()
         self._routing = routing
         self._key = key
-        self._found: set[PeerId] = set()
+        self._found: dict[PeerId, None] = {}
         self._queue: asyncio.Queue[PeerId] = asyncio.Queue()
         self._urgent = asyncio.Event()
         self._urgent.set()
@@ -41,8 +43,12 @@ class ProviderSearch:
     async def run(self) -> None:
         """Search until cancelled."""
         while True:
+            self.failure = ""
             try:
-                await self._search()
+                async with asyncio.timeout(SEARCH_S):
+                    await self._search()
+            except TimeoutError:
+                logger.debug("provider search not complete")
             except NetworkError as error:
                 self.failure = str(error)
                 logger.info("provider search failed reason=%s", error)
@@ -76,10 +82,9 @@ class ProviderSearch:
         try:
             async for peer in peers:
                 if len(self._found) < MAX_CANDIDATES or peer in self._found:
-                    self._found.add(peer)
+                    self._found[peer] = None
                     self._queue.put_nowait(peer)
                     self.somebody.set()
         finally:
             if isinstance(peers, AsyncGenerator):
                 await peers.aclose()
-        self.failure = ""

@@ -311,15 +311,16 @@ class Index:
 
 def _reason(error: sqlite3.Error) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    detail = " ".join(str(error).split())
     if code == sqlite3.SQLITE_FULL:
         return "the disk is full; free some space and try again, what is complete is kept"
     if code in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
-        return f"its index cannot be written ({error}); check the permissions, or choose another place"
+        return f"its index cannot be written ({detail}); check the permissions, or choose another place"
     if code == sqlite3.SQLITE_IOERR:
-        return f"its index cannot be read or written ({error}); check the disk and the space on it"
+        return f"its index cannot be read or written ({detail}); check the disk and the space on it"
     if isinstance(error, sqlite3.ProgrammingError):
         return "it is closed"
     return (
-        f"its index is damaged ({error}); delete index.sqlite and index.sqlite-wal there: "
+        f"its index is damaged ({detail}); delete index.sqlite and index.sqlite-wal there: "
         "the index is made anew from the files at the next start"
     )

@@ -8,10 +8,11 @@ MAX_CHUNK: Final = 1 << 20
 """Largest chunk in bytes, 1 MiB: as issue 2 demands. Fits a gRPC message (4 MiB by default) with room to spare."""
 
 MAX_MANIFEST: Final = 64 << 20
-"""Largest encoded manifest in bytes: room for two million digests, which is 2 TiB of full chunks."""
+"""Largest encoded manifest in bytes; that of DeepSeek-V3 (670 GB, 91,991 tensors) has 28 MB."""
 
-MAX_TOTAL_SIZE: Final = 16 << 40
-"""Most bytes of all files together, 16 TiB: what ext4 takes as one file, and above any model known."""
+MAX_TOTAL_SIZE: Final = MAX_MANIFEST // 32 * MAX_CHUNK
+"""Most bytes of all files together, 2 TiB: so many full chunks have room for their digests. The largest open models
+take 1 TB; larger ones are published in parts."""
 
 MAX_FILES: Final = 65_536
 """Most files. DeepSeek-V3 has 163 shards; published data sets have some tens of thousands."""

@@ -34,7 +34,8 @@ async def get_manifest(channel: grpc.aio.Channel, cid: Cid, large: asyncio.Semap
         NetworkError: It cannot be reached, does not have the manifest, or the call broke.
     """
     method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(f"/{SERVICE}/GetManifest")
-    call = method(content_pb2.ManifestRequest(cid=cid.to_bytes()).SerializeToString())
+    with call_errors():
+        call = method(content_pb2.ManifestRequest(cid=cid.to_bytes()).SerializeToString())
     try:
         parts = ManifestParts()
         parts.add(await _read(call))
@@ -81,7 +82,8 @@ class ChunkStream:
     def __init__(self, channel: grpc.aio.Channel, root: Cid) -> None:
         method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{SERVICE}/GetChunks")
         self._book = RequestBook(root)
-        self._call = method()
+        with call_errors():
+            self._call = method()
 
     async def ask(self, wanted: Sequence[Wanted]) -> None:
         """Ask for chunks; waits while the provider takes no requests. Raises `NetworkError`."""

@@ -33,7 +33,7 @@ class ProviderState:
     Attributes:
         peer: Who it is.
         region: The chunks that it is asked for next.
-        owed: Chunks asked of it and expected from it, in the order in which they were asked.
+        owed: Chunks asked of it and expected from it, in the order of the requests; true if it was proven by then.
         late: Chunks asked of it and no longer expected: overtaken, or delivered by another. They are still in flight.
         in_flight: Bytes of `owed` and `late`.
         offers: Chunks that came back from others and that it may have, oldest first.
@@ -64,7 +64,7 @@ class ProviderState:
     def __init__(self, peer: PeerId, region: Region, now: float) -> None:
         self.peer = peer
         self.region = region
-        self.owed: dict[int, None] = {}
+        self.owed: dict[int, bool] = {}
         self.late: set[int] = set()
         self.in_flight = 0
         self.offers: OrderedDict[int, None] = OrderedDict()
@@ -81,6 +81,11 @@ class ProviderState:
     def outstanding(self) -> int:
         """How many chunks it has been asked for and has not answered."""
         return len(self.owed) + len(self.late)
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it has delivered anything."""
+        return self._seconds > 0
 
     @property
     def rate(self) -> float:
@@ -103,24 +108,23 @@ class ProviderState:
         if not self.in_flight:
             self.heard_at = now
             self._measured_at = now
-        self.owed[chunk] = None
+        self.owed[chunk] = self.is_proven
         self.in_flight += length
 
-    def answer(self, chunk: int, length: int) -> bool:
-        """Note that a request is answered; whether the chunk was still expected of this provider."""
-        if chunk in self.owed:
-            del self.owed[chunk]
+    def answer(self, chunk: int, length: int) -> bool | None:
+        """Note that a request is answered; the chunk's value in `owed`, or ``None`` if it was not expected any more."""
+        was_proven = self.owed.pop(chunk, None)
+        if was_proven is not None:
             self.in_flight -= length
-            return True
-        if chunk in self.late:
+        elif chunk in self.late:
             self.late.discard(chunk)
             self.in_flight -= length
-        return False
+        return was_proven
 
-    def overtake(self) -> list[int]:
-        """Expect nothing more; what was expected."""
-        chunks = list(self.owed)
-        self.late.update(chunks)
+    def overtake(self) -> list[tuple[int, bool]]:
+        """Expect nothing more; what was in `owed`."""
+        chunks = list(self.owed.items())
+        self.late.update(self.owed)
         self.owed.clear()
         return chunks
 

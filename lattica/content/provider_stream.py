@@ -52,6 +52,7 @@ class ProviderStream:
         """Serve until the client has no more requests.
 
         Raises:
+            grpc.aio.InternalError: The client is gone. In a group.
             RefusedError: The client asks for too much, is idle, or does not take what it asked for. In a group.
             RemoteProtocolError: A request is malformed. In a group.
         """

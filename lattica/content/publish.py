@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lattica.content.cid import Cid, HashFunction
 from lattica.content.manifest import Manifest
-from lattica.content.manifest_limits import MAX_MANIFEST
+from lattica.content.manifest_limits import MAX_MANIFEST, MAX_TOTAL_SIZE
 from lattica.content.manifest_rules import check_manifest
 from lattica.content.publish_file import FilePublisher
 from lattica.content.publish_tree import list_sources
@@ -69,16 +69,10 @@ def publish_path(
     sources = list_sources(path)
     if store.path.resolve().is_relative_to(path.resolve()):
         raise SourceError(path, "it contains the block store itself; name another directory")
-    total, done = sum(source.size for source in sources), 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        if cancelled is not None and cancelled():
-            raise PublishCancelledError(path)
-        done += count
-        if progress is not None:
-            progress(done, total)
-
+    total = sum(source.size for source in sources)
+    if total > MAX_TOTAL_SIZE:
+        raise SourceError(path, f"it has {total} bytes; {MAX_TOTAL_SIZE} are the most. Publish it in parts")
+    advance = _meter(path, total, progress, cancelled)
     files: list[StagedFile] = []
     warnings: list[str] = []
     with contextlib.ExitStack() as staged:
@@ -88,13 +82,30 @@ def publish_path(
             staged.callback(publisher.blob.discard)
             files.append(publisher.run())
             if publisher.warning is not None:
-                logger.warning("%s", publisher.warning)
+                logger.warning("published in plain chunks: %s", publisher.warning)
                 warnings.append(publisher.warning)
         manifest = Manifest(path.resolve().name if name is None else name, hash, tuple(file.entry for file in files))
         _check(path, manifest)
         cid = store.admit(manifest, files)
     logger.info("published cid=%s files=%d bytes=%d", cid, len(files), manifest.size)
     return Published(cid, manifest, manifest.size, tuple(warnings))
+
+
+def _meter(
+    path: Path, total: int, progress: Callable[[int, int], None] | None, cancelled: Callable[[], bool] | None
+) -> Callable[[int], None]:
+    """To be called with the bytes done since the last time; reports them, and ends the work if that is wanted."""
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        if cancelled is not None and cancelled():
+            raise PublishCancelledError(path)
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    return advance
 
 
 def _check(path: Path, manifest: Manifest) -> None:
@@ -105,5 +116,5 @@ def _check(path: Path, manifest: Manifest) -> None:
         raise SourceError(path, f"its manifest would not be acceptable: {error}") from error
     size = len(manifest.encode())
     if size > MAX_MANIFEST:
-        reason = f"its manifest would have {size / 1e6:.0f} MB; {MAX_MANIFEST / 1e6:.0f} are the most. Publish parts"
-        raise SourceError(path, reason)
+        sizes = f"{size / 1e6:.0f} MB; {MAX_MANIFEST / 1e6:.0f} are the most"
+        raise SourceError(path, f"its manifest would have {sizes}. Publish it in parts")

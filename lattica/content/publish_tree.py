@@ -80,19 +80,20 @@ def _walk(top: Path, boundary: Path) -> Iterator[Source]:
     count = 0
     directories = [top]
     while directories:
-        for found in os.scandir(directories.pop()):
-            path = Path(found.path)
-            if found.is_dir(follow_symlinks=False):
-                directories.append(path)
-                continue
-            count += 1
-            if count > MAX_FILES:
-                raise SourceError(top, f"it has more than {MAX_FILES} files; publish parts of it")
-            target = path.resolve()
-            if not target.is_relative_to(boundary) and found.is_symlink():
+        with os.scandir(directories.pop()) as entries:
+            found = list(entries)
+        directories += [Path(each.path) for each in found if each.is_dir(follow_symlinks=False)]
+        files = [each for each in found if not each.is_dir(follow_symlinks=False)]
+        count += len(files)
+        if count > MAX_FILES:
+            raise SourceError(top, f"it has more than {MAX_FILES} files; publish parts of it")
+        for each in files:
+            path = Path(each.path)
+            target = Path(os.path.realpath(path))  # Path.resolve has an exception of its own for loops
+            if each.is_symlink() and not target.is_relative_to(boundary):
                 reason = f"it links to {target}, outside of {top}; put a copy in its place, or publish that by itself"
                 raise SourceError(path, reason)
-            yield _source(path, target, path.relative_to(top).as_posix(), found.stat())
+            yield _source(path, target, path.relative_to(top).as_posix(), each.stat())
 
 
 def _source(path: Path, target: Path, name: str, status: os.stat_result) -> Source:

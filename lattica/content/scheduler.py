@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 
 from lattica.content.fetch_regions import Regions
 from lattica.content.provider_state import ProviderState
@@ -21,7 +21,7 @@ MAX_OUTSTANDING = MAX_IN_FLIGHT
 MAX_IN_FLIGHT_BYTES = 64 << 20
 """Bytes that all providers together may owe: what a fetch takes in memory at worst."""
 MAX_COPIES = 2
-"""Providers that are expected to deliver the same chunk at a time."""
+"""Providers that are expected to deliver the same chunk at a time. Proven ones may be as many besides unproven ones."""
 RETRY_MISSING_S = 2.0
 """Seconds until a provider is asked again for a chunk that it did not have: it may be fetching it itself."""
 DROP_SILENT_S = 20.0
@@ -94,6 +94,7 @@ class FetchScheduler:
         self._regions = Regions(len(lengths), start)
         self._done = bytearray(len(lengths))
         self._copies = bytearray(len(lengths))  # providers that owe the chunk
+        self._proven_copies = bytearray(len(lengths))  # those of them that had delivered before
         self._returned: set[int] = set()  # asked before, owed by nobody
         self._providers: dict[PeerId, ProviderState] = {}
         self._hungry: set[PeerId] = set()  # found nothing to be asked for
@@ -199,7 +200,7 @@ class FetchScheduler:
             elif silence >= provider.stall_after and not provider.stalled:
                 self._overtake(provider)
                 actions.append(Overtake(provider.peer))
-        actions += self._feed(list(self._providers.values()), now)
+        actions += self._feed(self._providers.values(), now)
         if not self._expected and now - self._progress_at >= self._stuck_s:
             actions.append(Stuck())
         return actions
@@ -209,12 +210,16 @@ class FetchScheduler:
     def _answered(self, provider: ProviderState, chunk: int) -> bool:
         """Take an answer off a provider's books; whether nobody else is expected to deliver the chunk."""
         before = provider.in_flight
-        was_owed = provider.answer(chunk, self._lengths[chunk])
+        was_proven = provider.answer(chunk, self._lengths[chunk])
         self._in_flight -= before - provider.in_flight
-        if was_owed:
-            self._expected -= 1
-            self._copies[chunk] -= 1
-        return was_owed and not self._copies[chunk]
+        return was_proven is not None and self._uncount(chunk, was_proven)
+
+    def _uncount(self, chunk: int, was_proven: bool) -> bool:
+        """Expect a chunk of one provider less; whether nobody else is expected to deliver it."""
+        self._expected -= 1
+        self._copies[chunk] -= 1
+        self._proven_copies[chunk] -= was_proven
+        return not self._copies[chunk]
 
     def _complete(self, chunk: int) -> None:
         self._done[chunk] = 1
@@ -230,8 +235,6 @@ class FetchScheduler:
 
     def _give_back(self, chunk: int) -> None:
         """Offer a chunk that nobody is expected to deliver to all who may have it."""
-        if self._done[chunk]:
-            return
         self._returned.add(chunk)
         for provider in self._providers.values():
             if chunk not in provider.lacks and chunk not in provider.late:
@@ -240,10 +243,8 @@ class FetchScheduler:
     def _overtake(self, provider: ProviderState) -> None:
         provider.stalled = True
         self._hungry.discard(provider.peer)
-        for chunk in provider.overtake():
-            self._expected -= 1
-            self._copies[chunk] -= 1
-            if not self._copies[chunk]:
+        for chunk, was_proven in provider.overtake():
+            if self._uncount(chunk, was_proven):
                 self._give_back(chunk)
 
     def _remove(self, peer: PeerId) -> None:
@@ -260,8 +261,9 @@ class FetchScheduler:
         return self._feed([self._providers[peer] for peer in self._hungry], now) if self._hungry else []
 
     def _feed(self, providers: Iterable[ProviderState], now: float) -> list[Action]:
+        """Fill the windows of some providers, the fastest first."""
         actions: list[Action] = []
-        for provider in providers:
+        for provider in sorted(providers, key=attrgetter("rate"), reverse=True):
             chunks = self._choose(provider, now)
             if chunks:
                 actions.append(Request(provider.peer, tuple(chunks)))
@@ -296,8 +298,9 @@ class FetchScheduler:
             self._regions.take(provider.region)
         provider.ask(chunk, self._lengths[chunk], now)
         self._in_flight += self._lengths[chunk]
-        self._copies[chunk] += 1
         self._expected += 1
+        self._copies[chunk] += 1
+        self._proven_copies[chunk] += provider.is_proven
 
     def _revive(self, provider: ProviderState, now: float) -> None:
         """Offer again what the provider lacked a while ago."""
@@ -325,7 +328,11 @@ class FetchScheduler:
         others = ((other.expected_seconds(now), other) for other in self._providers.values() if other.owed)
         slower = [(theirs, other) for theirs, other in others if theirs > 2 * ours + ENDGAME_GAIN_S]
         for _, other in sorted(slower, key=itemgetter(0), reverse=True):
+            # A new provider has to prove itself by a chunk, however many silent ones are expected to deliver that.
+            is_test = not (provider.is_proven or provider.in_flight or other.is_proven)
+            copies = self._proven_copies if provider.is_proven else self._copies
             for chunk in reversed(other.owed):
-                if self._copies[chunk] < MAX_COPIES and chunk not in provider.lacks and chunk not in provider.late:
+                is_free = is_test or copies[chunk] < MAX_COPIES
+                if is_free and not provider.owes(chunk) and chunk not in provider.lacks:
                     return chunk
         return None

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 MAX_CALLS = 128
 """Calls served at a time. Each holds at most three responses, so 400 MiB if every one of them is hostile."""
-MAX_CALLS_PER_PEER = 8
+MAX_CALLS_PER_PEER = 16
 """Calls of one peer served at a time; a fetch takes one."""
 MAX_READS = 4
 """Threads that read the store at a time, for all calls together."""
@@ -65,6 +65,11 @@ class ContentServicer:
         self._calls: Counter[Hashable] = Counter()
         self._reads = asyncio.Semaphore(MAX_READS)
         self._manifests: dict[Cid, _SharedManifest] = {}
+
+    @property
+    def calls_served(self) -> int:
+        """How many calls are under way."""
+        return self._calls.total()
 
     async def get_manifest(self, request: bytes, context: Context) -> None:
         """`Content.GetManifest`; request and responses are serialized."""
@@ -133,6 +138,8 @@ class ContentServicer:
                 refused = first_leaf(group)
             except* RemoteProtocolError as group:
                 refused = RefusedError(grpc.StatusCode.INVALID_ARGUMENT, first_leaf(group).reason)
+            except* grpc.aio.InternalError:  # the client has gone; gRPC is about to cancel this task
+                logger.debug("caller gone peer=%s", context.peer())
             if refused is not None:
                 await self._refuse(context, refused)
         finally:

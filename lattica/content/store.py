@@ -39,7 +39,7 @@ class BlockStore:
         self._disk = disk
         self._lock_descriptor = lock
         self._open_blobs = OpenBlobs(disk)
-        self._roots_lock = threading.Lock()
+        self._roots_lock = threading.RLock()  # held while manifests come and go, with their files
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -211,14 +211,12 @@ class BlockStore:
         """
         data = manifest.encode()
         cid = Cid.of(data, manifest.hash)
-        was_here = cid.to_bytes() in self._disk.index.roots()
-        try:
+        with self._roots_lock, contextlib.ExitStack() as undo:
+            if cid.to_bytes() not in self._disk.index.roots():
+                undo.callback(self.remove, cid)
             self.put_manifest(cid, data)
             admit(self._disk, files, manifest.hash)
-        except BaseException:
-            if not was_here:
-                self.remove(cid)
-            raise
+            undo.pop_all()
         return cid
 
     def __enter__(self) -> Self:

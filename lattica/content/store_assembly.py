@@ -9,7 +9,7 @@ from pathlib import Path
 from lattica.content.cid import Buffer, Cid, HashFunction
 from lattica.content.index import ChunkRow, Image
 from lattica.content.manifest import Chunk, FileEntry
-from lattica.content.store_disk import ChunkPlaces, StoreDisk, file_size, layout_of, verified_rows
+from lattica.content.store_disk import ChunkPlaces, StoreDisk, layout_of, verified_rows
 from lattica.content.store_files import BLOB_MODE, fsync_directory, hash_file, store_errors, write_all
 from lattica.errors import IntegrityError, ManifestError
 
@@ -140,32 +140,40 @@ class Assembly:
 
     def _find_whole(self) -> Image | None:
         """The whole file, if it is there; its chunks are checked unless they were before."""
-        disk, digest = self._disk, self.entry.digest
+        disk = self._disk
         known = disk.index.image_with_layout(self._layout)
-        image = disk.whole_image(digest)
+        image = disk.whole_image(self.entry.digest)
         if image is not None and known == image:
             self._mark_done(list(self._places))
             return image
         if image is not None and (image.hash, image.size) != (self.hash, self.entry.size):
             raise IntegrityError(self._cid, ())
         with store_errors(disk.paths.root):
-            if file_size(disk.paths.blob(digest)) != self.entry.size:
+            path = disk.paths.blob(self.entry.digest)
+            if not path.exists():
                 return None
-            rows = self._check_blob(is_trusted=image is not None)
-        if len(rows) < len(self._places):
+            has_chunks, is_file = self._check_blob(path, is_trusted=image is not None)
+            if not is_file:  # it rotted on the disk, or never was what its name says
+                path.unlink()
+                disk.whole_image(self.entry.digest)  # notices that it is gone
+                return None
+        if not has_chunks:  # the entry lies
             raise IntegrityError(self._cid, ())
         if known is not None:
             disk.drop(known)  # a partial file, not needed any more
         self._mark_done(list(self._places))
         return disk.add_whole(self.entry, self.hash)
 
-    def _check_blob(self, *, is_trusted: bool) -> list[ChunkRow]:
-        """The chunks that are right in a whole file; none if the index lost it and it is not even the file itself."""
-        descriptor = os.open(self._disk.paths.blob(self.entry.digest), os.O_RDONLY | os.O_CLOEXEC)
+    def _check_blob(self, path: Path, *, is_trusted: bool) -> tuple[bool, bool]:
+        """Whether a whole file has all our chunks in their places, and whether it is what its name says."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if not is_trusted and hash_file(descriptor, self.entry.size, self.hash) != self.entry.digest:
-                return []
-            return list(verified_rows(descriptor, self._places.items(), self.hash))
+            rows = list(verified_rows(descriptor, self._places.items(), self.hash))
+            has_chunks = len(rows) == len(self._places)
+            if has_chunks and is_trusted:
+                return True, True
+            is_whole = os.fstat(descriptor).st_size == self.entry.size
+            return has_chunks, is_whole and hash_file(descriptor, self.entry.size, self.hash) == self.entry.digest
         finally:
             os.close(descriptor)
 

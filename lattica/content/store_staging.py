@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -72,15 +73,23 @@ def admit(disk: StoreDisk, files: Sequence[StagedFile], function: HashFunction) 
     """Make staged files blobs.
 
     Raises:
-        StoreError: The disk failed, or a file that was here already has been removed.
+        StoreError: The disk failed, or a file that was here already has been removed. Blobs that the index does not
+            know are deleted again.
     """
-    with store_errors(disk.paths.root):
+    with contextlib.ExitStack() as undo, store_errors(disk.paths.root):
         for file in files:
             if file.blob.path is not None:
+                undo.callback(_delete_unknown, disk, file.entry.digest)
                 file.blob.path.replace(disk.paths.blob(file.entry.digest))
         fsync_directory(disk.paths.blobs)
-    for file in files:
-        if file.blob.path is None and disk.whole_image(file.entry.digest) is None:
-            reason = f"{file.entry.path} was removed from it while it was being published; publish it again"
-            raise StoreError(disk.paths.root, reason)
-        disk.add_whole(file.entry, function)
+        for file in files:
+            if file.blob.path is None and disk.whole_image(file.entry.digest) is None:
+                reason = f"{file.entry.path} was removed from it while it was being published; publish it again"
+                raise StoreError(disk.paths.root, reason)
+            disk.add_whole(file.entry, function)
+        undo.pop_all()
+
+
+def _delete_unknown(disk: StoreDisk, digest: bytes) -> None:
+    if disk.index.whole_image(digest) is None:
+        disk.paths.blob(digest).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from lattica.content.fetch_report import Patience, SourceReport
 from lattica.content.fetch_search import ProviderSearch
 from lattica.content.ports import PeerChannels
 from lattica.content.provider_client import ChunkStream
-from lattica.content.provider_wire import Answers, Wanted
+from lattica.content.provider_wire import Answers
 from lattica.content.scheduler import Action, Drop, FetchScheduler, Finished, Overtake, Request, Stuck
 from lattica.content.transfer_pieces import Pieces
 from lattica.content.transfer_session import ProviderSession
@@ -28,7 +28,7 @@ from lattica.identity import PeerId
 logger = logging.getLogger(__name__)
 
 MAX_PROVIDERS = 16
-"""Providers that one fetch uses at a time."""
+"""Providers that one fetch uses at a time; others wait until one of them has failed."""
 TICK_S = 0.25
 """Seconds between looks for stalls."""
 MAX_WRITES = 2
@@ -92,6 +92,7 @@ class Transfer:
         self._sources: dict[PeerId, _Source] = {}
         self._sessions: dict[PeerId, ProviderSession] = {}
         self._in_use: set[PeerId] = set()
+        self._waiting: dict[PeerId, None] = {}
         self._writes = asyncio.Semaphore(MAX_WRITES)
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -133,48 +134,57 @@ class Transfer:
 
     async def _use_all(self, tasks: Background) -> None:
         while True:
-            peer = await self._search.next_peer()
-            is_usable = peer not in self._in_use and peer not in self._wrong and not self._scheduler.is_banned(peer)
-            if is_usable and len(self._in_use) < MAX_PROVIDERS:
-                self._in_use.add(peer)
-                tasks.start(self._use(peer))
+            self._waiting[await self._search.next_peer()] = None
+            self._use_waiting(tasks)
 
-    async def _use(self, peer: PeerId) -> None:
-        """Work with a provider for as long as that makes sense."""
+    def _use_waiting(self, tasks: Background) -> None:
+        """Begin with providers that wait, as far as there is room."""
+        while self._waiting and len(self._in_use) < MAX_PROVIDERS:
+            peer = next(iter(self._waiting))
+            del self._waiting[peer]
+            if peer not in self._in_use and peer not in self._wrong and not self._scheduler.is_banned(peer):
+                self._in_use.add(peer)
+                tasks.start(self._use(peer, tasks))
+
+    async def _use(self, peer: PeerId, tasks: Background) -> None:
+        """Work with a provider, again and again if it fails, for as long as nobody better waits."""
         source = self._sources.setdefault(peer, _Source())
         failures = 0
-        try:
-            while failures < RETRIES:
-                chunks_before = source.chunks
-                source.dropped = await self._work_with(peer)
-                if self._scheduler.is_banned(peer):
-                    return
-                failures = 1 if source.chunks > chunks_before else failures + 1
-                await asyncio.sleep(RETRY_MIN_S * 2**failures)
-        finally:
-            self._in_use.discard(peer)
+        while failures < RETRIES:
+            chunks_before = source.chunks
+            source.dropped = await self._work_with(peer)
+            failures = 1 if source.chunks > chunks_before else failures + 1
+            if self._waiting or self._scheduler.is_banned(peer):
+                break
+            await asyncio.sleep(RETRY_MIN_S * 2**failures)
+        self._in_use.discard(peer)
+        self._use_waiting(tasks)
 
     async def _work_with(self, peer: PeerId) -> str:
         """Have one stream to a provider, until it ends; returns why it did."""
         reason = ""
+        try:
+            await self._stream(peer)
+        except* RemoteProtocolError as group:
+            reason = f"broke the protocol: {first_leaf(group).reason}"
+            self._ban(peer, reason)
+        except* NetworkError as group:
+            reason = str(first_leaf(group))
+        except* StoreError as group:
+            self._fail(first_leaf(group))
+        logger.info("provider left cid=%s peer=%s reason=%s", self._root, peer, reason)
+        return reason
+
+    async def _stream(self, peer: PeerId) -> None:
         with ChunkStream(self._channels.channel(peer), self._root) as stream:
             session = ProviderSession(stream, heard=partial(self._heard, peer), take=partial(self._take_answers, peer))
             self._sessions[peer] = session
             self._apply(self._scheduler.provider_added(peer, time.monotonic()))
             try:
                 await session.run()
-            except* RemoteProtocolError as group:
-                reason = f"broke the protocol: {first_leaf(group).reason}"
-                self._ban(peer, reason)
-            except* NetworkError as group:
-                reason = session.end_reason or str(first_leaf(group))
-                logger.info("provider failed cid=%s peer=%s reason=%s", self._root, peer, reason)
-            except* StoreError as group:
-                self._fail(first_leaf(group))
             finally:
                 del self._sessions[peer]
                 self._apply(self._scheduler.provider_failed(peer, time.monotonic()))
-        return reason
 
     # Events
 
@@ -194,9 +204,11 @@ class Transfer:
                 written = await run_to_end(self._pieces.write, needed)
         self._count(peer, [index for index in written if self._scheduler.is_needed(index)])
         late = [index for index, _ in answers.found if not self._scheduler.is_needed(index)]
+        metrics.BYTES_WASTED.inc(sum(self._pieces.lengths[index] for index in late))
         self._apply(self._scheduler.chunks_received(peer, {*written, *late}, time.monotonic()))
         if len(written) < len(needed):
             metrics.CHUNKS_WRONG.inc()
+            logger.warning("wrong bytes cid=%s peer=%s", self._root, peer)
             self._wrong.add(peer)
             self._ban(peer, "sent wrong bytes")
 
@@ -223,13 +235,13 @@ class Transfer:
         for action in actions:
             match action:
                 case Request(peer, chunks):
-                    pieces = ((index, self._pieces[index]) for index in chunks)
-                    self._sessions[peer].ask_nowait([Wanted(index, p.digest, p.length) for index, p in pieces])
+                    self._sessions[peer].ask_nowait([self._pieces.wanted(index) for index in chunks])
                 case Overtake(peer):
                     metrics.STALLS.inc()
                     logger.info("provider stalled cid=%s peer=%s", self._root, peer)
+                    if self._waiting and not self._sources[peer].chunks:
+                        self._sessions[peer].end("silent, and others waited")
                 case Drop(peer, reason):
-                    logger.warning("provider dropped cid=%s peer=%s reason=%s", self._root, peer, reason)
                     self._sessions[peer].end(reason)
                 case Finished():
                     if not self._end.done():

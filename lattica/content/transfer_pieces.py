@@ -3,50 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from lattica.content.cid import HashFunction
 from lattica.content.manifest import Chunk
+from lattica.content.provider_wire import Wanted
 from lattica.content.store import PartialBlob
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One chunk to fetch, whichever files it belongs to.
-
-    Attributes:
-        digest: 32 bytes.
-        length: Bytes.
-        places: Where it goes.
-    """
-
-    digest: bytes
-    length: int
-    places: list[tuple[PartialBlob, Chunk]]
-
-
 class Pieces:
-    """The distinct chunks that some blobs miss, in the order of the files. Reading them blocks on the disk.
+    """The distinct chunks that some blobs miss, numbered in the order of the files. Making it blocks on the disk.
 
     Attributes:
         lengths: Bytes of each piece.
     """
 
     def __init__(self, blobs: Iterable[PartialBlob], hash_function: HashFunction) -> None:
+        self.lengths: list[int] = []
         self._hash = hash_function
-        by_digest: dict[bytes, Piece] = {}
+        self._places: list[tuple[PartialBlob, Chunk]] = []
+        self._more_places: dict[int, list[tuple[PartialBlob, Chunk]]] = {}  # of those that several files have
+        numbers: dict[bytes, int] = {}
         for blob in blobs:
             for chunk in blob.missing():
-                piece = by_digest.setdefault(chunk.digest, Piece(chunk.digest, chunk.length, []))
-                piece.places.append((blob, chunk))
-        self._pieces = list(by_digest.values())
-        self.lengths = [piece.length for piece in self._pieces]
+                number = numbers.setdefault(chunk.digest, len(numbers))
+                if number == len(self._places):
+                    self._places.append((blob, chunk))
+                    self.lengths.append(chunk.length)
+                else:
+                    self._more_places.setdefault(number, []).append((blob, chunk))
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._places)
 
-    def __getitem__(self, index: int) -> Piece:
-        return self._pieces[index]
+    def wanted(self, number: int) -> Wanted:
+        """What a provider is asked for; its tag is the piece's number."""
+        _, chunk = self._places[number]
+        return Wanted(number, chunk.digest, chunk.length)
 
     def write(self, found: Sequence[tuple[int, bytes]]) -> list[int]:
         """Verify pieces and write them, up to the first that is wrong; returns those written. Blocks.
@@ -55,11 +47,11 @@ class Pieces:
             StoreError: The disk failed.
         """
         written: list[int] = []
-        for index, data in found:
-            piece = self._pieces[index]
-            if self._hash.digest(data) != piece.digest:
+        for number, data in found:
+            blob, chunk = self._places[number]
+            if self._hash.digest(data) != chunk.digest:
                 break
-            for blob, chunk in piece.places:
-                blob.write(chunk, data)
-            written.append(index)
+            for each, place in ((blob, chunk), *self._more_places.get(number, ())):
+                each.write(place, data)
+            written.append(number)
         return written

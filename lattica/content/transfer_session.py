@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from lattica.content.provider_client import ChunkStream
 from lattica.content.provider_wire import Answers, Wanted
+from lattica.errors import StreamError
 
 VERIFY_AHEAD = 2
 """Responses of a provider that wait while one is verified and written."""
@@ -20,14 +21,12 @@ class ProviderSession:
         heard: Called when something has come.
         take: Verifies answers and writes the chunks; one call at a time.
 
-    Attributes:
-        end_reason: Why we end it; empty if it ended by itself or has not ended.
     """
 
     def __init__(
         self, stream: ChunkStream, *, heard: Callable[[], None], take: Callable[[Answers], Awaitable[None]]
     ) -> None:
-        self.end_reason = ""
+        self._end_reason = ""
         self._stream = stream
         self._heard = heard
         self._take = take
@@ -40,7 +39,7 @@ class ProviderSession:
 
     def end(self, reason: str) -> None:
         """End the stream, and `run` with it."""
-        self.end_reason = reason
+        self._end_reason = reason
         self._stream.close()
 
     async def run(self) -> None:
@@ -49,10 +48,15 @@ class ProviderSession:
         Raises:
             ExceptionGroup: Of `NetworkError`, and whatever `take` raises.
         """
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._send())
-            tasks.create_task(self._receive())
-            tasks.create_task(self._verify())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send())
+                tasks.create_task(self._receive())
+                tasks.create_task(self._verify())
+        except* StreamError as group:
+            if self._end_reason:
+                raise StreamError(self._end_reason) from group
+            raise
 
     async def _send(self) -> None:
         while True:
