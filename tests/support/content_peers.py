@@ -250,7 +250,7 @@ class ContentPeers:
         await self._stack.aclose()
 
 
-async def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Return as soon as something is so; raise `TimeoutError` if it is not within ``seconds``."""
     async with asyncio.timeout(seconds):
         while not condition():
