@@ -1,7 +1,9 @@
 """Lookups in simulated networks of growing size after a fifth of the nodes died at once.
 
-Prints a table and writes `benchmarks/results/dht_sim.json`. Deterministic for a seed; the machine's speed shows in
-nothing but the time that it takes (100 to 3,162 nodes: half a minute; 10,000 with --large: two minutes more).
+Usage: python -m benchmarks.dht_sim [--large] [--lookups N] [--seed N]
+
+Prints a table and writes `benchmarks/results/dht_sim.json`. One seed gives the same figures on every machine; its speed
+shows only in how long the simulation takes (100 to 3,162 nodes: a minute; 10,000 with --large: another).
 """
 
 from __future__ import annotations
@@ -12,43 +14,43 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import asdict, replace
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report import RESULTS, Row
 from lattica.dht.simulation import LookupOutcome, Trial, run_trial
 
-RESULTS = Path(__file__).resolve().parent / "results" / "dht_sim.json"
 SIZES = (100, 316, 1000, 3162)
 LARGE = 10_000
 DEAD = 0.2
-Row = dict[str, str | float | int]
+COLUMNS = ("nodes", "lookup", "found", "rounds", "p95", "mean", "log2 n", "messages", "p95", "seconds", "p95")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help=f"{LARGE} nodes, too")
     parser.add_argument("--lookups", type=int, default=1000, help="of each kind, per size (default: 1000)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    table = Table(title=f"DHT lookups with {DEAD:.0%} of the nodes gone, seed {options.seed}")
-    for heading in ("nodes", "lookup", "found", "rounds", "p95", "mean", "log2 n", "messages", "p95", "seconds", "p95"):
-        table.add_column(heading, justify="left" if heading == "lookup" else "right")
+    table = Table(*COLUMNS, title=f"DHT lookups with {DEAD:.0%} of the nodes gone (seed {options.seed})")
+    for column in table.columns:
+        column.justify = "left" if column.header == "lookup" else "right"
     rows: list[Row] = []
     for size in (*SIZES, LARGE) if options.large else SIZES:
         started = time.perf_counter()
         trial = run_trial(size, seed=options.seed, dead=DEAD, lookups=options.lookups)
-        for kind, outcomes in lookups_of(trial).items():
-            table.add_row(str(size), kind, *cells(size, outcomes))
-            rows += rows_of(size, kind, outcomes)
-        table.add_section()
         elapsed = time.perf_counter() - started
         print(f"{size} nodes: {trial.table_peers:.0f} contacts each, simulated in {elapsed:.1f} s", flush=True)
+        for kind, outcomes in lookups_of(trial).items():
+            table.add_row(str(size), kind, *cells(size, outcomes))
+            rows += rows_of(f"{kind}, {size} nodes, {DEAD:.0%} gone", outcomes)
+        table.add_section()
     Console(width=120).print(table)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"seconds are simulated; written to {RESULTS}")
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "dht_sim.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    print("seconds are simulated: 20 to 200 ms a request, and a dead peer holds its place for 2 s")
 
 
 def lookups_of(trial: Trial) -> dict[str, list[LookupOutcome]]:
@@ -60,7 +62,9 @@ def lookups_of(trial: Trial) -> dict[str, list[LookupOutcome]]:
 
 
 def cells(size: int, outcomes: Sequence[LookupOutcome]) -> list[str]:
-    rounds, messages, seconds = measures(outcomes)
+    rounds = [outcome.rounds for outcome in outcomes]
+    messages = [outcome.messages for outcome in outcomes]
+    seconds = [outcome.seconds for outcome in outcomes]
     return [
         f"{found(outcomes):.1f}%",
         f"{statistics.median(rounds):g}",
@@ -74,36 +78,17 @@ def cells(size: int, outcomes: Sequence[LookupOutcome]) -> list[str]:
     ]
 
 
-def rows_of(size: int, kind: str, outcomes: Sequence[LookupOutcome]) -> list[Row]:
-    rounds, messages, seconds = measures(outcomes)
-    case = f"{kind}, {size} nodes, {DEAD:.0%} gone"
-    percent = found(outcomes)
+def rows_of(case: str, outcomes: Sequence[LookupOutcome]) -> list[Row]:
+    rounds = Row.of(f"{case}: rounds", "lattica", "rounds", [outcome.rounds for outcome in outcomes])
+    messages = Row.of(f"{case}: messages", "lattica", "messages", [outcome.messages for outcome in outcomes])
     return [
-        {
-            "case": f"{case}: found", "system": "lattica", "unit": "%",
-            "median": percent, "min": percent, "max": percent, "runs": len(outcomes),
-        },
-        row(f"{case}: rounds", "rounds", rounds),
-        row(f"{case}: messages", "messages", messages),
-        row(f"{case}: time", "s (simulated)", seconds),
-        {**row(f"{case}: rounds, p95", "rounds", rounds), "median": percentile_95(rounds)},
-        {**row(f"{case}: messages, p95", "messages", messages), "median": percentile_95(messages)},
-    ]  # fmt: skip
-
-
-def row(case: str, unit: str, values: Sequence[float]) -> Row:
-    return {
-        "case": case, "system": "lattica", "unit": unit,
-        "median": statistics.median(values), "min": min(values), "max": max(values), "runs": len(values),
-    }  # fmt: skip
-
-
-def measures(outcomes: Sequence[LookupOutcome]) -> tuple[list[float], list[float], list[float]]:
-    return (
-        [outcome.rounds for outcome in outcomes],
-        [outcome.messages for outcome in outcomes],
-        [outcome.seconds for outcome in outcomes],
-    )
+        replace(Row.of(f"{case}: found", "lattica", "%", [found(outcomes)]), runs=len(outcomes)),
+        rounds,
+        replace(rounds, case=f"{rounds.case}, p95", median=percentile_95([outcome.rounds for outcome in outcomes])),
+        messages,
+        replace(messages, case=f"{messages.case}, p95", median=percentile_95([o.messages for o in outcomes])),
+        Row.of(f"{case}: simulated time", "lattica", "s", [outcome.seconds for outcome in outcomes]),
+    ]
 
 
 def found(outcomes: Sequence[LookupOutcome]) -> float:

@@ -26,8 +26,8 @@ def default_home() -> Path:
 class NodeConfig(BaseSettings):
     """Settings of one node.
 
-    Each may be given as an argument, as ``LATTICA_<NAME>`` in the environment (lists with commas), or in
-    ``config.toml`` in the home directory.
+    Each may be given as an argument, as ``LATTICA_<NAME>`` in the environment (lists with commas; empty is not given),
+    or in ``config.toml`` in the home directory.
 
     Attributes:
         home: Folder for the identity key and the block store; one running node each.
@@ -40,7 +40,7 @@ class NodeConfig(BaseSettings):
         dht_protocol: Protocol ID of the DHT to join; ``/ipfs/kad/1.0.0`` is the public one.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LATTICA_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="LATTICA_", env_ignore_empty=True, frozen=True, extra="forbid")
 
     home: Path = Field(default_factory=default_home)
     host: str = "0.0.0.0"
@@ -59,7 +59,7 @@ class NodeConfig(BaseSettings):
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        return _folder(value)
 
     @classmethod
     def settings_customise_sources(
@@ -72,8 +72,7 @@ class NodeConfig(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file of the home that those two say."""
         home = init_settings().get("home") or env_settings().get("home") or default_home()
-        file = Path(str(home)).expanduser() / CONFIG_FILE
-        return (init_settings, env_settings, TomlSource(settings_cls, file))
+        return (init_settings, env_settings, TomlSource(settings_cls, _folder(Path(str(home))) / CONFIG_FILE))
 
     @classmethod
     def load(cls, **arguments: Any) -> Self:
@@ -87,6 +86,14 @@ class NodeConfig(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
-            raise ConfigError(f"bad setting {name!r}: {first['msg'].lower()} (it is {first['input']!r})") from error
+            reason = "there is no such setting" if first["type"] == "extra_forbidden" else first["msg"].lower()
+            raise ConfigError(f"bad setting {name!r}: {reason} (it is {first['input']!r})") from error
         except (OSError, ValueError) as error:  # the file is unreadable, or not TOML
-            raise ConfigError(f"cannot read {CONFIG_FILE}: {error}") from error
+            raise ConfigError(f"cannot read {CONFIG_FILE} in the home folder: {error}") from error
+
+
+def _folder(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"bad setting 'home': nobody's home folder is meant by {path}") from error

@@ -17,7 +17,6 @@ from lattica.content.fetch_report import FetchProgress, FetchResult, Patience, P
 from lattica.content.ports import ContentRouting, PeerChannels
 from lattica.content.store import BlockStore
 from lattica.content.transfer_threads import run_to_end
-from lattica.errors import LatticaError
 
 
 @dataclass(slots=True)
@@ -88,15 +87,15 @@ class Fetcher:
         """
         started = time.monotonic()
         await run_to_end(check_destination, destination, overwrite=overwrite)
-        outcome = "cancelled"
+        outcome = "error"
         try:
             async with self._turn(cid, progress or (lambda _: None)) as report:
                 job = FetchJob(cid, self._store, self._channels, self._routing, self._patience, report)
                 result = await job.run(destination, overwrite=overwrite, started=started)
             outcome = "ok"
             return result
-        except LatticaError:
-            outcome = "error"
+        except asyncio.CancelledError:
+            outcome = "cancelled"
             raise
         finally:
             metrics.FETCHES.labels(outcome).inc()

@@ -42,6 +42,8 @@ MAX_LOOKUP_CANDIDATES: Final = 512
 """Peers that one lookup remembers; the farthest not yet asked are forgotten."""
 MAX_STALLED: Final = 2 * ALPHA
 """Slow requests that a lookup leaves under way besides its `ALPHA` active ones."""
+MAX_ATTEMPTS_PER_PEER: Final = 2
+"""How often one lookup asks one peer: again if it failed and somebody then names an address that was not tried."""
 MAX_FAILED_REFERRALS: Final = 6
 """When so many peers that one responder named have failed, and four fifths of those tried, its others are ignored."""
 

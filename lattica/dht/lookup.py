@@ -16,6 +16,7 @@ from itertools import islice, zip_longest
 from lattica.dht.keyspace import Key, key_of
 from lattica.dht.limits import (
     ALPHA,
+    MAX_ATTEMPTS_PER_PEER,
     MAX_FAILED_REFERRALS,
     MAX_LOOKUP_CANDIDATES,
     MAX_LOOKUP_QUERIES,
@@ -60,7 +61,13 @@ class _Candidate:
     peer: PeerInfo = field(compare=False)
     round: int = field(compare=False)
     state: _State = field(compare=False)
+    attempts: int = field(compare=False, default=0)
     referrers: set[PeerId] = field(compare=False, default_factory=set)
+
+    @property
+    def may_retry(self) -> bool:
+        """Whether it failed, and perhaps only because of the addresses that it was tried at."""
+        return self.state is _State.FAILED and self.attempts < MAX_ATTEMPTS_PER_PEER
 
 
 @dataclass(slots=True)
@@ -88,7 +95,7 @@ class Lookup:
     Attributes:
         target: The key looked for.
         rounds: How many requests in a row the longest chain of answers took.
-        queries: How many peers were asked.
+        queries: How many requests there were.
         failures: The peers that failed, and why.
         done: Whether the search is over; events are ignored from then on.
     """
@@ -183,10 +190,12 @@ class Lookup:
             candidate = self._add(peer, round_)
         else:
             candidate.round = min(candidate.round, round_)
-            if candidate.state in _UNASKED and peer.addresses != candidate.peer.addresses:
+            is_news = not set(peer.addresses).issubset(candidate.peer.addresses)
+            if is_news and (candidate.state in _UNASKED or candidate.may_retry):
                 candidate.peer = _merged(candidate.peer, peer)
-            if candidate.state is _State.IGNORED:
+            if candidate.state is _State.IGNORED or (is_news and candidate.may_retry):
                 self._move(candidate, _State.HEARD)
+                self.failures.pop(peer.peer_id, None)
         if referrer is not None:
             candidate.referrers.add(referrer)
             self._referrals.setdefault(referrer, _Referrals())
@@ -224,6 +233,7 @@ class Lookup:
             if candidate is None:
                 break
             self._move(candidate, _State.WAITING)
+            candidate.attempts += 1
             self.queries += 1
             queries.append(Query(candidate.peer, candidate.round))
         self.done = self.done or self._is_over()
@@ -252,6 +262,6 @@ class Lookup:
 
 
 def _merged(known: PeerInfo, named: PeerInfo) -> PeerInfo:
-    """One responder may name wrong addresses; taking turns, they cannot crowd out the right ones."""
-    both = zip_longest(known.addresses, named.addresses, fillvalue=b"")
+    """One responder may name wrong addresses; taking turns, they cannot crowd out the right ones of another."""
+    both = zip_longest(named.addresses, known.addresses, fillvalue=b"")
     return PeerInfo(known.peer_id, bounded_addresses(address for pair in both for address in pair))

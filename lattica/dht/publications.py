@@ -26,7 +26,7 @@ class _Publication:
 
 
 class Publications:
-    """The keys we provide. A pure schedule: `due` says what to store now, `finished` how it went.
+    """The keys we provide. A pure schedule: `upcoming` says what to store when, `finished` is told how it went.
 
     A key that nobody took is due again within seconds, and at once when a first peer appears. One that fewer than `k`
     took is due when the table has doubled: the peers that now are nearest may be new. All are due when our addresses
@@ -51,14 +51,9 @@ class Publications:
         """Stop providing `key`. The network forgets it when the records expire."""
         self._publications.pop(key, None)
 
-    def due(self, now: float) -> list[bytes]:
-        """The keys to store now, longest due first."""
-        waiting = ((p.due, key) for key, p in self._publications.items() if not p.under_way and p.due <= now)
-        return [key for _, key in sorted(waiting)]
-
-    def next_due(self) -> float | None:
-        """When the next key that is not under way is due; ``None`` if there is none."""
-        return min((p.due for p in self._publications.values() if not p.under_way), default=None)
+    def upcoming(self) -> tuple[float, bytes] | None:
+        """The key to store next, and when it is due; ``None`` if there is none that is not being stored."""
+        return min(((p.due, key) for key, p in self._publications.items() if not p.under_way), default=None)
 
     def begin(self, key: bytes, *, table_size: int) -> None:
         """Note that `key` is being stored, with `table_size` peers known.

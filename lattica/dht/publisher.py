@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 
-from lattica.dht.limits import ADDRESS_CHECK_INTERVAL, PUBLISH_CONCURRENCY, K
+from lattica.dht.limits import ADDRESS_CHECK_INTERVAL, PUBLISH_CONCURRENCY
 from lattica.dht.machine import KadMachine
 from lattica.dht.messages import Message, MessageType
 from lattica.dht.peer_info import PeerInfo
@@ -48,18 +48,9 @@ class Publisher:
 
         On cancellation the key stays provided and is stored in the background.
         """
-        publications = self._machine.publications
-        publications.begin(key, table_size=len(self._machine.table))
         try:
-            peers = await self._find_closest(key)
-            async with asyncio.TaskGroup() as tasks:
-                sending = [tasks.create_task(self._store(key, peer)) for peer in peers[:K]]
-            accepted = sum(task.result() for task in sending)
-            publications.finished(key, accepted=accepted, now=self._clock())
-            log.debug("dht stored provider records key=%s accepted=%d", key.hex(), accepted)
-            return accepted
+            return await self._publish(key)
         finally:
-            publications.interrupted(key, self._clock())
             self.wake()
 
     def loops(self) -> list[Coroutine[None, None, None]]:
@@ -68,26 +59,43 @@ class Publisher:
 
     async def _keep_publishing(self) -> None:
         while True:
-            due = self._machine.publications.due(self._clock())
-            if due:
-                await self.publish(due[0])
-                continue
+            pause = None
+            if upcoming := self._machine.publications.upcoming():
+                due, key = upcoming
+                pause = due - self._clock()
+                if pause <= 0:
+                    await self._publish(key)
+                    continue
             self._wake.clear()
-            next_due = self._machine.publications.next_due()
-            pause = None if next_due is None else max(next_due - self._clock(), 0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
 
     async def _keep_watching(self) -> None:
+        """Publish anew when our addresses have changed; see to keys that are due because the table has grown."""
         while True:
             await asyncio.sleep(ADDRESS_CHECK_INTERVAL)
             current = self._machine.local_info()
             if current != self._published_as:
                 self._published_as = current
                 self._machine.publications.addresses_changed(self._clock())
-            if self._machine.publications.due(self._clock()):  # for that reason, or because the table has grown
+            upcoming = self._machine.publications.upcoming()
+            if upcoming and upcoming[0] <= self._clock():
                 self.wake()
+
+    async def _publish(self, key: bytes) -> int:
+        publications = self._machine.publications
+        publications.begin(key, table_size=len(self._machine.table))
+        try:
+            peers = await self._find_closest(key)
+            async with asyncio.TaskGroup() as tasks:
+                sending = [tasks.create_task(self._store(key, peer)) for peer in peers]
+            accepted = sum(task.result() for task in sending)
+            publications.finished(key, accepted=accepted, now=self._clock())
+        finally:
+            publications.interrupted(key, self._clock())
+        log.debug("dht stored provider records key=%s accepted=%d", key.hex(), accepted)
+        return accepted
 
     async def _store(self, key: bytes, peer: PeerInfo) -> bool:
         record = Message(type=MessageType.ADD_PROVIDER, key=key, provider_peers=(self._machine.local_info(),))

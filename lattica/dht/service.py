@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from contextlib import asynccontextmanager
 from enum import Enum
 
+from lattica.background import Background, background_tasks
 from lattica.dht.diversity import IpDiversity
 from lattica.dht.driver import LookupDriver, ignore_response
 from lattica.dht.keyspace import is_multihash
@@ -46,17 +47,16 @@ class Dht:
         self,
         machine: KadMachine,
         transport: DhtTransport,
-        tasks: asyncio.TaskGroup,
+        background: Background,
         *,
         clock: Callable[[], float],
         metrics: DhtMetrics,
     ) -> None:
         self._machine = machine
         self._transport = transport
-        self._tasks = tasks
+        self._background = background
         self._clock = clock
         self._metrics = metrics
-        self._running: set[asyncio.Task[None]] = set()
         self._closed = False
         self._has_peers = asyncio.Event()
         self._requester = Requester(transport, machine, clock=clock, metrics=metrics, on_check=self._check)
@@ -226,10 +226,7 @@ class Dht:
         if self._closed:
             work.close()
             raise RuntimeError("this DHT is closed")
-        task = self._tasks.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
+        return self._background.start(work)
 
     def _start(self, mode: DhtMode) -> None:
         if mode is DhtMode.SERVER:
@@ -240,8 +237,6 @@ class Dht:
     def _stop(self) -> None:
         self._closed = True
         self._transport.serve(None)
-        for task in self._running:
-            task.cancel()
 
     async def _serve(self, sender: PeerId, data: bytes) -> bytes | None:
         """Answer one request; nothing in it waits, so that requests cannot pile up here."""
@@ -295,17 +290,10 @@ async def open_dht(
     metrics.table_peers.set_function(lambda: len(machine.table))
     metrics.provider_records.set_function(lambda: len(machine.providers))
     metrics.published_keys.set_function(lambda: len(machine.publications))
-    failure: BaseException | None = None
-    async with asyncio.TaskGroup() as tasks:
-        dht = Dht(machine, transport, tasks, clock=clock, metrics=metrics)
+    async with background_tasks() as background:
+        dht = Dht(machine, transport, background, clock=clock, metrics=metrics)
         dht._start(mode)
         try:
             yield dht
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - raised again below, where the group does not wrap it
-            failure = error
         finally:
             dht._stop()
-    if failure is not None:
-        raise failure

@@ -12,8 +12,9 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from lattica.background import Background
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 BACKLOG = 16
 ACCEPT_PAUSE_S = 0.1
 """Seconds without accepting after the system has run out of file descriptors or memory."""
+FIRST_PIPE_S = 5.0
+"""Seconds that a route's first pipe is good for; after 10 s without a handshake the peer's gRPC server closes it."""
 
 
 @dataclass(eq=False)
@@ -103,6 +106,7 @@ class Route:
         tls: What the channel shows and trusts.
         expires_at: When its certificate should be replaced, in seconds of `time.monotonic`.
         failure: Why the latest attempt to open a pipe failed; ``None`` if it did not.
+        attempts: What is being tried to open a pipe anew, and how that goes; ``None`` if nothing is.
     """
 
     def __init__(
@@ -112,21 +116,25 @@ class Route:
         link: Link,
         table: PipeTable,
         tasks: Background,
-        open_pipe: Callable[[], Awaitable[OpenPipe]],
+        open_pipe: Callable[[dict[str, str]], Awaitable[OpenPipe]],
     ) -> None:
         self.peer_id = link.peer_id
         self.target = f"unix:{path}"
         self.tls: TlsIdentity = link.tls
         self.expires_at = link.expires_at
         self.failure: PeerUnreachableError | None = None
+        self.attempts: Mapping[str, str] | None = None
         self._path = path
         self._first: OpenPipe | None = first
         self._table = table
         self._tasks = tasks
         self._open_pipe = open_pipe
         self._pipes: set[LivePipe] = set()
-        self._sock = _listen(path)
-        self._server = tasks.start(self._serve(), name=f"lattica-route-{self.peer_id.short}")
+        self._connecting: set[asyncio.Task[None]] = set()
+        sock = _listen(path)
+        self._server = tasks.start(self._serve(sock), name=f"lattica-route-{self.peer_id.short}")
+        # Closed when the event loop has let go of it: no sooner, or it would confuse it with the next of that number.
+        self._server.add_done_callback(lambda _: sock.close())
 
     @property
     def has_pipe(self) -> bool:
@@ -135,8 +143,8 @@ class Route:
 
     def close(self) -> None:
         """Stop taking connections and close the pipes."""
-        self._server.cancel()
-        self._sock.close()
+        for task in (self._server, *self._connecting):
+            task.cancel()
         self._path.unlink(missing_ok=True)
         if self._first is not None:
             self._first.sock.close()
@@ -144,22 +152,27 @@ class Route:
         for pipe in self._pipes:
             self._table.drop(pipe)
 
-    async def _serve(self) -> None:
+    async def _serve(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                local, _ = await loop.sock_accept(self._sock)
+                local, _ = await loop.sock_accept(sock)
             except OSError as error:
                 logger.warning("gateway cannot accept peer=%s reason=%s", self.peer_id, error)
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
-            self._tasks.start(self._connect(local))
+            task = self._tasks.start(self._connect(local))
+            self._connecting.add(task)
+            task.add_done_callback(partial(self._connected, local))
+
+    def _connected(self, local: socket.socket, task: asyncio.Task[None]) -> None:
+        self._connecting.discard(task)
+        if task.cancelled():
+            local.close()
 
     async def _connect(self, local: socket.socket) -> None:
         try:
-            opened, self._first = self._first, None
-            if opened is None:
-                opened = await self._open_pipe()
+            opened = self._take_first() or await self._reopen()
         except PeerUnreachableError as error:
             self.failure = error
             local.close()
@@ -169,18 +182,25 @@ class Route:
             self.failure = PeerUnreachableError(self.peer_id, {"gateway": repr(error)})
             local.close()
             return
-        except BaseException:
-            local.close()
-            raise
         self.failure = None
         pipe = LivePipe(self.peer_id, opened.path)
-        try:
-            self._table.join(local, opened.sock, pipe, lambda: self._pipes.discard(pipe))
-        except OSError as error:
-            logger.warning("no descriptors for a pipe peer=%s reason=%s", self.peer_id, error)
-            self.failure = PeerUnreachableError(self.peer_id, {"gateway": str(error)})
-            return
+        self._table.join(local, opened.sock, pipe, lambda: self._pipes.discard(pipe))
         self._pipes.add(pipe)
+
+    def _take_first(self) -> OpenPipe | None:
+        first, self._first = self._first, None
+        if first is not None and time.monotonic() - first.path.since > FIRST_PIPE_S:
+            first.sock.close()
+            return None
+        return first
+
+    async def _reopen(self) -> OpenPipe:
+        attempts: dict[str, str] = {}
+        self.attempts = attempts
+        try:
+            return await self._open_pipe(attempts)
+        finally:
+            self.attempts = None
 
 
 class SocketNames:

@@ -18,16 +18,19 @@ logger = logging.getLogger(__name__)
 
 FIRST_BYTE_TIMEOUT_S = 5.0
 """Seconds that a new connection has to say something."""
-MAX_SILENT = 256
-"""Connections that have said nothing yet; one more displaces the oldest."""
-MAX_SILENT_PER_HOST = 64
-"""The same for one remote address."""
+MAX_UNPROVEN = 256
+"""Connections that have not proven yet whose they are; one more displaces the oldest."""
+MAX_UNPROVEN_PER_HOST = 48
+"""The same for one remote address; fewer than the swarm has handshakes at one time (64), so that none has them all."""
 ACCEPT_PAUSE_S = 0.1
 """Seconds without accepting after the system has run out of file descriptors or memory."""
 BACKLOG = 512
 
 Route = Callable[[socket.socket, PeerAddress], Awaitable[None]]
-"""Takes over a connected socket, first byte unread. It owns the socket, and may raise `NetworkError` for the log."""
+"""Takes over a connected socket, first byte unread; returns when the other side has proven who it is.
+
+It owns the socket, may be cancelled for another connection, and may raise `NetworkError` for the log.
+"""
 
 _OUT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
@@ -46,7 +49,7 @@ class Listener:
         self._sock = sock
         self._routes = routes
         self._tasks = tasks
-        self._silent: OrderedDict[asyncio.Task[None], str] = OrderedDict()
+        self._unproven: OrderedDict[asyncio.Task[None], str] = OrderedDict()
 
     def start(self) -> None:
         """Accept connections from now on; until then they wait in the system's queue."""
@@ -60,28 +63,29 @@ class Listener:
             except OSError as error:
                 if error.errno in _OUT_OF:
                     logger.warning("cannot accept reason=%s", error.strerror)
-                    await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue  # the connection went away before we took it
+                # If not, the connection went away before we took it.
+                await asyncio.sleep(ACCEPT_PAUSE_S if error.errno in _OUT_OF else 0)
+                continue
             self._admit(sock, PeerAddress.tcp(name[0], name[1]))
+            await asyncio.sleep(0)  # accepting waits for nothing while connections queue; others want their turn
 
     def _admit(self, sock: socket.socket, remote: PeerAddress) -> None:
         task = self._tasks.start(self._hand_over(sock, remote))
         # Also for a task that is cancelled before its first step and so never runs.
         task.add_done_callback(lambda done: self._forget(done, sock))
-        self._silent[task] = remote.host
-        same_host = [one for one, host in self._silent.items() if host == remote.host]
-        if len(same_host) > MAX_SILENT_PER_HOST:
-            same_host[0].cancel()
-        elif len(self._silent) > MAX_SILENT:
-            next(iter(self._silent)).cancel()
+        self._unproven[task] = remote.host
+        same_host = [one for one, host in self._unproven.items() if host == remote.host]
+        if len(same_host) > MAX_UNPROVEN_PER_HOST:
+            self._displace(same_host[0])
+        elif len(self._unproven) > MAX_UNPROVEN:
+            self._displace(next(iter(self._unproven)))
 
-    def _spoke(self) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._silent.pop(task, None)
+    def _displace(self, task: asyncio.Task[None]) -> None:
+        del self._unproven[task]
+        task.cancel()
 
     def _forget(self, task: asyncio.Task[None], sock: socket.socket) -> None:
-        self._silent.pop(task, None)
+        self._unproven.pop(task, None)
         if task.cancelled():
             sock.close()
 
@@ -93,7 +97,6 @@ class Listener:
             route = self._routes.get(first[0]) if first else None
         except (TimeoutError, OSError):
             route = None
-        self._spoke()
         if route is None:
             logger.debug("connection without a known first byte closed remote=%s", remote)
             sock.close()
@@ -125,19 +128,22 @@ async def open_listener(host: str, port: int, routes: Mapping[int, Route]) -> As
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = None
     try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
         sock.bind((host, port))
         sock.listen(BACKLOG)
         sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, ValueError) as error:  # ValueError: what cannot even be a host's name
+        if sock is not None:
+            sock.close()
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise PortInUseError(host, port) from error
-        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from error
     return sock
 
 

@@ -10,18 +10,22 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
 
 from lattica.background import Background, background_tasks
-from lattica.errors import NetworkError, PeerUnreachableError
+from lattica.errors import NetworkError, PeerUnreachableError, StreamError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.mesh.gateway import LivePipe, PipeTable, Route, SocketNames
 from lattica.mesh.links import Link, Links
 from lattica.mesh.listener import Listener, open_listener
 from lattica.mesh.paths import Candidate, CandidateKind, PathInfo, dial_order, host_candidates, is_local
-from lattica.mesh.pipes import OpenPipe, accept_pipe, dial_first
+from lattica.mesh.pipes import OpenPipe, accept_pipe, describe, dial_first
 from lattica.mesh.ports import PeerFinder
 from lattica.mesh.preface import MAGIC, LinkRefusedError
+from lattica.mesh.race import race
 from lattica.swarm import Direction, Swarm
 
 logger = logging.getLogger(__name__)
@@ -30,8 +34,10 @@ LIBP2P_FIRST_BYTE = 0x13
 """Length of the multistream header line, which opens every libp2p connection."""
 LINK_TIMEOUT_S = 10.0
 """Seconds that a connected peer has to answer a link request."""
+RENEW_STAGGER_S = 1.0
+"""Seconds after which an old link's addresses have had their chance, and the peer is looked for anew as well."""
 MAX_BOOK = 10_000
-"""Peers whose addresses are remembered."""
+"""Peers whose addresses, and links, are remembered."""
 MAX_BOOK_ADDRESSES = 32
 """Addresses remembered of one peer; new ones displace old ones."""
 MAX_PIPES = 4096
@@ -98,7 +104,7 @@ class Mesh:
         self._names = SocketNames(runtime)
         self._book = AddressBook()
         self._client_links: dict[PeerId, Link] = {}
-        self._locks: dict[PeerId, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[PeerId, asyncio.Lock] = WeakValueDictionary()
         self._proven: dict[PeerId, PeerAddress] = {}
         self._server_path: Path | None = None
         self._listener: Listener
@@ -150,6 +156,9 @@ class Mesh:
         try:
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, str(self._server_path))
+        except OSError as error:
+            sock.close()
+            raise NetworkError("the node is closing") from error
         except BaseException:
             sock.close()
             raise
@@ -178,39 +187,49 @@ class Mesh:
         except TimeoutError as error:
             raise PeerUnreachableError(peer, attempts) from error
 
-    async def open_route(self, peer: PeerId, *, timeout: float | None = None) -> Route:
-        """A gRPC target that leads to ``peer``, with a pipe ready behind it.
+    async def open_route(
+        self, peer: PeerId, *, timeout: float | None = None, attempts: dict[str, str] | None = None
+    ) -> Route:
+        """A gRPC target that leads to ``peer``, with a pipe ready behind it; the arguments are `open_pipe`'s.
 
         Raises:
             PeerUnreachableError: With everything that was tried.
         """
-        opened = await self.open_pipe(peer, timeout=timeout)
-        return Route(
-            self._names.next(),
-            opened,
-            self._client_links[peer],
-            self._table,
-            self._tasks,
-            lambda: self.open_pipe(peer),
-        )
+        opened = await self.open_pipe(peer, timeout=timeout, attempts=attempts)
+        try:
+            return Route(
+                self._names.next(),
+                opened,
+                self._client_links[peer],
+                self._table,
+                self._tasks,
+                lambda attempts: self.open_pipe(peer, attempts=attempts),
+            )
+        except (OSError, RuntimeError) as error:  # no file descriptors are left; the mesh is closing
+            opened.sock.close()
+            raise PeerUnreachableError(peer, {"gateway": describe(error)}) from error
 
-    async def open_pipe(self, peer: PeerId, *, timeout: float | None = None) -> OpenPipe:
+    async def open_pipe(
+        self, peer: PeerId, *, timeout: float | None = None, attempts: dict[str, str] | None = None
+    ) -> OpenPipe:
         """A new pipe over the best path that works.
 
         Args:
             peer: Whom.
             timeout: Seconds; ``None`` leaves the deadline to the caller.
+            attempts: Gets, while that goes on, what is being tried and how it failed.
 
         Raises:
             PeerUnreachableError: With everything that was tried, and what had not answered in time.
         """
-        attempts: dict[str, str] = {}
+        attempts = {} if attempts is None else attempts
         try:
             async with asyncio.timeout(timeout):
                 pipe = await self._open_pipe(peer, attempts)
         except TimeoutError as error:
             raise PeerUnreachableError(peer, attempts) from error
         self._proven[peer] = pipe.path.remote
+        _forget_oldest(self._proven)
         return pipe
 
     def paths(self, peer: PeerId) -> list[PipeStatus]:
@@ -230,21 +249,31 @@ class Mesh:
         return next((pipe.path for pipe in reversed(self._table.of(peer)) if pipe.path), None)
 
     async def _open_pipe(self, peer: PeerId, attempts: dict[str, str]) -> OpenPipe:
-        link = self._client_links.get(peer)
-        if link is not None and link.is_fresh(time.monotonic()):
-            with contextlib.suppress(LinkRefusedError):
-                pipe = await dial_first(link, self._dial_order(peer, link), attempts)
-                if pipe is not None:
-                    return pipe
-            # It moved, or is another process by now: ask it again.
-        link = await self._new_link(peer, attempts, stale=link)
-        try:
-            pipe = await dial_first(link, self._dial_order(peer, link), attempts)
-        except LinkRefusedError as error:
-            raise PeerUnreachableError(peer, {**attempts, "link": "granted and then refused"}) from error
+        link, now = self._client_links.get(peer), time.monotonic()
+        if link is None or now >= link.expires_at:
+            ways = [partial(self._dial_anew, peer, link, attempts)]
+        else:
+            # If it does not answer there it has moved, or is another process by now, or is gone: ask it again.
+            ways = [partial(self._dial, peer, link, attempts), partial(self._dial_anew, peer, link, attempts)]
+            if not link.is_fresh(now):
+                ways.reverse()
+        pipe = await race(ways, stagger=RENEW_STAGGER_S, discard=lambda late: late.sock.close())
         if pipe is None:
             raise PeerUnreachableError(peer, attempts)
         return pipe
+
+    async def _dial(self, peer: PeerId, link: Link, attempts: dict[str, str]) -> OpenPipe | None:
+        with contextlib.suppress(LinkRefusedError):  # told in ``attempts``
+            return await dial_first(link, self._dial_order(peer, link), attempts)
+        return None
+
+    async def _dial_anew(self, peer: PeerId, stale: Link | None, attempts: dict[str, str]) -> OpenPipe | None:
+        """Dial with a link newer than ``stale``."""
+        try:
+            link = await self._new_link(peer, attempts, stale)
+        except PeerUnreachableError:  # told in ``attempts``, too
+            return None
+        return await self._dial(peer, link, attempts)
 
     def _dial_order(self, peer: PeerId, link: Link) -> list[PeerAddress]:
         connections = [info for info in self._swarm.connections() if info.peer_id == peer]
@@ -254,21 +283,29 @@ class Mesh:
         return dial_order(proven, link.candidates, same_host=same_host)
 
     async def _new_link(self, peer: PeerId, attempts: dict[str, str], stale: Link | None) -> Link:
-        async with self._locks.setdefault(peer, asyncio.Lock()):
+        lock = self._locks.setdefault(peer, asyncio.Lock())
+        attempts["link"] = "another attempt is asking for it"
+        async with lock:
+            del attempts["link"]
             current = self._client_links.get(peer)
             if current is not None and current is not stale and current.is_fresh(time.monotonic()):
                 return current
             await self._connect(peer, attempts)
+            attempts["link"] = "not granted yet"
             try:
                 async with asyncio.timeout(LINK_TIMEOUT_S):
                     link = await self.links.request(peer)
             except TimeoutError as error:
                 attempts["link"] = f"no answer within {LINK_TIMEOUT_S:.0f} s"
+                with contextlib.suppress(StreamError):  # the swarm is closing
+                    await self._swarm.disconnect(peer)  # it may lead nowhere: the next attempt has to dial
                 raise PeerUnreachableError(peer, attempts) from error
             except NetworkError as error:
                 attempts["link"] = str(error)
                 raise PeerUnreachableError(peer, attempts) from error
+            del attempts["link"]
             self._client_links[peer] = link
+            _forget_oldest(self._client_links)
             return link
 
     async def _connect(self, peer: PeerId, attempts: dict[str, str]) -> None:
@@ -277,11 +314,16 @@ class Mesh:
             return
         if self.finder is None:
             raise PeerUnreachableError(peer, attempts)
+        attempts["dht"] = "no answer yet"
         try:
             found = await self.finder.find_peer(peer)
         except PeerUnreachableError as error:
             attempts["dht"] = "; ".join(error.attempts.values()) or "nobody knows the peer"
             raise PeerUnreachableError(peer, attempts) from error
+        except NetworkError as error:
+            attempts["dht"] = str(error)
+            raise PeerUnreachableError(peer, attempts) from error
+        del attempts["dht"]
         self._book.add(peer, found)
         tried = {address.text for address in known}
         fresh = [address for address in found if address.text not in tried]
@@ -300,9 +342,17 @@ class Mesh:
         except PeerUnreachableError as error:
             attempts.update(error.attempts)
             return False
+        except StreamError as error:
+            attempts["swarm"] = str(error)
+            return False
         for address in addresses:
             attempts.pop(address.text, None)
         return True
+
+
+def _forget_oldest(by_peer: dict[PeerId, Any]) -> None:
+    while len(by_peer) > MAX_BOOK:
+        del by_peer[next(iter(by_peer))]
 
 
 @contextlib.asynccontextmanager

@@ -111,7 +111,10 @@ def dial_order(
     for kind in CandidateKind:
         said = [candidate.address for candidate in candidates if candidate.kind is kind]
         ordered += [address for address in said if same_host or not is_local(address.host)]
-    return list({(address.host, address.port): address for address in reversed(ordered)}.values())[::-1]
+    unique: dict[tuple[str, int], PeerAddress] = {}
+    for address in ordered:
+        unique.setdefault((address.host, address.port), address)
+    return list(unique.values())
 
 
 def is_local(host: str) -> bool:

@@ -83,7 +83,7 @@ async def dial_first(link: Link, addresses: Sequence[PeerAddress], attempts: dic
         except (NetworkError, OSError) as error:
             attempts[address.text] = describe(error)
         else:
-            del attempts[address.text]
+            attempts.pop(address.text, None)
             return pipe
         return None
 

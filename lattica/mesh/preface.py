@@ -41,7 +41,7 @@ class Status(IntEnum):
     REFUSED = 1
     """The token is unknown or expired: ask for a new link."""
     BUSY = 2
-    """Too many pipes."""
+    """Too many pipes, or the node is closing."""
 
 
 class LinkRefusedError(NetworkError):
@@ -97,7 +97,7 @@ def encode_preface(ticket: PipeTicket, nonce: bytes) -> bytes:
 
 def rest_of_preface(head: bytes) -> int:
     """How many bytes follow the first `HEAD_BYTES` of a preface; raises `RemoteProtocolError` if it is none."""
-    if head[: len(MAGIC)] != MAGIC:
+    if len(head) < HEAD_BYTES or head[: len(MAGIC)] != MAGIC:
         raise RemoteProtocolError("pipe without a preface of this version")
     token = head[len(MAGIC)]
     if not 0 < token <= MAX_TOKEN:
@@ -131,11 +131,13 @@ def check_answer(ticket: PipeTicket, nonce: bytes, answer: bytes) -> None:
         NetworkError: It is busy.
         RemoteProtocolError: It is not the server of this link.
     """
+    if len(answer) != ANSWER_BYTES:
+        raise RemoteProtocolError("the answer to a preface is too short")
     status, mac = answer[0], answer[1:]
     if status == Status.REFUSED:
         raise LinkRefusedError("the peer does not know this link any more")
     if status == Status.BUSY:
-        raise NetworkError("the peer has too many pipes open")
+        raise NetworkError("the peer takes no more pipes now")
     if status != Status.OK or not hmac.compare_digest(mac, _mac(ticket.secret, b"server", nonce)):
         raise RemoteProtocolError("the address belongs to somebody else")
 

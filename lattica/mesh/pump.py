@@ -7,110 +7,25 @@ bytes go through `os.splice` and never enter Python; elsewhere through one buffe
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
-import os
 import selectors
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+
+from lattica.mesh.movers import HAS_SPLICE, CopyMover, Mover, PipePool, SpliceMover
 
 logger = logging.getLogger(__name__)
 
-PIPE_BYTES = 512 * 1024
-"""Bytes on their way in one direction of one pair. Linux lets any user have pipes of up to 1 MiB."""
 TURN_MOVES = 16
 """Moves for one direction before other pairs get their turn."""
+HALF_CLOSED_S = 30.0
+"""Seconds that a pair may go on in one direction alone without moving a byte. gRPC closes both directions; a peer that
+does not follow would hold our descriptors for ever."""
 _GONE = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ECONNABORTED, errno.ETIMEDOUT, errno.EHOSTUNREACH}
-
-
-class Mover(Protocol):
-    """Takes bytes from one socket and gives them to another; both are non-blocking."""
-
-    held: int
-    """Bytes taken and not given yet."""
-
-    def take(self, source: int) -> int | None:
-        """Take some; the number of bytes, 0 at the end of the stream, ``None`` if it would block or is full."""
-
-    def give(self, target: int) -> bool:
-        """Give some; false if it would block."""
-
-    def close(self) -> None:
-        """Free what the mover holds."""
-
-
-class SpliceMover:
-    """Through a kernel pipe: no copy into the process."""
-
-    def __init__(self) -> None:
-        self.held = 0
-        self._out, self._in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._capacity = _enlarge(self._in)
-
-    def take(self, source: int) -> int | None:
-        """See `Mover`."""
-        if self.held >= self._capacity:
-            return None
-        try:
-            count = os.splice(source, self._in, self._capacity - self.held, flags=_SPLICE_FLAGS)
-        except BlockingIOError:
-            return None
-        self.held += count
-        return count
-
-    def give(self, target: int) -> bool:
-        """See `Mover`."""
-        try:
-            self.held -= os.splice(self._out, target, self.held, flags=_SPLICE_FLAGS)
-        except BlockingIOError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """See `Mover`."""
-        os.close(self._in)
-        os.close(self._out)
-
-
-class CopyMover:
-    """Through a buffer in the process: works everywhere."""
-
-    def __init__(self) -> None:
-        self.held = 0
-        self._start = 0
-        self._buffer = memoryview(bytearray(PIPE_BYTES))
-
-    def take(self, source: int) -> int | None:
-        """See `Mover`."""
-        if self.held:
-            return None
-        try:
-            count = os.readv(source, [self._buffer])
-        except BlockingIOError:
-            return None
-        self._start, self.held = 0, count
-        return count
-
-    def give(self, target: int) -> bool:
-        """See `Mover`."""
-        try:
-            count = os.write(target, self._buffer[self._start : self._start + self.held])
-        except BlockingIOError:
-            return False
-        self._start += count
-        self.held -= count
-        return True
-
-    def close(self) -> None:
-        """See `Mover`."""
-        self._buffer.release()
-
-
-_SPLICE_FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
-HAS_SPLICE = hasattr(os, "splice")
 
 
 class Pair:
@@ -138,6 +53,11 @@ class Pair:
     def finished(self) -> bool:
         """Whether both directions have ended."""
         return self._there.ended and self._back.ended
+
+    @property
+    def half_closed(self) -> bool:
+        """Whether one direction has ended and the other has not."""
+        return self._there.ended is not self._back.ended
 
     def move(self) -> bool:
         """Move what can be moved; true if there may be more right now."""
@@ -202,12 +122,14 @@ class Pump:
     """The thread that serves all pairs; `start` it once, `close` it at the end."""
 
     def __init__(self, *, splice: bool = HAS_SPLICE) -> None:
-        self._mover: Callable[[], Mover] = SpliceMover if splice else CopyMover
+        self._pool = PipePool()
+        self._mover: Callable[[], Mover] = partial(SpliceMover, self._pool) if splice else CopyMover
         self._selector = selectors.DefaultSelector()
         self._wake_out, self._wake_in = socket.socketpair()
         self._wake_out.setblocking(False)
         self._wake_in.setblocking(False)
         self._pairs: set[Pair] = set()
+        self._half_closed: dict[Pair, tuple[int, float]] = {}  # bytes moved, and until when it may stand still
         self._commands: deque[Callable[[], None]] = deque()
         self._running = True
         self._thread = threading.Thread(target=self._run, name="lattica-pump")
@@ -221,18 +143,10 @@ class Pump:
         """Move bytes between two connected sockets, from now on the pump's, until both directions have ended.
 
         ``on_closed`` is called in the pump's thread after both sockets are closed.
-
-        Raises:
-            OSError: No file descriptors are left; both sockets are closed.
         """
         near.setblocking(False)
         far.setblocking(False)
-        try:
-            pair = Pair(near, far, self._mover, on_closed)
-        except OSError:
-            near.close()
-            far.close()
-            raise
+        pair = Pair(near, far, self._mover, on_closed)
         self._command(lambda: self._add(pair))
         return pair
 
@@ -245,6 +159,7 @@ class Pump:
         if self._thread.is_alive():
             self._command(self._stop)
             self._thread.join()
+        self._pool.close()
         self._selector.close()
         self._wake_in.close()
         self._wake_out.close()
@@ -262,7 +177,7 @@ class Pump:
     def _run(self) -> None:
         ready: set[Pair] = set()
         while self._running:
-            for key, _ in self._selector.select(0 if ready else None):
+            for key, _ in self._selector.select(0 if ready else self._patience()):
                 if key.data is None:
                     self._wake_out.recv(4096)
                 else:
@@ -270,17 +185,19 @@ class Pump:
             while self._commands:
                 self._commands.popleft()()
             ready = {pair for pair in ready if pair in self._pairs and self._serve(pair)}
+            self._drop_stalled()
         for pair in list(self._pairs):
             self._remove(pair)
 
     def _add(self, pair: Pair) -> None:
         self._pairs.add(pair)
-        self._wait_for(pair)
+        self._serve(pair)
 
     def _serve(self, pair: Pair) -> bool:
         """Move a pair's bytes; true if it wants another turn at once."""
         try:
             more = pair.move()
+            self._wait_for(pair)
         except OSError as error:
             if error.errno not in _GONE:
                 logger.warning("pipe broken reason=%s", error)
@@ -289,8 +206,26 @@ class Pump:
         if pair.finished:
             self._remove(pair)
             return False
-        self._wait_for(pair)
+        if pair.half_closed:
+            self._watch(pair)
         return more
+
+    def _watch(self, pair: Pair) -> None:
+        moved = pair.sent + pair.received
+        if self._half_closed.get(pair, (-1, 0.0))[0] != moved:
+            self._half_closed[pair] = (moved, time.monotonic() + HALF_CLOSED_S)
+
+    def _patience(self) -> float | None:
+        """Seconds until the first half-closed pair has stood still for too long."""
+        if not self._half_closed:
+            return None
+        return max(0.0, min(until for _, until in self._half_closed.values()) - time.monotonic())
+
+    def _drop_stalled(self) -> None:
+        if self._half_closed:
+            now = time.monotonic()
+            for pair in [pair for pair, (_, until) in self._half_closed.items() if until <= now]:
+                self._remove(pair)
 
     def _wait_for(self, pair: Pair) -> None:
         for sock in (pair.near, pair.far):
@@ -307,16 +242,9 @@ class Pump:
         if pair not in self._pairs:
             return
         self._pairs.remove(pair)
+        self._half_closed.pop(pair, None)
         for sock in (pair.near, pair.far):
             if sock in self._selector.get_map():
                 self._selector.unregister(sock)
         pair.close()
         pair.on_closed()
-
-
-def _enlarge(pipe: int) -> int:
-    """Make a pipe as large as we may; its capacity in bytes."""
-    try:
-        return fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    except PermissionError:  # the user's pipes take too many pages already
-        return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)

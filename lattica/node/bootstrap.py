@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from lattica.background import background_tasks
 from lattica.dht import Dht
 from lattica.errors import AddressError, BootstrapError, ConfigError, PeerUnreachableError
 from lattica.identity import PeerAddress, PeerId
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 BOOTSTRAP_TIMEOUT_S = 10.0
 """Seconds that the bootstrap peers have to answer."""
+OTHERS_TIMEOUT_S = 1.0
+"""Seconds that the others have when one has answered."""
 RETRY_MIN_S = 1.0
 RETRY_MAX_S = 60.0
 """Bounds of the pause between attempts when no peer is left."""
@@ -49,7 +52,7 @@ class Bootstrapper:
         self._peers = {peer: addresses for peer, addresses in peers.items() if peer != swarm.key.peer_id}
 
     async def join(self) -> None:
-        """Connect to the bootstrap peers, all at once; one that answers is enough.
+        """Connect to the bootstrap peers, all at once; one that answers is enough, and the others are not waited for.
 
         Raises:
             BootstrapError: None did within `BOOTSTRAP_TIMEOUT_S`.
@@ -70,8 +73,16 @@ class Bootstrapper:
                 return True
             return False
 
-        reached = await asyncio.gather(*(connect(peer, addresses) for peer, addresses in self._peers.items()))
-        if not any(reached):
+        reached = False
+        async with background_tasks() as tasks:
+            pending = {tasks.start(connect(peer, addresses)) for peer, addresses in self._peers.items()}
+            while pending:
+                patience = OTHERS_TIMEOUT_S if reached else None
+                done, pending = await asyncio.wait(pending, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    break
+                reached = reached or any(task.result() for task in done)
+        if not reached:
             raise BootstrapError(attempts)
 
     async def keep_joined(self) -> None:

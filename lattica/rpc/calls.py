@@ -7,7 +7,8 @@ the mesh's account of what was tried.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
@@ -24,8 +25,9 @@ class RpcUnreachableError(PeerUnreachableError, AioRpcError):
     """The call's peer cannot be reached; for gRPC code, status ``UNAVAILABLE``."""
 
     def __init__(self, cause: PeerUnreachableError) -> None:
-        AioRpcError.__init__(self, grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), details=str(cause))
+        # In this order: PeerUnreachableError's passes its arguments on to AioRpcError's.
         PeerUnreachableError.__init__(self, cause.peer_id, cause.attempts)
+        AioRpcError.__init__(self, grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), details=str(cause))
 
     def __str__(self) -> str:
         return PeerUnreachableError.__str__(self)
@@ -46,16 +48,35 @@ class Starter(Protocol):
     def explain(self, error: AioRpcError) -> AioRpcError:
         """The error that the caller of a failed call should see."""
 
+    def abandoned(self) -> AioRpcError:
+        """The error of a call that was cancelled, but not by its caller: the node closes."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds to the deadline; ``None`` without one."""
+
 
 class PeerCall(Generic[Req, Res]):
     """What the four kinds of call have in common; `grpc.aio.Call` in all but name."""
 
-    def __init__(self, starter: Starter, spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]) -> None:
+    _channel: Any = None
+    """grpcio before 1.85 wants to know of every call with a task, when any channel closes, whether it is its own."""
+
+    def __init__(
+        self, starter: Starter, spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], asyncio.Task[None]]
+    ) -> None:
         self._starter = starter
         self._callbacks: list[Callable[[Any], None]] = []
         self._failure: Exception | None = None
+        self._cancelled = False
         self._inner: Any | None = starter.start_nowait()
-        self._starting: asyncio.Task[Any] | None = None if self._inner else spawn(self._start())
+        self._starting: asyncio.Task[None] | None = None
+        if self._inner is None:
+            try:
+                self._starting = spawn(self._start)
+            except PeerUnreachableError as error:
+                self._failure = RpcUnreachableError(error)
+            else:
+                self._starting.add_done_callback(self._started)
 
     async def _start(self) -> None:
         """Become the real call; a failure is kept for whoever uses the call."""
@@ -63,57 +84,96 @@ class PeerCall(Generic[Req, Res]):
             self._inner = await self._starter.start()
         except Exception as error:  # noqa: BLE001 - raised by `_call`
             self._failure = RpcUnreachableError(error) if isinstance(error, PeerUnreachableError) else error
-            return
-        for callback in self._callbacks:
-            self._inner.add_done_callback(callback)
 
-    async def _call(self) -> Any:
+    def _started(self, starting: asyncio.Task[None]) -> None:
+        if starting.cancelled() and not self._cancelled:
+            self._failure = self._starter.abandoned()
+        if self._inner is not None:
+            self._inner.add_done_callback(self._ended)
+        else:
+            self._ended(None)
+
+    def _ended(self, _: object) -> None:
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)
+
+    async def _wait_started(self) -> Any | None:
+        """The real call; ``None`` if it never came to be."""
         if self._inner is None and self._starting is not None:
             await asyncio.wait([self._starting])
-            if self._failure is not None:
-                raise self._failure
-            if self._inner is None:
-                raise asyncio.CancelledError
         return self._inner
+
+    async def _call(self) -> Any:
+        inner = await self._wait_started()
+        if inner is None:
+            raise self._failure or asyncio.CancelledError
+        return inner
+
+    async def _call_or_cancel(self) -> Any:
+        """The real call, for what gRPC cancels the call of when its caller stops waiting."""
+        try:
+            return await self._call()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    async def _moved(self, operation: Callable[[Any], Awaitable[T]]) -> T:
+        """A message sent or received."""
+        await self._call_or_cancel()
+        return await self._explained(operation)
 
     async def _explained(self, operation: Callable[[Any], Awaitable[T]]) -> T:
         inner = await self._call()
-        try:
+        with self._explaining(inner):
             return await operation(inner)
+
+    @contextlib.contextmanager
+    def _explaining(self, inner: Any) -> Iterator[None]:
+        try:
+            yield
         except AioRpcError as error:
             explained = self._starter.explain(error)
             if explained is error:
                 raise
             raise explained from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if self._cancelled or not inner.cancelled() or (task is not None and task.cancelling()):
+                raise
+            # Nobody asked for that. As a cancellation it would end the caller's task without a word.
+            raise self._starter.abandoned() from error
 
     def cancelled(self) -> bool:
         """Whether the call was cancelled."""
-        if self._inner is not None:
-            return bool(self._inner.cancelled())
-        return self._starting is not None and self._starting.cancelled()
+        return bool(self._inner.cancelled()) if self._inner is not None else self._cancelled
 
     def done(self) -> bool:
         """Whether the call has ended."""
         if self._inner is not None:
             return bool(self._inner.done())
-        return self._starting is not None and self._starting.done()
+        return self._cancelled or self._starting is None or self._starting.done()
 
     def time_remaining(self) -> float | None:
-        """Seconds to the deadline; ``None`` without one, or before the peer is found."""
-        return self._inner.time_remaining() if self._inner is not None else None
+        """Seconds to the deadline; ``None`` without one."""
+        return self._inner.time_remaining() if self._inner is not None else self._starter.time_remaining()
 
     def cancel(self) -> bool:
         """Cancel the call; whether that had an effect."""
-        if self._inner is not None:
-            return bool(self._inner.cancel())
-        return self._starting is not None and self._starting.cancel()
+        target = self._inner or self._starting
+        if self._cancelled or target is None or not target.cancel():
+            return False
+        self._cancelled = True
+        return True
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        """Have ``callback`` called when the call ends."""
-        if self._inner is not None:
-            self._inner.add_done_callback(callback)
-        else:
-            self._callbacks.append(callback)
+        """Have ``callback`` called, with this call, when the call ends."""
+        if self.done():
+            callback(self)
+            return
+        self._callbacks.append(callback)
+        if self._inner is not None and len(self._callbacks) == 1:
+            self._inner.add_done_callback(self._ended)
 
     async def initial_metadata(self) -> Metadata:
         """The server's first metadata."""
@@ -125,17 +185,23 @@ class PeerCall(Generic[Req, Res]):
 
     async def code(self) -> grpc.StatusCode:
         """The status code."""
-        try:
-            return await self._explained(lambda call: call.code())
-        except RpcUnreachableError as error:
-            return error.code()
+        inner = await self._wait_started()
+        if inner is not None:
+            code: grpc.StatusCode = await inner.code()
+            return code
+        if isinstance(self._failure, AioRpcError):
+            return self._failure.code()
+        if self._failure is not None:
+            raise self._failure
+        return grpc.StatusCode.CANCELLED
 
     async def details(self) -> str:
         """The status's text."""
-        try:
-            return await self._explained(lambda call: call.details())
-        except RpcUnreachableError as error:
-            return str(error)
+        inner = await self._wait_started()
+        if inner is not None:
+            details: str = await inner.details()
+            return details
+        return str(self._failure or "cancelled before the peer was found")
 
     async def wait_for_connection(self) -> None:
         """Wait until the call is on its way."""
@@ -146,26 +212,26 @@ class UnaryResponse(PeerCall[Req, Res]):
     """Adds: one response."""
 
     def __await__(self) -> Generator[Any, None, Res]:
-        return self._explained(_identity).__await__()
+        return self._moved(_identity).__await__()
 
 
 class StreamResponse(PeerCall[Req, Res]):
     """Adds: many responses."""
 
     async def __aiter__(self) -> AsyncIterator[Res]:
-        inner = await self._call()
-        try:
-            async for response in inner:
-                yield response
-        except AioRpcError as error:
-            explained = self._starter.explain(error)
-            if explained is error:
-                raise
-            raise explained from error
+        inner = await self._call_or_cancel()
+        responses = aiter(inner)
+        while True:
+            with self._explaining(inner):
+                try:
+                    response = await anext(responses)
+                except StopAsyncIteration:
+                    return
+            yield response
 
     async def read(self) -> Res:
         """The next response, or `grpc.aio.EOF`."""
-        return await self._explained(lambda call: call.read())
+        return await self._moved(lambda call: call.read())
 
 
 class StreamRequest(PeerCall[Req, Res]):
@@ -173,11 +239,11 @@ class StreamRequest(PeerCall[Req, Res]):
 
     async def write(self, request: Req) -> None:
         """Send a request; waits while the peer takes none."""
-        await self._explained(lambda call: call.write(request))
+        await self._moved(lambda call: call.write(request))
 
     async def done_writing(self) -> None:
         """Say that no more requests come."""
-        await self._explained(lambda call: call.done_writing())
+        await self._moved(lambda call: call.done_writing())
 
 
 class UnaryUnaryPeerCall(UnaryResponse[Req, Res], grpc.aio.UnaryUnaryCall[Req, Res]):

@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from functools import partial
+from typing import Any, Literal, NoReturn, TypeVar
 
 import grpc
 from grpc.aio import AioRpcError
@@ -29,8 +30,13 @@ from lattica.rpc.ports import Route, RouteOpener
 logger = logging.getLogger(__name__)
 
 RENEW_BEFORE_S = 1800.0
-"""Seconds before its certificate's end at which a session takes no new calls."""
+"""Seconds before its certificate's end at which a session is replaced; meanwhile it serves on."""
+RENEW_PAUSE_S = 60.0
+"""Seconds between attempts to replace a session that ages."""
+OPEN_TIMEOUT_S = 30.0
+"""Seconds to find a peer and open a session, whatever the deadlines of the calls that wait for it."""
 
+T = TypeVar("T")
 Kind = Literal["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 
 _CALLS: dict[Kind, Callable[..., PeerCall[Any, Any]]] = {
@@ -53,25 +59,46 @@ class Session:
         self.route = route
         self.channel = grpc.aio.secure_channel(route.target, credentials, options=channel_options(peer.dns_label))
         self._methods: dict[object, Any] = {}
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
-    @property
-    def is_good(self) -> bool:
+    def is_good(self, now: float) -> bool:
         """Whether new calls may use it."""
-        return self.route.failure is None and time.monotonic() < self.route.expires_at - RENEW_BEFORE_S
+        return self.route.failure is None and now < self.route.expires_at
 
-    def method(self, definition: MethodDefinition) -> Any:
-        """The multicallable for a method, made once."""
+    def is_ageing(self, now: float) -> bool:
+        """Whether it is time to replace it."""
+        return now >= self.route.expires_at - RENEW_BEFORE_S
+
+    def call(self, definition: MethodDefinition, *request: Any, **options: Any) -> Any:
+        """Start a call."""
         method = self._methods.get(definition)
         if method is None:
             make = getattr(self.channel, definition.kind)
             method = make(definition.path, definition.serialize, definition.deserialize)
             self._methods[definition] = method
-        return method
+        call = method(*request, **options)
+        self._running += 1
+        self._idle.clear()
+        call.add_done_callback(self._ended)
+        return call
+
+    def _ended(self, _: object) -> None:
+        self._running -= 1
+        if not self._running:
+            self._idle.set()
 
     async def close(self, grace: float | None) -> None:
-        """Close the channel, after ``grace`` seconds for running calls, and the route."""
-        await self.channel.close(grace)
-        self.route.close()
+        """Close channel and route when no call runs, at the latest after ``grace`` seconds; at once if cancelled."""
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.info("session closed with calls running target=%s calls=%d", self.route.target, self._running)
+        finally:
+            await self.channel.close()
+            self.route.close()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,59 +116,97 @@ class PeerChannel(grpc.aio.Channel):
 
     Made without waiting; the first call finds the peer. A call to a peer that cannot be reached raises
     `PeerUnreachableError` (also an `AioRpcError` with ``UNAVAILABLE``) within its deadline, and the next call tries
-    anew. Closing it is for the node: it is shared.
+    anew. Calls that wait for the peer share one attempt, which goes on when they give up: a peer that takes longer to
+    find than a call may wait is there for a later one. Closing it is for the node: it is shared.
     """
 
-    def __init__(self, peer: PeerId, opener: RouteOpener, tasks: Background) -> None:
+    def __init__(self, peer: PeerId, opener: RouteOpener, tasks: Background, *, closed: bool = False) -> None:
         self.peer_id = peer
         self._opener = opener
         self._tasks = tasks
         self._session: Session | None = None
-        self._opening = asyncio.Lock()
-        self._closed = False
+        self._draining: set[Session] = set()
+        self._opening: _Opening | None = None
+        self._renew_at = 0.0
+        self._closed = closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed for good."""
+        return self._closed
 
     # What calls need
 
     def session_nowait(self) -> Session | None:
-        """The current session, if it is good."""
-        session = self._session
-        return session if session is not None and session.is_good else None
+        """The current session, if it is good; one that ages is being replaced meanwhile."""
+        session, now = self._session, time.monotonic()
+        if session is None or not session.is_good(now):
+            return None
+        if session.is_ageing(now) and now >= self._renew_at:
+            self._renew_at = now + RENEW_PAUSE_S
+            self._open_soon()
+        return session
 
     async def session(self, timeout: float | None) -> Session:
         """A good session, opened if need be; raises `PeerUnreachableError` within ``timeout`` seconds."""
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(timeout):
-                await self._opening.acquire()
-        except TimeoutError as error:
-            raise PeerUnreachableError(self.peer_id, {"connect": "an earlier call still tries to connect"}) from error
-        try:
-            session = self.session_nowait()
-            if session is None:
-                left = None if timeout is None else max(0.0, timeout - (time.monotonic() - started))
-                session = await self._open(left)
+        session = self.session_nowait()
+        if session is not None:
             return session
-        finally:
-            self._opening.release()
+        opening = self._open_soon()
+        done, _ = await asyncio.wait([opening.task], timeout=timeout)
+        if not done:
+            raise PeerUnreachableError(self.peer_id, opening.attempts)
+        if opening.task.cancelled():
+            raise self.closing_error()
+        result = opening.task.result()
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    async def _open(self, timeout: float | None) -> Session:
+    def _open_soon(self) -> _Opening:
         if self._closed:
-            raise PeerUnreachableError(self.peer_id, {"node": "it is closing"})
+            raise self.closing_error()
+        if self._opening is None:
+            attempts: dict[str, str] = {}
+            self._opening = _Opening(self.spawn(partial(self._open, attempts)), attempts)
+        return self._opening
+
+    async def _open(self, attempts: dict[str, str]) -> Session | Exception:
+        try:
+            route = await self._opener.open_route(self.peer_id, timeout=OPEN_TIMEOUT_S, attempts=attempts)
+            if self._closed:
+                route.close()
+                return self.closing_error()
+            session = Session(route, self.peer_id)
+        except Exception as error:  # noqa: BLE001 - belongs to the calls that wait
+            return error
+        finally:
+            self._opening = None
         if self._session is not None:
-            self.retire(self._session)
-        session = Session(await self._opener.open_route(self.peer_id, timeout=timeout), self.peer_id)
+            self._drain(self._session, None)
         self._session = session
         return session
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a call's start in the background; it contains its failure."""
-        return self._tasks.start(coroutine)
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Run something that contains its failure in the background; `PeerUnreachableError` if the node closes."""
+        try:
+            return self._tasks.start(function())
+        except RuntimeError as error:
+            raise self.closing_error() from error
+
+    def closing_error(self) -> PeerUnreachableError:
+        """Why calls fail when the node closes."""
+        return PeerUnreachableError(self.peer_id, {"node": "it is closing"})
 
     def retire(self, session: Session) -> None:
-        """Give a session no more calls and close it when its running ones have ended."""
+        """Give a session that has lost its peer no more calls, and close it."""
         if self._session is session:
             self._session = None
-            self._tasks.start(session.close(DRAIN_S))
+            self._drain(session, DRAIN_S)
+
+    def _drain(self, session: Session, grace: float | None) -> None:
+        self._draining.add(session)
+        self._tasks.start(session.close(grace)).add_done_callback(lambda _: self._draining.discard(session))
 
     # grpc.aio.Channel
 
@@ -172,9 +237,9 @@ class PeerChannel(grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         """Close it for good: new calls fail, running ones have ``grace`` seconds."""
         self._closed = True
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close(grace)
+        sessions = {*self._draining, *([self._session] if self._session else ())}
+        self._session = None
+        await asyncio.gather(*(session.close(grace or 0.0) for session in sessions))
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         """The state of the current session's channel; idle without one."""
@@ -213,6 +278,19 @@ class Method:
         return _CALLS[self._definition.kind](starter, self._channel.spawn)
 
 
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """An attempt to open a session.
+
+    Attributes:
+        task: Ends with the session, or with the reason why there is none.
+        attempts: What is being tried.
+    """
+
+    task: asyncio.Task[Session | Exception]
+    attempts: dict[str, str]
+
+
 class _MethodStarter:
     def __init__(
         self,
@@ -225,29 +303,38 @@ class _MethodStarter:
         self._channel = channel
         self._definition = definition
         self._request = request
-        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
         self._options = options
         self._session: Session | None = None
 
     def start_nowait(self) -> Any | None:
         session = self._channel.session_nowait()
-        return None if session is None else self._invoke(session, self._timeout)
+        return None if session is None else self._invoke(session)
 
     async def start(self) -> Any:
-        started = time.monotonic()
-        session = await self._channel.session(self._timeout)
-        left = None if self._timeout is None else max(0.0, self._timeout - (time.monotonic() - started))
-        return self._invoke(session, left)
+        return self._invoke(await self._channel.session(self.time_remaining()))
 
-    def _invoke(self, session: Session, timeout: float | None) -> Any:
+    def time_remaining(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def _invoke(self, session: Session) -> Any:
         self._session = session
-        return session.method(self._definition)(*self._request, timeout=timeout, **self._options)
+        return session.call(self._definition, *self._request, timeout=self.time_remaining(), **self._options)
+
+    def abandoned(self) -> RpcUnreachableError:
+        if self._channel.closed:
+            return RpcUnreachableError(self._channel.closing_error())
+        return RpcUnreachableError(PeerUnreachableError(self._channel.peer_id, {"session": "it was lost"}))
 
     def explain(self, error: AioRpcError) -> AioRpcError:
-        session = self._session
-        if session is None or error.code() is not grpc.StatusCode.UNAVAILABLE:
+        session, code = self._session, error.code()
+        if session is None:
             return error
-        failure = session.route.failure
-        if failure is not None or not session.route.has_pipe:
+        route = session.route
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED and not route.has_pipe and route.attempts is not None:
+            return RpcUnreachableError(PeerUnreachableError(self._channel.peer_id, route.attempts))
+        if code is not grpc.StatusCode.UNAVAILABLE:
+            return error
+        if route.failure is not None or not route.has_pipe:
             self._channel.retire(session)
-        return error if failure is None else RpcUnreachableError(failure)
+        return error if route.failure is None else RpcUnreachableError(route.failure)

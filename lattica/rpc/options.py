@@ -9,7 +9,9 @@ KEEPALIVE_S = 20
 KEEPALIVE_TIMEOUT_S = 10
 """Seconds that the other end has to answer that."""
 HANDSHAKE_TIMEOUT_S = 10
-"""Seconds for a TLS handshake."""
+"""Seconds for a TLS handshake, at the server."""
+CONNECT_TIMEOUT_S = 30
+"""Seconds for one of gRPC's attempts to connect: the gateway finds a path anew behind it, then TLS."""
 MAX_CONCURRENT_STREAMS = 1024
 """Calls that a peer may have under way on one connection; further ones wait at the caller."""
 RECONNECT_MIN_S = 0.1
@@ -46,6 +48,6 @@ def channel_options(server_name: str) -> Options:
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.initial_reconnect_backoff_ms", int(RECONNECT_MIN_S * 1000)),
-        ("grpc.min_reconnect_backoff_ms", int(RECONNECT_MIN_S * 1000)),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_S * 1000),  # despite its name, how long an attempt may take
         ("grpc.max_reconnect_backoff_ms", int(RECONNECT_MAX_S * 1000)),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from lattica.errors import PeerUnreachableError
@@ -16,12 +17,14 @@ class Route(Protocol):
         tls: What the channel shows and trusts.
         expires_at: When the certificate should be replaced, in seconds of `time.monotonic`.
         failure: Why the latest attempt to open a pipe behind the target failed; ``None`` if it did not.
+        attempts: What is being tried to open a pipe anew, and how that goes; ``None`` if nothing is.
     """
 
     target: str
     tls: TlsIdentity
     expires_at: float
     failure: PeerUnreachableError | None
+    attempts: Mapping[str, str] | None
 
     @property
     def has_pipe(self) -> bool:
@@ -34,5 +37,10 @@ class Route(Protocol):
 class RouteOpener(Protocol):
     """Opens routes: the mesh."""
 
-    async def open_route(self, peer: PeerId, *, timeout: float | None = None) -> Route:
-        """A route with a pipe ready behind it; raises `PeerUnreachableError` within ``timeout`` seconds."""
+    async def open_route(
+        self, peer: PeerId, *, timeout: float | None = None, attempts: dict[str, str] | None = None
+    ) -> Route:
+        """A route with a pipe ready behind it; raises `PeerUnreachableError` within ``timeout`` seconds.
+
+        ``attempts`` gets, while that goes on, what is being tried and how it failed.
+        """

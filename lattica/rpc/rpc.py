@@ -28,12 +28,13 @@ class Rpc:
         self._opener = opener
         self._tasks = tasks
         self._channels: dict[PeerId, PeerChannel] = {}
+        self._closed = False
 
     def channel(self, peer: PeerId) -> PeerChannel:
         """The channel to a peer, for generated stubs; the same one each time, made without waiting."""
         channel = self._channels.get(peer)
-        if channel is None:
-            channel = self._channels[peer] = PeerChannel(peer, self._opener, self._tasks)
+        if channel is None or (channel.closed and not self._closed):
+            channel = self._channels[peer] = PeerChannel(peer, self._opener, self._tasks, closed=self._closed)
         return channel
 
     def add_servicer(self, register: Callable[[S, grpc.aio.Server], None], servicer: S) -> None:
@@ -45,8 +46,8 @@ class Rpc:
 
     async def close(self) -> None:
         """Close all channels; running calls have `DRAIN_S` seconds."""
-        channels, self._channels = list(self._channels.values()), {}
-        await asyncio.gather(*(channel.close(DRAIN_S) for channel in channels))
+        self._closed = True
+        await asyncio.gather(*(channel.close(DRAIN_S) for channel in self._channels.values()))
 
 
 @contextlib.asynccontextmanager

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -57,13 +58,14 @@ class TrioThread:
         scope = trio.CancelScope()
 
         async def run() -> None:
+            report = partial(_set_exception, outcome, StreamError(_CLOSED))
             try:
                 with scope:
-                    self.post(_set_result, outcome, await function(*args))
+                    report = partial(_set_result, outcome, await function(*args))
             except Exception as error:  # noqa: BLE001 - belongs to the caller, in the other thread
-                self.post(_set_exception, outcome, error)
+                report = partial(_set_exception, outcome, error)
             finally:
-                self.post(_set_exception, outcome, StreamError(_CLOSED))
+                self.post(report)
 
         def start() -> None:
             try:

@@ -27,6 +27,7 @@ import pytest
 import uvloop
 from content_peers import Content, ListRouting, StoreProvider
 
+from lattica.content.cid import Cid
 from lattica.content.fetch import Fetcher
 from lattica.content.fetch_report import FetchProgress
 from lattica.content.store import BlockStore
@@ -52,7 +53,7 @@ class TlsChannels:
 
 
 def model(size: int) -> Content:
-    """Content whose chunks are of the sizes of a small transformer's tensors: most of 1 MiB, every third tiny."""
+    """A file of distinct chunks of 1 MiB."""
     chunk = os.urandom(MIB)
     data = b"".join(number.to_bytes(8, "big") + chunk[8:] for number in range(-(-size // MIB)))[:size]
     return Content.of({"model.bin": data}, chunk_size=MIB)
@@ -111,8 +112,6 @@ async def channels_to(provider: dict[str, str]) -> AsyncIterator[TlsChannels]:
 
 async def fetch_once(channels: TlsChannels, provider: dict[str, str], folder: Path) -> tuple[float, float]:
     """One fetch into a new store; MB/s of the whole and of the transfer alone."""
-    from lattica.content.cid import Cid
-
     entered: dict[str, float] = {}
 
     def note(step: FetchProgress) -> None:

@@ -276,6 +276,19 @@ class TestSentences:
                     write_chunks(blob, DATA, blob.missing())
             assert blob.missing() == ENTRY.chunks()
 
+    def test_a_manifest_that_the_index_does_not_take_is_not_kept(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise StoreError(tmp_path, "the disk is full")
+
+        with BlockStore.open(tmp_path) as store:
+            with monkeypatch.context() as patch:
+                patch.setattr(Index, "add_root", fail)
+                with pytest.raises(StoreError):
+                    put(store, ENTRY)
+            assert files_below(tmp_path) == set()
+
     def test_short_writes_are_continued(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         real = os.pwrite
         monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, bytes(data[:1000]), at))

@@ -373,6 +373,20 @@ async def test_a_connection_that_begins_badly_is_closed(
     assert not [record for record in caplog.records if record.levelname in {"ERROR", "WARNING", "CRITICAL"}]
 
 
+@pytest.mark.parametrize("name", ["header-then-absurd-length", "long-line", "endless-proposals"])
+async def test_a_handshake_is_not_collected_without_end(name: str) -> None:
+    """It is over when it is too long, long before its time is."""
+    loop = asyncio.get_running_loop()
+    async with victim() as (_, _, address):
+        with socket.create_connection((address.host, address.port)) as sock:
+            sock.setblocking(False)
+            async with asyncio.timeout(5):
+                with contextlib.suppress(ConnectionError):
+                    await loop.sock_sendall(sock, FIRST_BYTES[name])
+                    while await loop.sock_recv(sock, 65536):
+                        pass
+
+
 async def test_silent_connections_take_their_slots_for_a_while_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

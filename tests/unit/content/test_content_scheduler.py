@@ -342,9 +342,8 @@ class TestEndgame:
         scheduler = FetchScheduler([MIB] * 4, 0.0)
         scheduler.provider_added(ALICE, 0.0)
         scheduler.provider_added(BOB, 0.0)
-        now = 1.0
-        for chunk in requested(scheduler.tick(now), BOB)[1:]:
-            scheduler.chunks_received(BOB, [chunk], now)
+        now = 1.1
+        scheduler.chunks_received(BOB, requested(scheduler.tick(1.0), BOB)[1:], now)
         for _ in range(5):
             assert scheduler.chunks_missing(BOB, [3], now) == []
             now += RETRY_MISSING_S

@@ -12,6 +12,7 @@ from lattica.dht.keyspace import Key, key_of
 from lattica.dht.limits import (
     ALPHA,
     MAX_ADDRESSES_PER_PEER,
+    MAX_ATTEMPTS_PER_PEER,
     MAX_FAILED_REFERRALS,
     MAX_LOOKUP_CANDIDATES,
     MAX_LOOKUP_QUERIES,
@@ -145,6 +146,19 @@ class TestOrder:
         run(lookup, lambda info: [chain[info.peer_id]] if info.peer_id in chain else [])
         assert lookup.rounds == 7
 
+    def test_answers_side_by_side_are_one_round(self) -> None:
+        lookup = lookup_from(PEERS[:5])
+        run(lookup, lambda _: [])
+        assert lookup.rounds == 1
+
+    def test_a_peer_named_twice_counts_from_the_shorter_chain(self) -> None:
+        first, second, slow = PEERS[100:103]
+        lookup = lookup_from([first, second, slow])
+        lookup.start()
+        assert lookup.response(first.peer_id, [PEERS[0]]) == [Query(PEERS[0], 2)]
+        assert lookup.response(PEERS[0].peer_id, [PEERS[1], PEERS[9]]) == [Query(PEERS[1], 3)]
+        assert lookup.response(second.peer_id, [PEERS[9]]) == [Query(PEERS[9], 2)]
+
     def test_peers_that_failed_do_not_count_as_rounds(self) -> None:
         lookup = lookup_from([PEERS[3]])
         run(lookup, lambda info: [PEERS[0]] if info == PEERS[3] else None)
@@ -257,6 +271,10 @@ class TestHostileResponders:
         lookup = lookup_from(PEERS[:400])
         assert len(run(lookup, lambda _: None)) == MAX_LOOKUP_QUERIES
 
+    def test_the_farthest_candidates_are_forgotten(self) -> None:
+        lookup = Lookup(TARGET, PEERS[: MAX_LOOKUP_CANDIDATES + 100], local=LOCAL, max_queries=10_000)
+        assert run(lookup, lambda _: None) == PEERS[:MAX_LOOKUP_CANDIDATES]
+
     def test_candidates_are_bounded_and_the_nearest_are_kept(self) -> None:
         lookup = lookup_from(PEERS[MAX_LOOKUP_CANDIDATES + 100 :: -1])
         assert run(lookup, lambda _: []) == PEERS[: K + ALPHA - 1]
@@ -290,6 +308,39 @@ class TestHostileResponders:
 
         lookup = lookup_from([liar, witness])
         assert PEERS[K - 1] in run(lookup, respond)
+
+    def test_an_ignored_peer_is_asked_when_somebody_credible_names_it_later(self) -> None:
+        liar, witness = PEERS[100], PEERS[200]
+        lookup = lookup_from([liar, witness])
+        lookup.start()
+        waiting = lookup.response(liar.peer_id, PEERS[:K])
+        while waiting:
+            waiting += lookup.failure(waiting.pop(0).peer.peer_id, "dead")
+        assert lookup.queries < K
+        assert lookup.response(witness.peer_id, [PEERS[K - 1]]) == [Query(PEERS[K - 1], 2)]
+
+    def test_a_peer_that_failed_is_asked_again_at_an_address_that_was_not_tried(self) -> None:
+        liar, honest = PEERS[100], PEERS[101]
+        wanted = PEERS[0]
+        lookup = lookup_from([liar, honest])
+        lookup.start()
+        wrong = [PeerInfo(wanted.peer_id, (b"wrong",))]
+        assert lookup.response(liar.peer_id, wrong) == [Query(wrong[0], 2)]
+        assert lookup.failure(wanted.peer_id, "dead") == []
+        (again,) = lookup.response(honest.peer_id, [wanted])
+        assert again.peer == PeerInfo(wanted.peer_id, (*wanted.addresses, b"wrong"))
+        lookup.response(wanted.peer_id, [])
+        assert lookup.closest()[0].peer_id == wanted.peer_id
+        assert lookup.failures == {}
+
+    def test_naming_ever_new_addresses_of_a_dead_peer_does_not_make_us_ask_for_ever(self) -> None:
+        dead, addresses = PEERS[0], iter(range(10_000))
+        lookup = lookup_from(PEERS[100:140])
+        asked = run(
+            lookup,
+            lambda info: None if info.peer_id == dead.peer_id else [PeerInfo(dead.peer_id, (b"%d" % next(addresses),))],
+        )
+        assert [info.peer_id for info in asked].count(dead.peer_id) == MAX_ATTEMPTS_PER_PEER
 
     def test_wrong_addresses_from_one_do_not_crowd_out_right_ones_from_another(self) -> None:
         wanted = PEERS[0].peer_id

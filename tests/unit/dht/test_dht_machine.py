@@ -15,6 +15,7 @@ from lattica.dht.limits import (
     BACKOFF_MAX,
     MAX_TABLE_FAILURES,
     PROVIDER_RECORD_TTL,
+    PUBLISH_RETRY_MIN,
     REFRESH_INTERVAL,
     K,
 )
@@ -250,6 +251,6 @@ def test_what_the_table_learns_makes_unstored_keys_due(node: Node) -> None:
     node.machine.publications.add(MULTIHASH, 0.0)
     node.machine.publications.begin(MULTIHASH, table_size=0)
     node.machine.publications.finished(MULTIHASH, accepted=0, now=0.0)
-    assert node.machine.publications.due(1.0) == []
+    assert node.machine.publications.upcoming() == (PUBLISH_RETRY_MIN, MULTIHASH)
     node.machine.peer_seen(peer(1), 1.0)
-    assert node.machine.publications.due(1.0) == [MULTIHASH]
+    assert node.machine.publications.upcoming() == (1.0, MULTIHASH)

@@ -106,6 +106,24 @@ def test_a_full_store_refuses_a_key_farther_than_all_it_has() -> None:
     assert store.get(KEYS[10], 0.0) == []
 
 
+def test_addresses_go_with_the_last_record() -> None:
+    store = ProviderStore(LOCAL, max_records=1)
+    store.add(KEYS[1], peer(1), 0.0)
+    store.add(KEYS[0], peer(2), 0.0)
+    assert store.addresses_of(peer(1).peer_id, 0.0) == ()
+    assert store.addresses_of(peer(2).peer_id, 0.0) == peer(2).addresses
+
+
+def test_a_store_that_was_full_of_expired_records_fills_up_again() -> None:
+    store = ProviderStore(LOCAL, max_records=10)
+    for one in KEYS[20:30]:
+        store.add(one, peer(1), 0.0)
+    assert store.expire(PROVIDER_RECORD_TTL) == 10
+    for one in KEYS[:15]:
+        store.add(one, peer(1), PROVIDER_RECORD_TTL)
+    assert [one for one in KEYS if store.get(one, PROVIDER_RECORD_TTL)] == KEYS[:10]
+
+
 def test_one_peer_cannot_fill_the_store() -> None:
     store = ProviderStore(LOCAL, max_keys_per_provider=3)
     assert [store.add(one, peer(1), 0.0) for one in KEYS[:5]] == [True, True, True, False, False]

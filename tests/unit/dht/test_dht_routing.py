@@ -187,6 +187,32 @@ def test_a_contact_that_fails_its_check_is_replaced_by_who_was_seen_last() -> No
     assert early.peer_id not in table
 
 
+def test_who_takes_a_place_is_sorted_in_by_when_it_was_seen() -> None:
+    table, candidates = RoutingTable(LOCAL), peers_sharing(0)
+    first, *others = take(candidates, K)
+    for info in (first, *others):
+        table.seen(info, 0.0)
+    newcomer = next(candidates)
+    table.seen(newcomer, 1.0)
+    for info in others[1:]:
+        table.touch(info.peer_id, 2.0)
+    table.failed(first.peer_id)
+    assert table.buckets[0] == (others[0], newcomer, *others[1:])
+
+
+def test_only_so_many_newcomers_wait_and_the_latest_are_kept() -> None:
+    table, candidates = RoutingTable(LOCAL), peers_sharing(0)
+    contacts, newcomers = take(candidates, K), take(candidates, K + 10)
+    for info in (*contacts, *newcomers):
+        table.seen(info, 0.0)
+    for info in contacts:
+        table.remove(info.peer_id)
+    assert set(table) == set(newcomers[10:])
+    for info in newcomers[10:]:
+        table.remove(info.peer_id)
+    assert len(table) == 0, "the others were not waiting any longer"
+
+
 def test_a_contact_that_passes_its_check_stays_and_is_the_newest() -> None:
     table, candidates = RoutingTable(LOCAL), peers_sharing(0)
     oldest, *others = take(candidates, K)
@@ -250,6 +276,14 @@ def test_touching_a_stranger_adds_nobody() -> None:
     table = RoutingTable(LOCAL)
     table.touch(peer(1).peer_id, 0.0)
     assert len(table) == 0
+
+
+def test_a_bucket_that_was_split_off_is_as_fresh_as_the_one_it_came_from() -> None:
+    table = RoutingTable(LOCAL)
+    table.looked_up(table.local_key, 5.0)
+    for number in range(500):
+        table.seen(peer(number), 5.0)
+    assert table.stale_prefixes(5.0) == []
 
 
 def test_buckets_in_which_nothing_was_looked_up_are_stale() -> None:

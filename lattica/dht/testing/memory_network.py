@@ -1,26 +1,15 @@
-"""Fakes for tests of the DHT and of what uses it: a network in memory, and an event loop whose time jumps.
-
-In virtual time a scenario of two days with timeouts takes milliseconds and always happens in the same order:
-
-    async def scenario():
-        network = MemoryNetwork(random.Random(1))
-        async with network.node() as first, network.node(bootstrap=first.peer_id) as second:
-            await second.dht.provide(key)
-            await asyncio.sleep(48 * 3600)
-
-    run_in_virtual_time(scenario())
-"""
+"""A network in memory: DHT nodes of one process that reach each other with latency, loss and failures."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import selectors
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
+from lattica.dht.messages import Message, MessageType, decode_response, encode
 from lattica.dht.metrics import DhtMetrics
 from lattica.dht.peer_info import PeerInfo
 from lattica.dht.ports import RequestHandler
@@ -28,43 +17,7 @@ from lattica.dht.service import Dht, DhtMode, open_dht
 from lattica.errors import NetworkError, PeerUnreachableError, StreamError
 from lattica.identity import PeerId
 
-T = TypeVar("T")
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop that jumps to the next timer instead of waiting for it.
-
-    For code without real I/O: when nothing is scheduled at all, nothing ever will be, and it raises `RuntimeError`.
-    """
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        super().__init__(_JumpingSelector(self))
-
-    def time(self) -> float:
-        """Virtual seconds since the loop was made."""
-        return self.now
-
-
-class _JumpingSelector(selectors.DefaultSelector):
-    def __init__(self, loop: VirtualTimeLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if ready or timeout == 0:
-            return ready
-        if timeout is None:
-            raise RuntimeError("deadlock: every task waits and no timer is set")
-        self._loop.now += timeout
-        return ready
-
-
-def run_in_virtual_time(scenario: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end on a `VirtualTimeLoop`."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        return runner.run(scenario)
+_NOBODY = PeerId(b"\x12\x20" + b"?" * 32)
 
 
 @dataclass(slots=True)
@@ -85,6 +38,19 @@ class MemoryPeer:
     silent: bool = False
     gone: bool = False
 
+    async def answer(self, request: Message) -> Message:
+        """What it answers to somebody whom it does not know."""
+        if self.handler is None:
+            raise StreamError("the peer does not speak the protocol")
+        data = await self.handler(_NOBODY, encode(request))
+        if data is None:
+            raise StreamError("the peer has no answer to this")
+        return decode_response(data, request, self.info.peer_id)
+
+    async def holds(self, key: bytes) -> bool:
+        """Whether it names any provider of a key."""
+        return bool((await self.answer(Message(type=MessageType.GET_PROVIDERS, key=key))).provider_peers)
+
 
 class MemoryNetwork:
     """Peers that reach each other in memory, with latency, loss and failures.
@@ -97,14 +63,18 @@ class MemoryNetwork:
         loss: Fraction of requests that hang.
 
     Attributes:
+        loss: As given; may be changed.
         requests: How many requests were delivered so far, of all peers.
+        most_under_way: The most requests of one peer that were under way at once.
     """
 
     def __init__(self, rng: random.Random, *, latency: tuple[float, float] = (0.01, 0.1), loss: float = 0.0) -> None:
         self.requests = 0
+        self.most_under_way = 0
+        self._under_way: Counter[PeerId] = Counter()
         self._rng = rng
         self._latency = latency
-        self._loss = loss
+        self.loss = loss
         self._peers: dict[PeerId, MemoryPeer] = {}
         self._connected: set[frozenset[PeerId]] = set()
 
@@ -144,11 +114,21 @@ class MemoryNetwork:
         self, sender: PeerId, receiver: PeerId, addresses: Sequence[bytes], message: bytes
     ) -> bytes | None:
         """Carry a request and its response, if it has one."""
+        self._under_way[sender] += 1
+        self.most_under_way = max(self.most_under_way, self._under_way[sender])
+        try:
+            return await self._deliver(sender, receiver, addresses, message)
+        finally:
+            self._under_way[sender] -= 1
+
+    async def _deliver(
+        self, sender: PeerId, receiver: PeerId, addresses: Sequence[bytes], message: bytes
+    ) -> bytes | None:
         peer = self._peers.get(receiver)
         if peer is None or peer.gone or self[sender].gone or not self._dialable(sender, peer, addresses):
             raise PeerUnreachableError(receiver, {"memory": "nobody there"})
         await asyncio.sleep(self._rng.uniform(*self._latency))
-        if peer.silent or self[sender].silent or self._rng.random() < self._loss:
+        if peer.silent or self[sender].silent or self._rng.random() < self.loss:
             await asyncio.get_running_loop().create_future()  # nobody ever completes it
         if frozenset((sender, receiver)) not in self._connected:
             self.connect(sender, receiver)
@@ -183,6 +163,18 @@ class MemoryNetwork:
                 self.connect(local, bootstrap)
             yield MemoryNode(local, dht, self[local])
 
+    @asynccontextmanager
+    async def nodes(self, count: int) -> AsyncIterator[list[MemoryNode]]:
+        """Servers that join one after the other through the first one, each bootstrapped when the next one comes."""
+        async with AsyncExitStack() as stack:
+            running: list[MemoryNode] = []
+            for _ in range(count):
+                bootstrap = running[0].peer_id if running else None
+                node = await stack.enter_async_context(self.node(bootstrap=bootstrap))
+                await node.dht.bootstrap()
+                running.append(node)
+            yield running
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryNode:
@@ -197,6 +189,10 @@ class MemoryNode:
     peer_id: PeerId
     dht: Dht
     peer: MemoryPeer
+
+    async def providers(self, key: bytes, *, limit: int = 20) -> list[PeerInfo]:
+        """Whom it finds as providers of a key."""
+        return [provider async for provider in self.dht.find_providers(key, limit=limit)]
 
 
 class MemoryTransport:

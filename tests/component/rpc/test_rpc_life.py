@@ -1,0 +1,335 @@
+"""Sessions over time: peers restart, links are renewed, nodes drain and close, and nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any
+
+import grpc
+import pytest
+import uvloop
+from call_services import Services, Two, count_to, echo, echo_stub, open_two, stream_stub, until
+from descriptors import count_descriptors
+from grpc.aio import AioRpcError
+from mesh_rooms import StaticFinder, open_rooms
+from rooms_process import rooms_process
+
+from lattica._proto import content_pb2
+from lattica.errors import PeerUnreachableError
+from lattica.identity import IdentityKey, PeerAddress, PeerId
+from lattica.identity.authority import LINK_CERTIFICATE_S
+from lattica.mesh import gateway, links
+from lattica.rpc import PeerChannel, channel, rpc, server
+
+RETURN_S = 1.0
+"""Seconds in which a peer that has returned has to be reachable again."""
+
+
+async def say(two: Two, text: str = "hello", timeout: float | None = 10.0) -> bytes:
+    return (await two.echo.Echo(echo(text), timeout=timeout)).payload
+
+
+async def test_a_peer_that_restarts_at_its_port_is_called_on_with_the_old_link() -> None:
+    key = IdentityKey.generate()
+    async with open_rooms() as alice:
+        async with open_rooms(key=key) as bob:
+            Services(bob.rpc)
+            stub = echo_stub(alice.knows(bob))
+            await stub.Echo(echo("before"))
+            port = bob.mesh.port
+            link = alice.mesh._client_links[key.peer_id]
+        for _ in range(3):
+            with pytest.raises(PeerUnreachableError, match="connection refused"):
+                await stub.Echo(echo("meanwhile"), timeout=5)
+        async with open_rooms(key=key, port=port) as bob:
+            Services(bob.rpc)
+            assert (await stub.Echo(echo("after"), timeout=RETURN_S)).payload == b"after"
+            assert alice.mesh._client_links[key.peer_id] is link
+
+
+async def test_a_peer_that_restarts_elsewhere_is_found_again() -> None:
+    key = IdentityKey.generate()
+    finder = StaticFinder()
+    async with open_rooms() as alice:
+        alice.mesh.finder = finder
+        async with open_rooms(key=key) as bob:
+            Services(bob.rpc)
+            finder.known[key.peer_id] = [bob.address]
+            stub = echo_stub(alice.rpc.channel(key.peer_id))
+            await stub.Echo(echo("before"))
+        with pytest.raises(PeerUnreachableError, match="connection refused"):
+            await stub.Echo(echo("meanwhile"), timeout=5)
+        async with open_rooms(key=key) as bob:
+            Services(bob.rpc)
+            finder.known[key.peer_id] = [bob.address]
+            assert (await stub.Echo(echo("after"), timeout=RETURN_S)).payload == b"after"
+
+
+async def test_a_peer_that_is_killed_in_the_middle_of_a_stream_and_comes_back() -> None:
+    key = IdentityKey.generate()
+    async with open_rooms() as alice:
+        async with rooms_process(key) as process:
+            alice.mesh.add_addresses(key.peer_id, [process.address])
+            peer = alice.rpc.channel(key.peer_id)
+            stream = aiter(stream_stub(peer).GetManifest(count_to(1_000_000)))
+            for expected in range(5):
+                assert (await anext(stream)).total == expected
+            await process.kill()
+            with pytest.raises(AioRpcError) as caught:
+                await asyncio.wait_for(_exhaust(stream), 5)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            with pytest.raises(PeerUnreachableError, match="connection refused"):
+                await echo_stub(peer).Echo(echo("meanwhile"), timeout=5)
+        async with rooms_process(key, process.address.port):
+            returned = time.monotonic()
+            assert (await echo_stub(peer).Echo(echo("after"), timeout=5)).payload == b"after"
+            assert time.monotonic() - returned < RETURN_S
+
+
+async def _exhaust(stream: AsyncIterator[object]) -> None:
+    async for _ in stream:
+        pass
+
+
+async def test_a_lost_pipe_is_replaced_by_the_next_call() -> None:
+    async with open_two() as two:
+        await say(two)
+        for _ in range(5):
+            for pipe in two.alice.mesh._table.of(two.bob.peer_id):
+                two.alice.mesh._table.drop(pipe)
+            await until(lambda: not two.alice.mesh.paths(two.bob.peer_id))
+            assert await say(two, timeout=RETURN_S) == b"hello"
+        assert len(two.alice.mesh.paths(two.bob.peer_id)) == 1
+
+
+async def test_a_pipe_that_waited_too_long_for_its_first_call_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The peer's gRPC server closes what does not shake hands."""
+    monkeypatch.setattr(gateway, "FIRST_PIPE_S", 0.0)
+    async with open_two() as two:
+        assert await say(two) == b"hello"
+
+
+async def test_a_draining_server_ends_what_runs_and_takes_nothing_new() -> None:
+    async with open_rooms() as alice:
+        async with contextlib.AsyncExitStack() as stack:
+            bob = await stack.enter_async_context(open_rooms())
+            services, peer = Services(bob.rpc), alice.knows(bob)
+            stub = echo_stub(peer)
+            running = stub.Echo(echo("running"), metadata=(("do", "wait"),))
+            await until(lambda: services.echo.waiting == 1)
+            async with asyncio.TaskGroup() as tasks:
+                closing = tasks.create_task(stack.aclose())
+                await until(lambda: peer.get_state() is not grpc.ChannelConnectivity.READY)
+                with pytest.raises(AioRpcError) as caught:
+                    await stub.Echo(echo("new"), timeout=5)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert not closing.done()
+                services.echo.go.set()
+                assert (await running).payload == b"running"
+        with pytest.raises(PeerUnreachableError, match="connection refused"):
+            await stub.Echo(echo("later"), timeout=5)
+
+
+async def test_a_server_does_not_wait_for_ever_for_a_call_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "DRAIN_S", 0.1)
+    async with open_rooms() as alice:
+        async with open_rooms() as bob:
+            services = Services(bob.rpc)
+            hanging = echo_stub(alice.knows(bob)).Echo(echo("x"), metadata=(("do", "wait"),))
+            await until(lambda: services.echo.waiting == 1)
+            started = time.monotonic()
+        assert time.monotonic() - started < 3.0
+        with pytest.raises(AioRpcError):
+            await hanging
+        assert services.echo.cancelled == 1
+
+
+async def test_calls_in_flight_when_their_node_closes_fail_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not by a cancellation that nobody asked for, which would end a caller's task without a word."""
+    monkeypatch.setattr(rpc, "DRAIN_S", 0.1)
+    async with open_rooms() as bob, asyncio.TaskGroup() as tasks:
+        services = Services(bob.rpc)
+        services.streams.pause = 0.001
+        async with open_rooms() as alice:
+            peer = alice.knows(bob)
+
+            async def one() -> None:
+                await echo_stub(peer).Echo(echo("x"), metadata=(("do", "wait"),))
+
+            async def many() -> None:
+                await _exhaust(aiter(stream_stub(peer).GetManifest(count_to(1_000_000))))
+
+            async def not_yet_started() -> None:
+                await echo_stub(alice.rpc.channel(IdentityKey.generate().peer_id)).Echo(echo("x"))
+
+            alice.mesh.finder = _NeverFinds()
+            running = [tasks.create_task(_outcome(run())) for run in (one, many, not_yet_started)]
+            await until(lambda: services.echo.waiting == 1)
+        assert [await done for done in running] == ["node: it is closing"] * 3
+
+
+class _NeverFinds:
+    async def find_peer(self, peer: PeerId) -> Sequence[PeerAddress]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def _outcome(call: Awaitable[None]) -> str:
+    try:
+        await call
+    except PeerUnreachableError as error:
+        return "; ".join(f"{what}: {reason}" for what, reason in error.attempts.items())
+    return "done"
+
+
+async def test_a_closing_node_lets_running_calls_end() -> None:
+    async with open_rooms() as bob, asyncio.TaskGroup() as tasks:
+        services = Services(bob.rpc)
+        async with open_rooms() as alice:
+            call = echo_stub(alice.knows(bob)).Echo(echo("x"), metadata=(("do", "wait"),))
+            await until(lambda: services.echo.waiting == 1)
+            tasks.create_task(_set_soon(services.echo.go))
+        assert (await call).payload == b"x"
+
+
+async def _set_soon(event: asyncio.Event) -> None:
+    await asyncio.sleep(0.1)
+    event.set()
+
+
+async def test_calls_on_a_closed_node_fail_with_a_reason() -> None:
+    async with open_two() as two:
+        await say(two)
+    for peer in (two.channel, two.alice.rpc.channel(IdentityKey.generate().peer_id)):
+        with pytest.raises(PeerUnreachableError, match="it is closing"):
+            await echo_stub(peer).Echo(echo("x"))
+
+
+async def test_a_channel_that_somebody_closed_is_made_anew() -> None:
+    async with open_two() as two:
+        await say(two)
+        await two.channel.close()
+        assert two.channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN
+        with pytest.raises(PeerUnreachableError, match="it is closing"):
+            await say(two)
+        assert (await echo_stub(two.alice.rpc.channel(two.bob.peer_id)).Echo(echo("y"))).payload == b"y"
+
+
+async def test_a_channel_is_shared_and_so_no_context_manager() -> None:
+    async with open_two() as two:
+        assert two.alice.rpc.channel(two.bob.peer_id) is two.channel
+        with pytest.raises(TypeError, match="shared"):
+            await two.channel.__aenter__()
+
+
+def _session(peer: PeerChannel) -> object:
+    return peer._session
+
+
+async def test_an_ageing_session_is_replaced_while_calls_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "RENEW_BEFORE_S", 10 * LINK_CERTIFICATE_S)
+    monkeypatch.setattr(channel, "RENEW_PAUSE_S", 0.0)
+    async with open_two() as two:
+        two.services.streams.pause = 0.002
+        stream = two.streams.GetManifest(count_to(200))
+        sessions = set()
+        async with asyncio.TaskGroup() as tasks:
+            counting = tasks.create_task(_count(stream))
+            while not counting.done():
+                assert await say(two) == b"hello"
+                sessions.add(id(_session(two.channel)))
+            assert counting.result() == list(range(200)), "a stream of a replaced session runs to its end"
+        assert len(sessions) > 1
+        await until(lambda: len(two.alice.mesh.paths(two.bob.peer_id)) <= 2)
+
+
+async def _count(stream: grpc.aio.UnaryStreamCall[Any, content_pb2.ManifestPart]) -> list[int]:
+    return [part.total async for part in stream]
+
+
+async def test_an_ageing_session_serves_on_while_it_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "RENEW_BEFORE_S", 10 * LINK_CERTIFICATE_S)
+    monkeypatch.setattr(channel, "RENEW_PAUSE_S", 0.0)
+    async with open_two() as two:
+        await say(two)
+        first = _session(two.channel)
+        two.alice.mesh._client_links.clear()
+        two.bob.swarm.stop_serving(links.LINK_PROTOCOL)
+        for _ in range(20):
+            assert await say(two) == b"hello"
+            await asyncio.sleep(0.005)
+        assert _session(two.channel) is first
+
+
+async def test_links_that_live_for_a_second_cost_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ticket and session expire again and again under a caller who notices nothing."""
+    monkeypatch.setattr(links, "LINK_CERTIFICATE_S", 1.0)
+    monkeypatch.setattr(links, "RENEW_BEFORE_S", 0.5)
+    monkeypatch.setattr(channel, "RENEW_BEFORE_S", 0.4)
+    monkeypatch.setattr(channel, "RENEW_PAUSE_S", 0.05)
+    async with open_two() as two:
+        sessions = set()
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            assert await say(two, timeout=5) == b"hello"
+            sessions.add(id(_session(two.channel)))
+            await asyncio.sleep(0.005)
+        assert len(sessions) >= 3
+
+
+async def test_a_link_that_has_expired_while_nobody_called_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "LINK_CERTIFICATE_S", 1.0)
+    async with open_two() as two:
+        await say(two)
+        first = two.alice.mesh._client_links[two.bob.peer_id]
+        await asyncio.sleep(1.1)
+        assert await say(two) == b"hello"
+        assert two.alice.mesh._client_links[two.bob.peer_id] is not first
+
+
+async def test_a_peer_that_forgot_the_link_is_asked_for_another() -> None:
+    """A restart with the same key remembers; a server whose clock has jumped over the expiry does not."""
+    async with open_two() as two:
+        await say(two)
+        first = two.alice.mesh._client_links[two.bob.peer_id]
+        two.bob.mesh.links.office = type(two.bob.mesh.links.office)(b"another")
+        for pipe in two.alice.mesh._table.of(two.bob.peer_id):
+            two.alice.mesh._table.drop(pipe)
+        await until(lambda: not two.alice.mesh.paths(two.bob.peer_id))
+        assert await say(two) == b"hello"
+        assert two.alice.mesh._client_links[two.bob.peer_id] is not first
+
+
+async def test_nothing_is_left_of_nodes_that_called_each_other() -> None:
+    """Rounds of the whole life; grpc keeps a few descriptors of its own from the first on."""
+    counts: list[int] = []
+    for _ in range(4):
+        async with open_two() as two:
+            Services(two.alice.rpc)
+            back = echo_stub(two.bob.knows(two.alice))
+            await asyncio.gather(*(say(two) for _ in range(10)), *(back.Echo(echo("y")) for _ in range(10)))
+            assert [part.total async for part in two.streams.GetManifest(count_to(10))] == list(range(10))
+            with contextlib.suppress(PeerUnreachableError):
+                await echo_stub(two.alice.rpc.channel(IdentityKey.generate().peer_id)).Echo(echo("nobody"))
+        with contextlib.suppress(TimeoutError):  # what grpc closes in a thread of its own
+            await until(lambda: bool(counts) and count_descriptors() <= counts[0], 1.0)
+        counts.append(count_descriptors())
+    assert max(counts[1:]) <= counts[0]
+
+
+def test_calls_work_on_uvloop_as_well() -> None:
+    async def main() -> None:
+        async with open_two() as two:
+            assert await say(two) == b"hello"
+            assert [part.total async for part in two.streams.GetManifest(count_to(100))] == list(range(100))
+            for pipe in two.alice.mesh._table.of(two.bob.peer_id):
+                two.alice.mesh._table.drop(pipe)
+            await until(lambda: not two.alice.mesh.paths(two.bob.peer_id))
+            assert await say(two) == b"hello"
+            with pytest.raises(PeerUnreachableError):
+                await echo_stub(two.alice.rpc.channel(IdentityKey.generate().peer_id)).Echo(echo("x"), timeout=1)
+
+    uvloop.run(main())

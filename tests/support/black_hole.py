@@ -1,0 +1,31 @@
+"""An address that takes no connection and refuses none: its queue is full."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+
+from lattica.identity import PeerAddress
+
+DEADLINE_S = 5.0
+
+
+@contextlib.contextmanager
+def black_hole(port: int = 0) -> Iterator[PeerAddress]:
+    """Its address: a dial gets no answer, as from a machine that is gone or a firewall that drops."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", port))
+        server.listen(0)
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            sock = stack.enter_context(socket.socket())
+            sock.settimeout(0.1)
+            try:
+                sock.connect(server.getsockname())
+            except TimeoutError:
+                break
+        yield PeerAddress.tcp(*server.getsockname())
