@@ -52,7 +52,7 @@ class FetchJob:
         self._announcing: asyncio.Task[None] | None = None
         self._wrong: set[PeerId] = set()
         self._manifest: Manifest | None = None
-        self._blobs: dict[bytes, PartialBlob] = {}  # files that are not whole, by digest
+        self._blobs: dict[bytes, PartialBlob] = {}  # by digest
         self._sources: tuple[SourceReport, ...] = ()
 
     async def run(self, destination: Path, *, overwrite: bool, started: float) -> FetchResult:
@@ -110,9 +110,12 @@ class FetchJob:
         return reused
 
     def _open_blobs(self, manifest: Manifest) -> None:
-        """Open the files that are not whole, and fill them with what other files have; blocks on the disk."""
+        """Open the files, and fill those that are not whole with what others have; blocks on the disk.
+
+        Also those that are whole: this manifest may cut them into other chunks, which are to be served as well.
+        """
         for entry in manifest.files:
-            if entry.digest not in self._blobs and not self._store.has_blob(entry.digest):
+            if entry.digest not in self._blobs:
                 blob = self._blobs[entry.digest] = self._store.open_blob(entry, manifest.hash)
                 blob.reuse_local()
 

@@ -239,6 +239,7 @@ class Transfer:
                 case Overtake(peer):
                     metrics.STALLS.inc()
                     logger.info("provider stalled cid=%s peer=%s", self._root, peer)
+                    self._sources[peer].dropped = "silent"
                     if self._waiting and not self._sources[peer].chunks:
                         self._sessions[peer].end("silent, and others waited")
                 case Drop(peer, reason):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ class Links:
         except DecodeError as error:
             raise RemoteProtocolError("malformed link request", peer) from error
         certificate = self.authority.issue_link_certificate(request.public_key, peer)
-        ticket = self.office.issue(peer, int(time.time() + LINK_CERTIFICATE_S))
+        ticket = self.office.issue(peer, math.ceil(time.time() + LINK_CERTIFICATE_S))
         logger.debug("link granted peer=%s", peer)
         return link_pb2.LinkResponse(
             certificate=certificate,

@@ -290,23 +290,32 @@ class Mesh:
             current = self._client_links.get(peer)
             if current is not None and current is not stale and current.is_fresh(time.monotonic()):
                 return current
+            link = await self._request_link(peer, attempts)
+            self._client_links[peer] = link
+            _forget_oldest(self._client_links)
+            return link
+
+    async def _request_link(self, peer: PeerId, attempts: dict[str, str]) -> Link:
+        """Connect and ask for a link; once more if the connection that we had turns out to be lost."""
+        for last in (False, True):
             await self._connect(peer, attempts)
             attempts["link"] = "not granted yet"
             try:
                 async with asyncio.timeout(LINK_TIMEOUT_S):
                     link = await self.links.request(peer)
-            except TimeoutError as error:
+            except TimeoutError:
                 attempts["link"] = f"no answer within {LINK_TIMEOUT_S:.0f} s"
                 with contextlib.suppress(StreamError):  # the swarm is closing
                     await self._swarm.disconnect(peer)  # it may lead nowhere: the next attempt has to dial
-                raise PeerUnreachableError(peer, attempts) from error
+                break
             except NetworkError as error:
                 attempts["link"] = str(error)
-                raise PeerUnreachableError(peer, attempts) from error
-            del attempts["link"]
-            self._client_links[peer] = link
-            _forget_oldest(self._client_links)
-            return link
+                if last or not isinstance(error, StreamError):
+                    break
+            else:
+                del attempts["link"]
+                return link
+        raise PeerUnreachableError(peer, attempts)
 
     async def _connect(self, peer: PeerId, attempts: dict[str, str]) -> None:
         known = self._known_addresses(peer)

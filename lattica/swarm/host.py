@@ -29,7 +29,7 @@ MAX_CONNECTIONS = 1024
 MAX_CONNECTIONS_PER_PEER = 4
 """Connections to one peer that are kept; a newer one displaces the oldest."""
 MAX_UPGRADES = 64
-"""Inbound connections in their handshakes at one time."""
+"""Inbound connections in their handshakes at one time; further ones wait."""
 IDENTIFY_TIMEOUT_S = 15.0
 """Seconds that a peer has to identify itself; it stays connected without."""
 AGENT = f"lattica/{__version__}"
@@ -55,7 +55,7 @@ class Host:
         self._upgrader = Upgrader(key)
         self._connections: dict[PeerId, list[Connection]] = {}
         self._dials: dict[PeerId, trio.Lock] = {}
-        self._upgrades = 0
+        self._upgrades = trio.Semaphore(MAX_UPGRADES)
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
         self._on_identified = on_identified
@@ -72,20 +72,22 @@ class Host:
 
     async def adopt(self, sock: socket.socket, remote: PeerAddress) -> None:
         """Take over an inbound socket whose first bytes are a multistream header (still unread)."""
-        total = sum(map(len, self._connections.values()))
-        if self._upgrades >= MAX_UPGRADES or total >= MAX_CONNECTIONS:
-            logger.warning("inbound connection refused remote=%s connections=%d", remote, total)
-            sock.close()
-            return
-        self._upgrades += 1
+        adopted = False
         try:
-            configure_socket(sock)
-            raw = SocketConnection(sock, initiator=False, remote=remote)
-            await self._add(raw, None, remote, Direction.INBOUND)
+            async with self._upgrades:  # whoever gives us sockets bounds how many wait here
+                total = sum(map(len, self._connections.values()))
+                if total >= MAX_CONNECTIONS:
+                    logger.warning("inbound connection refused remote=%s connections=%d", remote, total)
+                    return
+                configure_socket(sock)
+                raw = SocketConnection(sock, initiator=False, remote=remote)
+                await self._add(raw, None, remote, Direction.INBOUND)
+                adopted = True
         except (NetworkError, OSError) as error:
             logger.info("inbound connection dropped remote=%s reason=%s", remote, error)
         finally:
-            self._upgrades -= 1
+            if not adopted:
+                sock.close()
 
     async def connect(self, peer: PeerId, addresses: Sequence[PeerAddress]) -> ConnectionInfo:
         """An open connection to ``peer``: the one we have, or the first that a race over ``addresses`` makes.

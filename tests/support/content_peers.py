@@ -29,6 +29,8 @@ CHUNK = 64 << 10
 """Size of the chunks of test content: small, so that little content has many."""
 HASTE = Patience(nobody=2.0, manifest=3.0, stuck=2.0, announce=2.0)
 """For fetches that are meant to fail."""
+CALM = Patience(stuck=45.0)
+"""For fetches that are meant to succeed, also while the disk is busy with something else."""
 
 
 def peer_id(number: int) -> PeerId:
@@ -236,7 +238,7 @@ class ContentPeers:
     ) -> tuple[Fetcher, ListRouting]:
         """A fetcher that finds these providers, and its routing."""
         routing = ListRouting(providers)
-        return Fetcher(store or self.store(), self.channels, routing, patience=patience), routing
+        return Fetcher(store or self.store(), self.channels, routing, patience=patience or CALM), routing
 
     async def __aenter__(self) -> Self:
         return self

@@ -197,7 +197,13 @@ class TestTheOnlyProviderIsBad:
 
     @pytest.mark.parametrize(
         ("kind", "reason"),
-        [(Empty, "does not have"), (Aborter, "not today"), (Canceller, "cancelled"), (Quitter, "ended"), (Silent, "")],
+        [
+            (Empty, "does not have"),
+            (Aborter, "not today"),
+            (Canceller, "cancelled"),
+            (Quitter, "ended"),
+            (Silent, "silent"),
+        ],
     )
     async def test_what_it_did_is_told(
         self, peers: ContentPeers, tmp_path: Path, kind: type[ScriptedProvider], reason: str

@@ -264,15 +264,15 @@ async def test_an_ageing_session_serves_on_while_it_cannot_be_replaced(monkeypat
         assert _session(two.channel) is first
 
 
-async def test_links_that_live_for_a_second_cost_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_links_that_live_for_seconds_cost_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ticket and session expire again and again under a caller who notices nothing."""
-    monkeypatch.setattr(links, "LINK_CERTIFICATE_S", 1.0)
-    monkeypatch.setattr(links, "RENEW_BEFORE_S", 0.5)
-    monkeypatch.setattr(channel, "RENEW_BEFORE_S", 0.4)
+    monkeypatch.setattr(links, "LINK_CERTIFICATE_S", 3.0)
+    monkeypatch.setattr(links, "RENEW_BEFORE_S", 2.4)
+    monkeypatch.setattr(channel, "RENEW_BEFORE_S", 2.3)
     monkeypatch.setattr(channel, "RENEW_PAUSE_S", 0.05)
     async with open_two() as two:
         sessions = set()
-        end = time.monotonic() + 2.5
+        end = time.monotonic() + 4.0
         while time.monotonic() < end:
             assert await say(two, timeout=5) == b"hello"
             sessions.add(id(_session(two.channel)))

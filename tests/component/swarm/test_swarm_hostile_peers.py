@@ -22,7 +22,6 @@ from lattica.identity.varint import encode_varint
 from lattica.swarm import ConnectionInfo, Stream, Swarm, connection, open_swarm, transport
 from lattica.swarm.connection import MAX_INBOUND_STREAMS
 from lattica.swarm.dialing import connect_tcp
-from lattica.swarm.host import MAX_UPGRADES
 from lattica.swarm.identify import IDENTIFY, MAX_IDENTIFY
 from lattica.swarm.multistream import HEADER, MAX_LINE, MAX_PROPOSALS
 from lattica.swarm.mux import MuxStream
@@ -395,7 +394,7 @@ async def test_silent_connections_take_their_slots_for_a_while_and_nothing_else(
     async with victim() as (alice, bob, address), contextlib.AsyncExitStack() as stack:
         monkeypatch.setattr(transport, "UPGRADE_TIMEOUT_S", 1.0)
         silent = [stack.enter_context(socket.socket()) for _ in range(200)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             for sock in silent:
                 sock.setblocking(False)
                 await loop.sock_connect(sock, (address.host, address.port))
@@ -409,7 +408,7 @@ async def test_silent_connections_take_their_slots_for_a_while_and_nothing_else(
                 return received
 
             greetings = await asyncio.gather(*map(greeting, silent))
-        assert sum(map(bool, greetings)) == MAX_UPGRADES, "the others were refused at once"
+        assert all(greetings), "each waits for its turn"
         async with open_swarm(IdentityKey.generate()) as carol:
             await carol.connect(bob.key.peer_id, [address])
 

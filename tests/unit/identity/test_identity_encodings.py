@@ -60,12 +60,29 @@ def test_a_varint_has_one_encoding_only(data: bytes) -> None:
     assert encode_varint(value) == data[:end]
 
 
-@given(st.binary(min_size=1, max_size=80).filter(any))
-def test_base36_agrees_with_another_implementation(data: bytes) -> None:
-    """Not for nothing but zero bytes, which the other one gets wrong."""
-    text = base36_encode(data)
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"yes mani !", "2lcpzo5yikidynfl"),
+        (b"\0yes mani !", "02lcpzo5yikidynfl"),
+        (b"\0\0yes mani !", "002lcpzo5yikidynfl"),
+    ],
+)
+def test_base36_matches_the_specification(data: bytes, text: str) -> None:
+    """Vectors of https://github.com/multiformats/multibase/tree/master/tests."""
+    assert base36_encode(data) == text
     assert base36_decode(text) == data
-    assert multibase.encode("base36", data) == b"k" + text.encode()
+
+
+@given(st.binary(min_size=1, max_size=80))
+def test_base36_round_trips(data: bytes) -> None:
+    assert base36_decode(base36_encode(data)) == data
+
+
+@given(st.binary(min_size=1, max_size=80).filter(lambda data: data[0] != 0))
+def test_base36_agrees_with_another_implementation(data: bytes) -> None:
+    """But for leading zero bytes, which py-multibase drops."""
+    assert multibase.encode("base36", data) == b"k" + base36_encode(data).encode()
 
 
 @given(st.text(max_size=30))
