@@ -26,6 +26,8 @@ MAX_LINK_MESSAGE = 64 * 1024
 """Bytes of a link request or response; real ones take about 2 KiB."""
 MAX_CANDIDATES = 32
 """Candidates taken from a peer; the rest is ignored."""
+MAX_REFUSAL = 200
+"""Characters of a peer's reason that are passed on; what a terminal might obey is left out."""
 RENEW_BEFORE_S = 3600.0
 """Seconds before its end at which a link is made anew."""
 
@@ -88,7 +90,8 @@ class Links:
         except DecodeError as error:
             raise RemoteProtocolError("malformed link response", peer) from error
         if response.refusal:
-            raise NetworkError(f"the peer refuses a link: {response.refusal[:200]}")
+            reason = "".join(char for char in response.refusal[:MAX_REFUSAL] if char.isprintable())
+            raise NetworkError(f"the peer refuses a link: {reason}")
         if not 0 < len(response.pipe_token) <= MAX_TOKEN or len(response.pipe_secret) != 32:
             raise RemoteProtocolError("link response without a pipe ticket", peer)
         return Link(

@@ -305,17 +305,22 @@ class Mesh:
                     link = await self.links.request(peer)
             except TimeoutError:
                 attempts["link"] = f"no answer within {LINK_TIMEOUT_S:.0f} s"
-                with contextlib.suppress(StreamError):  # the swarm is closing
-                    await self._swarm.disconnect(peer)  # it may lead nowhere: the next attempt has to dial
+                await self._disconnect(peer)
                 break
             except NetworkError as error:
                 attempts["link"] = str(error)
                 if last or not isinstance(error, StreamError):
                     break
+                await self._disconnect(peer)
             else:
                 del attempts["link"]
                 return link
         raise PeerUnreachableError(peer, attempts)
+
+    async def _disconnect(self, peer: PeerId) -> None:
+        """Give up a connection that may be lost without having noticed, so that the next attempt dials."""
+        with contextlib.suppress(StreamError):  # the swarm is closing
+            await self._swarm.disconnect(peer)
 
     async def _connect(self, peer: PeerId, attempts: dict[str, str]) -> None:
         known = self._known_addresses(peer)

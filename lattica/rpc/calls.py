@@ -120,11 +120,12 @@ class PeerCall(Generic[Req, Res]):
 
     async def _moved(self, operation: Callable[[Any], Awaitable[T]]) -> T:
         """A message sent or received."""
-        await self._call_or_cancel()
+        if self._inner is None:
+            await self._call_or_cancel()
         return await self._explained(operation)
 
     async def _explained(self, operation: Callable[[Any], Awaitable[T]]) -> T:
-        inner = await self._call()
+        inner = self._inner or await self._call()
         with self._explaining(inner):
             return await operation(inner)
 

@@ -275,6 +275,7 @@ async def test_three_hundred_inbound_connections_one_after_the_other() -> None:
     count = 300
     async with connected() as (alice, bob, address):
         bob.serve_requests(ECHO, echo, 100)
+        assert await alice.request(bob.key.peer_id, ECHO, b"x", 100) == b"x"  # bob knows of the first one now
         watch = Watch(bob)
         for _ in range(count):
             await alice.disconnect(bob.key.peer_id)

@@ -299,9 +299,11 @@ async def test_a_peer_that_identifies_itself_badly_harms_only_itself(name: str) 
         served = asyncio.Event()
 
         async def identify(stream: MuxStream) -> None:
-            await stream.write(message)
-            await stream.close()
-            mallory._thread.post(served.set)
+            try:
+                await stream.write(message)
+                await stream.close()
+            finally:  # bob need not read all of it
+                mallory._thread.post(served.set)
 
         mallory._host.handlers[IDENTIFY] = identify
         await mallory.connect(bob.key.peer_id, [address])
