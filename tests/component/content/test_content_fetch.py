@@ -192,7 +192,7 @@ class TestProviders:
         result = await fetcher.fetch(MODEL.cid, tmp_path / "got.bin")
         assert (tmp_path / "got.bin").read_bytes() == MODEL.data
         assert result.sources[0].peer_id == alice
-        assert result.seconds < 3
+        assert result.seconds < 10
 
     async def test_a_search_that_hangs_does_not_keep_later_ones_from_finding_it(
         self, peers: ContentPeers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -141,7 +141,7 @@ async def test_a_server_does_not_wait_for_ever_for_a_call_that_hangs(monkeypatch
             hanging = echo_stub(alice.knows(bob)).Echo(echo("x"), metadata=(("do", "wait"),))
             await until(lambda: services.echo.waiting == 1)
             started = time.monotonic()
-        assert time.monotonic() - started < 3.0
+        assert time.monotonic() - started < 8.0
         with pytest.raises(AioRpcError):
             await hanging
         assert services.echo.cancelled == 1

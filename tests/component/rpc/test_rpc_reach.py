@@ -90,7 +90,7 @@ async def test_an_address_that_does_not_answer_is_named_within_the_deadline() ->
             alice.mesh.add_addresses(GHOST, [hole, closed_port()])
             started = time.monotonic()
             error = await failure(alice, GHOST, 0.6)
-            assert time.monotonic() - started < 2.0
+            assert time.monotonic() - started < 5.0
             assert error.attempts[hole.text] == "no answer yet"
 
 
@@ -162,7 +162,7 @@ async def test_each_of_them_keeps_its_own_deadline_and_hears_what_is_tried() -> 
                 error = await failure(two.alice, two.bob.peer_id, timeout)
                 assert error.attempts in ({"dht": "no answer yet"}, {})
             assert error.attempts == {"dht": "no answer yet"}
-            assert time.monotonic() - started < 2.0
+            assert time.monotonic() - started < 5.0
             finder.go.set()
         assert patient.result() == b"hello"
 
@@ -186,7 +186,7 @@ async def test_calls_without_a_deadline_fail_together_when_the_attempt_does(monk
             alice.mesh.add_addresses(GHOST, [hole])
             started = time.monotonic()
             errors = await asyncio.gather(*(failure(alice, GHOST, None) for _ in range(20)))
-            assert time.monotonic() - started < 3.0
+            assert time.monotonic() - started < 8.0
             assert {error.attempts[hole.text] for error in errors} == {"no answer within 0 s"}
 
 

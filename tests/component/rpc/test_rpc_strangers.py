@@ -209,8 +209,8 @@ async def test_two_hundred_idle_connections_keep_nobody_out(said: bytes, monkeyp
         assert [part.total async for part in two.streams.GetManifest(count_to(10))] == list(range(10))
         answered = time.monotonic() - started
         await asyncio.gather(*(read_to_end(sock) for sock in idle))
-        assert answered < 3.0
-        assert time.monotonic() - started < 8.0
+        assert answered < 10.0
+        assert time.monotonic() - started < 20.0
 
 
 async def test_a_stranger_who_asks_for_links_is_a_peer_like_any_other() -> None:

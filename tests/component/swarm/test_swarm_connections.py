@@ -184,7 +184,7 @@ async def test_a_dead_address_delays_a_good_one_by_the_stagger_only(
             info = await alice.connect(bob.key.peer_id, [bad, good])
             took = time.monotonic() - started
     assert info.remote == good
-    assert DIAL_STAGGER_S <= took < DIAL_STAGGER_S + 0.5
+    assert DIAL_STAGGER_S <= took < DIAL_STAGGER_S + 3
 
 
 async def test_refused_addresses_delay_a_good_one_hardly_at_all() -> None:

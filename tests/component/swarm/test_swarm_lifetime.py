@@ -126,7 +126,7 @@ async def test_a_stop_while_requests_and_streams_are_in_flight(closer: str) -> N
         started = time.monotonic()
         await stacks[closer].aclose()
         await asyncio.gather(*waiting)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 5
     assert Held() == before
 
 
@@ -152,7 +152,7 @@ async def test_a_stop_while_a_dial_hangs() -> None:
                 await asyncio.sleep(0.1)
                 started = time.monotonic()
             await dial
-            assert time.monotonic() - started < 1
+            assert time.monotonic() - started < 5
     assert Held() == before
 
 
@@ -164,7 +164,7 @@ async def test_a_stop_while_a_handshake_hangs() -> None:
                 sock.setblocking(False)
                 await asyncio.get_running_loop().sock_recv(sock, 1)
                 started = time.monotonic()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
     assert Held() == before
 
 
@@ -182,7 +182,7 @@ async def test_a_peer_that_reads_nothing_does_not_hold_up_the_stop() -> None:
             await alice._thread.call(ask_and_read_nothing, alice, bob.key.peer_id)
             await bob._thread.call(wait_stuck, bob, alice.key.peer_id)
             started = time.monotonic()
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 10
     assert Held() == before
 
 
