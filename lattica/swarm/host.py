@@ -81,8 +81,8 @@ class Host:
                     return
                 configure_socket(sock)
                 raw = SocketConnection(sock, initiator=False, remote=remote)
+                adopted = True  # from here on it is closed through `raw`, or trio would not learn of it
                 await self._add(raw, None, remote, Direction.INBOUND)
-                adopted = True
         except (NetworkError, OSError) as error:
             logger.info("inbound connection dropped remote=%s reason=%s", remote, error)
         finally:
