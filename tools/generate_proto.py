@@ -35,7 +35,7 @@ def generate(target: Path) -> None:
     subprocess.run(command, check=True)
     package = target / "lattica" / "_proto"
     (package / "__init__.py").write_text(INIT)
-    for stale in package.glob("*_pb2_grpc.py*"):
+    for stale in sorted(package.glob("*_pb2_grpc.py*"), reverse=True):  # a .pyi before its .py
         if "def add_" not in (package / stale.name.replace(".pyi", ".py")).read_text():
             stale.unlink()
 

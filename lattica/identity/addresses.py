@@ -17,6 +17,7 @@ from lattica.identity.peer_id import PeerId
 
 MAX_ADDRESS_BYTES = 1024
 """Bytes of a binary multiaddr accepted from a peer; long relay addresses with certificates' hashes take about 200."""
+_CIRCUIT = "/p2p-circuit"
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 
@@ -29,12 +30,14 @@ class PeerAddress:
         host: IP address or DNS name; empty unless it is a plain TCP address.
         port: TCP port; 0 unless it is a plain TCP address.
         peer_id: The peer that the multiaddr names at its end, if it does.
+        relay: The relay's own address, with its peer ID, if this is a circuit through exactly one relay.
     """
 
     text: str
     host: str
     port: int
     peer_id: PeerId | None = None
+    relay: PeerAddress | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -81,6 +84,19 @@ class PeerAddress:
         return cls(f"/ip{ip.version}/{ip}/tcp/{port}", str(ip), port, peer_id)
 
     @classmethod
+    def circuit(cls, relay: PeerAddress) -> Self:
+        """The address of whoever is reached through ``relay``, an address with a peer ID.
+
+        Raises:
+            AddressError: It names no peer, or is a circuit itself.
+        """
+        if relay.peer_id is None:
+            raise AddressError(str(relay), "a relay's address has to end with its peer ID")
+        if "p2p-circuit" in relay.text.split("/"):
+            raise AddressError(str(relay), "a circuit goes through one relay, not through several")
+        return cls(f"{relay}{_CIRCUIT}", "", 0, None, relay)
+
+    @classmethod
     def _from_multiaddr(cls, address: Multiaddr, source: str) -> Self:
         parts = [(protocol.name, value) for protocol, value in address.items()]
         peer_id = None
@@ -97,7 +113,20 @@ class PeerAddress:
             raise AddressError(source, "it names two peers in a row")
         if parts and Multiaddr(text) != address:  # a unix path whose bytes have no leading slash, for one
             raise AddressError(source, "it has no text form")
-        return cls(text, "", 0, peer_id)
+        return cls(text, "", 0, peer_id, cls._relay_of(text))
+
+    @classmethod
+    def _relay_of(cls, circuit: str) -> PeerAddress | None:
+        relay, marker, rest = circuit.partition(_CIRCUIT)
+        if not marker or rest:  # no circuit, or through several relays
+            return None
+        address = cls.parse(relay) if relay else None
+        return address if address is not None and address.peer_id is not None else None
+
+    @property
+    def is_circuit(self) -> bool:
+        """Whether it leads through exactly one relay, whose peer ID it names."""
+        return self.relay is not None
 
     @property
     def is_tcp(self) -> bool:
@@ -110,7 +139,7 @@ class PeerAddress:
 
     def with_peer(self, peer_id: PeerId) -> Self:
         """The same address, said to be ``peer_id``'s."""
-        return type(self)(self.text, self.host, self.port, peer_id)
+        return type(self)(self.text, self.host, self.port, peer_id, self.relay)
 
     def __str__(self) -> str:
         return f"{self.text}/p2p/{self.peer_id}" if self.peer_id else self.text

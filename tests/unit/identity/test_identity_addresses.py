@@ -192,3 +192,51 @@ def test_with_peer_changes_nothing_but_the_peer() -> None:
     address = PeerAddress.parse("/ip4/192.0.2.1/tcp/1")
     other: PeerId = RELAY
     assert address.with_peer(other) == PeerAddress.parse(f"/ip4/192.0.2.1/tcp/1/p2p/{other}")
+
+
+@pytest.mark.parametrize(
+    "way", [f"/ip4/192.0.2.1/tcp/4001/p2p/{RELAY}", f"/dns4/relay.example.com/tcp/443/ws/p2p/{RELAY}"]
+)
+@pytest.mark.parametrize("target", ["", f"/p2p/{PEER}"])
+def test_a_circuit_address_says_which_relay_it_leads_through(way: str, target: str) -> None:
+    address = PeerAddress.parse(f"{way}/p2p-circuit{target}")
+    relay = PeerAddress.parse(way)
+    assert address.is_circuit
+    assert not address.is_tcp
+    assert address.relay == relay
+    assert relay.peer_id == RELAY
+    assert address.peer_id == (PEER if target else None)
+    assert str(address) == f"{way}/p2p-circuit{target}"
+    made = PeerAddress.circuit(relay)
+    assert (made if not target else made.with_peer(PEER)) == address
+    assert PeerAddress.from_bytes(address.to_bytes()) == made, "the bytes leave the target out, as always"
+
+
+def test_a_relay_may_be_named_without_its_address() -> None:
+    """Then only somebody who is connected to it can use the circuit."""
+    address = PeerAddress.parse(f"/p2p/{RELAY}/p2p-circuit/p2p/{PEER}")
+    assert address.relay == PeerAddress("", "", 0, RELAY)
+    assert address.peer_id == PEER
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"/ip4/192.0.2.1/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{PEER}/p2p-circuit/p2p/{RELAY}",
+        f"/ip4/192.0.2.1/tcp/1/p2p/{RELAY}/p2p-circuit/ip4/192.0.2.2/tcp/2/p2p/{PEER}",
+        f"/ip4/192.0.2.1/tcp/1/p2p-circuit/p2p/{PEER}",
+        "/p2p-circuit",
+    ],
+)
+def test_a_circuit_through_several_relays_or_an_unnamed_one_is_none(text: str) -> None:
+    address = PeerAddress.parse(text)
+    assert address.relay is None
+    assert not address.is_circuit
+    assert not address.is_tcp
+    assert str(address) == text
+
+
+@pytest.mark.parametrize("relay", ["/ip4/192.0.2.1/tcp/1", f"/ip4/192.0.2.1/tcp/1/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"])
+def test_a_circuit_is_not_made_from_what_is_no_relay(relay: str) -> None:
+    with pytest.raises(AddressError, match="relay"):
+        PeerAddress.circuit(PeerAddress.parse(relay))
