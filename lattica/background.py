@@ -53,3 +53,9 @@ async def background_tasks() -> AsyncIterator[Background]:
         raise errors from failure
     if failure is not None:
         raise failure
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel ``task`` and wait until it has ended; an exception of its own is left to whoever asks for its result."""
+    task.cancel()
+    await asyncio.wait([task])

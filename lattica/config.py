@@ -14,6 +14,8 @@ from lattica.errors import ConfigError
 
 DEFAULT_PORT = 4737
 """TCP and UDP port of `lattica up`; not registered with anybody."""
+DEFAULT_RELAY_RATE = 128 << 20
+"""Bytes/s that a node relays for others; about a gigabit link's worth."""
 CONFIG_FILE = "config.toml"
 
 
@@ -35,8 +37,13 @@ class NodeConfig(BaseSettings):
         port: TCP port; 0 takes any free one.
         bootstrap: Multiaddrs of peers to join the network by, each ending in ``/p2p/<peer ID>``.
         announce: Multiaddrs at which this node can also be reached: a forwarded port, a DNS name.
+        relays: Multiaddrs of relays to be reached through behind a NAT, each ending in ``/p2p/<peer ID>``; the bootstrap
+            peers and relays that are met on the way serve as well.
+        relay: Whether this node is a relay for others: ``auto`` is one unless it is behind a NAT or firewall itself.
+        relay_rate: Bytes/s that it relays in all, and half of that for one peer; 0 is without limit.
         require_bootstrap: Whether opening a node fails when no bootstrap peer answers; if not, it keeps trying.
-        dht: ``server`` answers other peers' lookups, ``client`` only asks.
+        dht: ``server`` answers other peers' lookups, ``client`` only asks; ``auto`` is a server unless peers cannot dial
+            it.
         dht_protocol: Protocol ID of the DHT to join; ``/ipfs/kad/1.0.0`` is the public one.
     """
 
@@ -47,11 +54,14 @@ class NodeConfig(BaseSettings):
     port: int = Field(default=0, ge=0, le=65535)
     bootstrap: Annotated[tuple[str, ...], NoDecode] = ()
     announce: Annotated[tuple[str, ...], NoDecode] = ()
+    relays: Annotated[tuple[str, ...], NoDecode] = ()
+    relay: Literal["auto", "on", "off"] = "auto"
+    relay_rate: int = Field(default=DEFAULT_RELAY_RATE, ge=0)
     require_bootstrap: bool = True
-    dht: Literal["server", "client"] = "server"
+    dht: Literal["auto", "server", "client"] = "auto"
     dht_protocol: str = Field(default="/lattica/kad/1.0.0", pattern=r"^/[!-~]{1,200}$")
 
-    @field_validator("bootstrap", "announce", mode="before")
+    @field_validator("bootstrap", "announce", "relays", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -74,6 +74,36 @@ class Candidate(_message.Message):
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
+class RelayOffer(_message.Message):
+    """A relay that joins the client's connection with one of the server's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    VALID_S_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """Multiaddr of the relay's TCP port, text, with /p2p/ at its end."""
+    token: _builtins.bytes
+    """Admits this client to this server's pipes; opaque, at most 256 bytes."""
+    valid_s: _builtins.int
+    """Seconds until the token expires."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        token: _builtins.bytes = ...,
+        valid_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "token", b"token", "valid_s", b"valid_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RelayOffer: _TypeAlias = RelayOffer  # noqa: Y015
+
+@_typing.final
 class LinkRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -109,6 +139,8 @@ class LinkResponse(_message.Message):
     PIPE_TOKEN_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     VALID_S_FIELD_NUMBER: _builtins.int
+    RELAYS_FIELD_NUMBER: _builtins.int
+    PUBLIC_HOSTS_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     certificate: _builtins.bytes
     """X.509 DER: the client's key under the server's node CA, subject alternative name the client's peer ID."""
@@ -126,6 +158,14 @@ class LinkResponse(_message.Message):
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
         """Where the server listens. At most 32."""
 
+    @_builtins.property
+    def relays(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayOffer]:
+        """Relays at which the server can be reached, best first. At most 4."""
+
+    @_builtins.property
+    def public_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """IP addresses, text, from which others see the server come. At most 8; empty: not known."""
+
     def __init__(
         self,
         *,
@@ -135,11 +175,13 @@ class LinkResponse(_message.Message):
         pipe_token: _builtins.bytes = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         valid_s: _builtins.int = ...,
+        relays: _abc.Iterable[Global___RelayOffer] | None = ...,
+        public_hosts: _abc.Iterable[_builtins.str] | None = ...,
         refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "candidates", b"candidates", "certificate", b"certificate", "pipe_secret", b"pipe_secret", "pipe_token", b"pipe_token", "refusal", b"refusal", "valid_s", b"valid_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "candidates", b"candidates", "certificate", b"certificate", "pipe_secret", b"pipe_secret", "pipe_token", b"pipe_token", "public_hosts", b"public_hosts", "refusal", b"refusal", "relays", b"relays", "valid_s", b"valid_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,6 +24,10 @@ class PeerChannels(Protocol):
         """How bytes travel to the peer now: ``"lan"``, ``"direct"``, …; empty if there is no path."""
         ...
 
+    async def wait_moved(self, peer: PeerId) -> None:
+        """Return when new calls to the peer take a better way than those under way; these end where they are."""
+        ...
+
 
 class ContentRouting(Protocol):
     """Who provides which content; the DHT, seen through the node. A key is a CID's multihash."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import grpc
 import grpc.aio
@@ -77,13 +76,18 @@ class ManifestParts:
 
 
 class ChunkStream:
-    """One `Content.GetChunks` call. As a context manager it ends the call when the block ends."""
+    """One `Content.GetChunks` call; `close` it."""
 
     def __init__(self, channel: grpc.aio.Channel, root: Cid) -> None:
         method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{SERVICE}/GetChunks")
         self._book = RequestBook(root)
         with call_errors():
             self._call = method()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether nothing that was asked for is missing."""
+        return not self._book.unanswered
 
     async def ask(self, wanted: Sequence[Wanted]) -> None:
         """Ask for chunks; waits while the provider takes no requests. Raises `NetworkError`."""
@@ -103,14 +107,6 @@ class ChunkStream:
     def close(self) -> None:
         """End the call; whoever reads or asks gets `StreamError`."""
         self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 async def _read(call: grpc.aio.UnaryStreamCall[bytes, bytes] | grpc.aio.StreamStreamCall[bytes, bytes]) -> bytes:

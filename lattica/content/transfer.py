@@ -176,15 +176,19 @@ class Transfer:
         return reason
 
     async def _stream(self, peer: PeerId) -> None:
-        with ChunkStream(self._channels.channel(peer), self._root) as stream:
-            session = ProviderSession(stream, heard=partial(self._heard, peer), take=partial(self._take_answers, peer))
-            self._sessions[peer] = session
-            self._apply(self._scheduler.provider_added(peer, time.monotonic()))
-            try:
-                await session.run()
-            finally:
-                del self._sessions[peer]
-                self._apply(self._scheduler.provider_failed(peer, time.monotonic()))
+        session = ProviderSession(
+            lambda: ChunkStream(self._channels.channel(peer), self._root),
+            wait_moved=lambda: self._channels.wait_moved(peer),
+            heard=partial(self._heard, peer),
+            take=partial(self._take_answers, peer),
+        )
+        self._sessions[peer] = session
+        self._apply(self._scheduler.provider_added(peer, time.monotonic()))
+        try:
+            await session.run()
+        finally:
+            del self._sessions[peer]
+            self._apply(self._scheduler.provider_failed(peer, time.monotonic()))
 
     # Events
 

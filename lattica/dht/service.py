@@ -228,9 +228,13 @@ class Dht:
             raise RuntimeError("this DHT is closed")
         return self._background.start(work)
 
+    def set_mode(self, mode: DhtMode) -> None:
+        """Begin or cease to answer others; peers learn of it when they next ask what we serve."""
+        if not self._closed:
+            self._transport.serve(self._serve if mode is DhtMode.SERVER else None)
+
     def _start(self, mode: DhtMode) -> None:
-        if mode is DhtMode.SERVER:
-            self._transport.serve(self._serve)
+        self.set_mode(mode)
         for work in (*self._upkeep.loops(), *self._publisher.loops()):
             self._spawn(work)
 

@@ -41,12 +41,16 @@ class LivePipe:
     Attributes:
         peer_id: The peer at the other end.
         path: Where it leads; ``None`` for an inbound pipe, whose address the peer chose.
+        since: When it was joined, in seconds of `time.monotonic`.
+        pair: Its two sockets.
+        is_stalled: Whether what we send has not been acknowledged for a while.
     """
 
     peer_id: PeerId
     path: PathInfo | None
     since: float = field(default_factory=time.monotonic)
     pair: Pair | None = None
+    is_stalled: bool = False
 
 
 class PipeTable:
@@ -81,6 +85,10 @@ class PipeTable:
     def of(self, peer: PeerId) -> list[LivePipe]:
         """The pipes to and from a peer, oldest first."""
         return list(self._pipes.get(peer, ()))
+
+    def all(self) -> list[LivePipe]:
+        """Every live pipe."""
+        return [pipe for pipes in self._pipes.values() for pipe in pipes]
 
     @property
     def count(self) -> int:
@@ -117,6 +125,10 @@ class Route:
         table: PipeTable,
         tasks: Background,
         open_pipe: Callable[[dict[str, str]], Awaitable[OpenPipe]],
+        *,
+        on_joined: Callable[[LivePipe], None] = lambda _: None,
+        on_lost: Callable[[LivePipe], None] = lambda _: None,
+        on_closed: Callable[[Route], None] = lambda _: None,
     ) -> None:
         self.peer_id = link.peer_id
         self.target = f"unix:{path}"
@@ -129,7 +141,9 @@ class Route:
         self._table = table
         self._tasks = tasks
         self._open_pipe = open_pipe
+        self._on_joined, self._on_lost, self._on_closed = on_joined, on_lost, on_closed
         self._pipes: set[LivePipe] = set()
+        self._superseded = asyncio.Event()
         self._connecting: set[asyncio.Task[None]] = set()
         sock = _listen(path)
         self._server = tasks.start(self._serve(sock), name=f"lattica-route-{self.peer_id.short}")
@@ -141,6 +155,23 @@ class Route:
         """Whether a pipe is up."""
         return bool(self._pipes) or self._first is not None
 
+    @property
+    def path(self) -> PathInfo | None:
+        """The path of its best pipe that works; ``None`` without one."""
+        paths = [pipe.path for pipe in self._pipes if pipe.path is not None and not pipe.is_stalled]
+        if self._first is not None:
+            paths.append(self._first.path)
+        return min(paths, key=lambda path: path.kind.rank, default=None)
+
+    def supersede(self) -> None:
+        """Say that a better path than the route's is ready: whoever opens a route now gets it."""
+        self._superseded.set()
+
+    async def wait_superseded(self) -> None:
+        """Return when a better path than this route's is ready, each time: new calls should go by a new route."""
+        await self._superseded.wait()
+        self._superseded.clear()
+
     def close(self) -> None:
         """Stop taking connections and close the pipes."""
         for task in (self._server, *self._connecting):
@@ -151,6 +182,7 @@ class Route:
             self._first = None
         for pipe in self._pipes:
             self._table.drop(pipe)
+        self._on_closed(self)
 
     async def _serve(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -184,8 +216,13 @@ class Route:
             return
         self.failure = None
         pipe = LivePipe(self.peer_id, opened.path)
-        self._table.join(local, opened.sock, pipe, lambda: self._pipes.discard(pipe))
+        self._table.join(local, opened.sock, pipe, partial(self._lost, pipe))
         self._pipes.add(pipe)
+        self._on_joined(pipe)
+
+    def _lost(self, pipe: LivePipe) -> None:
+        self._pipes.discard(pipe)
+        self._on_lost(pipe)
 
     def _take_first(self) -> OpenPipe | None:
         first, self._first = self._first, None

@@ -6,16 +6,17 @@ import ipaddress
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
 from lattica._proto import link_pb2
-from lattica.errors import NetworkError, RemoteProtocolError
-from lattica.identity import IdentityKey, LinkKey, NodeAuthority, PeerId, TlsIdentity
+from lattica.errors import AddressError, NetworkError, RemoteProtocolError
+from lattica.identity import IdentityKey, LinkKey, NodeAuthority, PeerAddress, PeerId, TlsIdentity
 from lattica.identity.authority import LINK_CERTIFICATE_S
-from lattica.mesh.paths import Candidate, CandidateKind
+from lattica.mesh.paths import Candidate, CandidateKind, is_global
 from lattica.mesh.preface import MAX_TOKEN, PipeTicket, TicketOffice
 from lattica.swarm import Swarm
 
@@ -26,6 +27,12 @@ MAX_LINK_MESSAGE = 64 * 1024
 """Bytes of a link request or response; real ones take about 2 KiB."""
 MAX_CANDIDATES = 32
 """Candidates taken from a peer; the rest is ignored."""
+MAX_RELAY_OFFERS = 4
+"""Relays taken from a peer; who has more reservations names its best."""
+MAX_RELAY_TOKEN = 256
+"""Bytes of a relay's token."""
+MAX_PUBLIC_HOSTS = 8
+"""Public addresses taken from a peer; one for each of its networks, twice with IPv6."""
 MAX_REFUSAL = 200
 """Characters of a peer's reason that are passed on; what a terminal might obey is left out."""
 RENEW_BEFORE_S = 3600.0
@@ -37,6 +44,21 @@ _KINDS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class RelayOffer:
+    """A relay that will join our connection with one of the peer's.
+
+    Attributes:
+        address: Its port, with its peer ID.
+        token: Admits us.
+        expires_at: When the token does, in seconds of `time.monotonic`.
+    """
+
+    address: PeerAddress
+    token: bytes
+    expires_at: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """The client's side of a link to a peer.
@@ -46,6 +68,8 @@ class Link:
         tls: What we show and trust in TLS.
         ticket: Opens pipes.
         candidates: Where the server says it listens.
+        relays: Where it can be reached otherwise, best first.
+        public_hosts: IP addresses from which others see it come; empty if it does not know.
         expires_at: Seconds of `time.monotonic`.
     """
 
@@ -53,6 +77,8 @@ class Link:
     tls: TlsIdentity
     ticket: PipeTicket
     candidates: tuple[Candidate, ...]
+    relays: tuple[RelayOffer, ...] = ()
+    public_hosts: frozenset[str] = frozenset()
     expires_at: float
 
     def is_fresh(self, now: float) -> bool:
@@ -60,15 +86,28 @@ class Link:
         return now < self.expires_at - RENEW_BEFORE_S
 
 
+class LinkTerms(Protocol):
+    """What a server says of itself when it grants a link."""
+
+    def candidates(self) -> Sequence[Candidate]:
+        """Where it listens."""
+
+    def relays(self, client: PeerId) -> Sequence[RelayOffer]:
+        """Relays at which ``client`` can reach it, best first."""
+
+    def public_hosts(self) -> Collection[str]:
+        """IP addresses from which others see it come."""
+
+
 class Links:
     """Asks for links and grants them."""
 
-    def __init__(self, key: IdentityKey, swarm: Swarm, own_candidates: Callable[[], Sequence[Candidate]]) -> None:
+    def __init__(self, key: IdentityKey, swarm: Swarm, terms: LinkTerms) -> None:
         self.authority = NodeAuthority(key)
         self.office = TicketOffice(key.seed)
         self._link_key = LinkKey()
         self._swarm = swarm
-        self._own_candidates = own_candidates
+        self._terms = terms
 
     def serve(self) -> None:
         """Grant links to peers that ask."""
@@ -99,6 +138,8 @@ class Links:
             tls=self._link_key.tls_identity(peer, response.certificate, response.authority),
             ticket=PipeTicket(response.pipe_token, response.pipe_secret),
             candidates=_decode_candidates(response.candidates),
+            relays=_decode_offers(response.relays),
+            public_hosts=frozenset(filter(is_global, response.public_hosts[:MAX_PUBLIC_HOSTS])),
             expires_at=time.monotonic() + min(response.valid_s, LINK_CERTIFICATE_S),
         )
 
@@ -117,11 +158,13 @@ class Links:
             pipe_secret=ticket.secret,
             pipe_token=ticket.token,
             candidates=self._encode_candidates(),
+            relays=_encode_offers(self._terms.relays(peer)),
+            public_hosts=list(self._terms.public_hosts())[:MAX_PUBLIC_HOSTS],
             valid_s=int(LINK_CERTIFICATE_S),
         ).SerializeToString()
 
     def _encode_candidates(self) -> list[link_pb2.Candidate]:
-        own = self._own_candidates()[:MAX_CANDIDATES]
+        own = self._terms.candidates()[:MAX_CANDIDATES]
         return [link_pb2.Candidate(host=c.host, port=c.port, kind=_KINDS[c.kind]) for c in own]
 
 
@@ -137,3 +180,25 @@ def _decode_candidates(messages: Sequence[link_pb2.Candidate]) -> tuple[Candidat
         if 0 < message.port < 1 << 16 and message.kind in kinds:
             candidates.append(Candidate(host, message.port, kinds[message.kind]))
     return tuple(candidates)
+
+
+def _encode_offers(offers: Sequence[RelayOffer]) -> list[link_pb2.RelayOffer]:
+    now = time.monotonic()
+    return [
+        link_pb2.RelayOffer(address=str(offer.address), token=offer.token, valid_s=int(offer.expires_at - now))
+        for offer in offers[:MAX_RELAY_OFFERS]
+        if offer.expires_at > now
+    ]
+
+
+def _decode_offers(messages: Sequence[link_pb2.RelayOffer]) -> tuple[RelayOffer, ...]:
+    """A peer's relays, without what cannot be dialled."""
+    now, offers = time.monotonic(), []
+    for message in messages[:MAX_RELAY_OFFERS]:
+        try:
+            address = PeerAddress.parse(message.address)
+        except AddressError:
+            continue
+        if address.is_tcp and address.peer_id is not None and 0 < len(message.token) <= MAX_RELAY_TOKEN:
+            offers.append(RelayOffer(address, message.token, now + min(message.valid_s, LINK_CERTIFICATE_S)))
+    return tuple(offers)

@@ -5,45 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-from weakref import WeakValueDictionary
 
-from lattica.background import Background, background_tasks
-from lattica.errors import NetworkError, PeerUnreachableError, StreamError
-from lattica.identity import IdentityKey, PeerAddress, PeerId
+from lattica.background import Background
+from lattica.errors import NetworkError, PeerUnreachableError
+from lattica.identity import PeerAddress, PeerId
+from lattica.mesh.events import PathEvent, PathEventKind, PathEvents
 from lattica.mesh.gateway import LivePipe, PipeTable, Route, SocketNames
-from lattica.mesh.links import Link, Links
-from lattica.mesh.listener import Listener, open_listener
-from lattica.mesh.paths import Candidate, CandidateKind, PathInfo, dial_order, host_candidates, is_local
-from lattica.mesh.pipes import OpenPipe, accept_pipe, describe, dial_first
+from lattica.mesh.inbound import Inbound
+from lattica.mesh.link_table import LinkTable
+from lattica.mesh.links import Links
+from lattica.mesh.listener import Listener
+from lattica.mesh.opener import Opener
+from lattica.mesh.paths import Candidate, PathInfo
+from lattica.mesh.pipes import OpenPipe, describe
 from lattica.mesh.ports import PeerFinder
-from lattica.mesh.preface import MAGIC, LinkRefusedError
-from lattica.mesh.race import race
-from lattica.swarm import Direction, Swarm
+from lattica.mesh.reach import Reach
+from lattica.mesh.tcp_info import tcp_info
+from lattica.mesh.ways import Ways
+from lattica.swarm import Swarm
 
 logger = logging.getLogger(__name__)
 
-LIBP2P_FIRST_BYTE = 0x13
-"""Length of the multistream header line, which opens every libp2p connection."""
-LINK_TIMEOUT_S = 10.0
-"""Seconds that a connected peer has to answer a link request."""
-RENEW_STAGGER_S = 1.0
-"""Seconds after which an old link's addresses have had their chance, and the peer is looked for anew as well."""
-MAX_BOOK = 10_000
-"""Peers whose addresses, and links, are remembered."""
-MAX_BOOK_ADDRESSES = 32
-"""Addresses remembered of one peer; new ones displace old ones."""
-MAX_PIPES = 4096
-"""Inbound pipes of a node."""
-MAX_PIPES_PER_PEER = 64
-"""Inbound pipes of one peer. A peer needs one for each channel, and a second while paths change."""
+CONTROL_CHECK_S = 3.0
+"""Seconds that a control connection has to answer a ping when a pipe to the same peer has stalled."""
+REPLACE_TIMEOUT_S = 20.0
+"""Seconds to find a path in place of one that has stalled; that one is given up by TCP after 30."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,61 +45,70 @@ class PipeStatus:
         since: When it was joined, in seconds of `time.monotonic`.
         sent: Bytes to the peer.
         received: Bytes from the peer.
+        rtt: Round trip of its TCP connection in seconds (to the relay, if there is one); ``None`` if not known.
+        is_stalled: Whether what we send is not acknowledged at present.
     """
 
     path: PathInfo | None
     since: float
     sent: int
     received: int
-
-
-class AddressBook:
-    """Addresses of peers, from whoever told us; bounded, most recently told first."""
-
-    def __init__(self) -> None:
-        self._book: OrderedDict[PeerId, dict[str, PeerAddress]] = OrderedDict()
-
-    def add(self, peer: PeerId, addresses: Sequence[PeerAddress]) -> None:
-        """Remember addresses."""
-        known = self._book.setdefault(peer, {})
-        self._book.move_to_end(peer)
-        for address in addresses:
-            known.pop(address.text, None)
-            known[address.text] = address
-        for oldest in list(known)[:-MAX_BOOK_ADDRESSES]:
-            del known[oldest]
-        while len(self._book) > MAX_BOOK:
-            self._book.popitem(last=False)
-
-    def of(self, peer: PeerId) -> list[PeerAddress]:
-        """What we know, newest first."""
-        return list(self._book.get(peer, {}).values())[::-1]
+    rtt: float | None = None
+    is_stalled: bool = False
 
 
 class Mesh:
     """Control connections, links, and pipes to peers; made by `open_mesh`.
 
     Attributes:
-        addresses: Multiaddrs at which we listen.
+        peer_id: Who we are.
+        links: Asks for links and grants them.
+        reach: How others reach us.
+        book: What we were told of where peers are.
     """
 
-    def __init__(self, key: IdentityKey, swarm: Swarm, runtime: Path, tasks: Background, table: PipeTable) -> None:
-        self.peer_id = key.peer_id
-        self.links = Links(key, swarm, lambda: self.candidates)
-        self.candidates: list[Candidate] = []
-        self.finder: PeerFinder | None = None
+    def __init__(
+        self,
+        swarm: Swarm,
+        links: Links,
+        link_table: LinkTable,
+        ways: Ways,
+        reach: Reach,
+        inbound: Inbound,
+        listener: Listener,
+        table: PipeTable,
+        runtime: Path,
+        tasks: Background,
+    ) -> None:
+        self.peer_id = swarm.key.peer_id
+        self._inbound = inbound
+        self._listener = listener
+        self.links = links
+        self.reach = reach
+        self.book = link_table.book
         self._swarm = swarm
-        self._tasks = tasks
+        self._link_table = link_table
         self._table = table
+        self._tasks = tasks
         self._names = SocketNames(runtime)
-        self._book = AddressBook()
-        self._client_links: dict[PeerId, Link] = {}
-        self._locks: WeakValueDictionary[PeerId, asyncio.Lock] = WeakValueDictionary()
-        self._proven: dict[PeerId, PeerAddress] = {}
-        self._server_path: Path | None = None
-        self._listener: Listener
+        self._opener = Opener(
+            ways, link_table, wanted=self._wants_better, found=self._found, failed=self._failed, tasks=tasks
+        )
+        self._routes: dict[PeerId, set[Route]] = {}
+        self._replacing: set[PeerId] = set()
+        self._events = PathEvents()
 
-    # Serving
+    # Where we are
+
+    @property
+    def addresses(self) -> list[PeerAddress]:
+        """Multiaddrs at which we listen, and those through our relays, with our peer ID."""
+        return self.reach.addresses
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Where our port may be reached."""
+        return self.reach.candidate_list
 
     @property
     def port(self) -> int:
@@ -117,58 +116,27 @@ class Mesh:
         return self._listener.port
 
     @property
-    def addresses(self) -> list[PeerAddress]:
-        """Where we listen, with our peer ID."""
-        return [candidate.address.with_peer(self.peer_id) for candidate in self.candidates]
+    def finder(self) -> PeerFinder | None:
+        """Finds addresses of peers that we know only by ID; for the node to set."""
+        return self._link_table.finder
 
-    async def bind(self, listener: Listener, announce: Sequence[PeerAddress]) -> None:
-        """Work out where we can be reached: our interfaces, and what the operator says."""
-        self._listener = listener
-        public = [Candidate(a.host, a.port, CandidateKind.PUBLIC) for a in announce if a.is_tcp]
-        self.candidates = host_candidates(listener.host, listener.port) + public
-        self.links.serve()
-        await self._swarm.advertise(self.addresses)
+    @finder.setter
+    def finder(self, finder: PeerFinder | None) -> None:
+        self._link_table.finder = finder
 
     def start(self, server: Path) -> None:
         """Take connections from now on; inbound pipes are joined with the gRPC server on the unix socket ``server``.
 
         To be called when every protocol is served: peers ask only once, when they connect, what we serve.
         """
-        self._server_path = server
+        self._inbound.server = server
         self._listener.start()
-
-    async def accept_libp2p(self, sock: socket.socket, remote: PeerAddress) -> None:
-        """Route of the listener: a libp2p connection."""
-        await self._swarm.adopt(socket.socket(fileno=sock.detach()), remote)
-
-    async def accept_pipe(self, sock: socket.socket, remote: PeerAddress) -> None:
-        """Route of the listener: a pipe."""
-        peer, server = await accept_pipe(sock, self.links.office, self._connect_server)
-        logger.debug("pipe accepted peer=%s remote=%s", peer, remote)
-        self._table.join(server, sock, LivePipe(peer, None), lambda: None)
-
-    async def _connect_server(self, peer: PeerId) -> socket.socket:
-        if self._server_path is None or self._table.count >= MAX_PIPES:
-            raise NetworkError("the node takes no pipes now")
-        if len(self._table.of(peer)) >= MAX_PIPES_PER_PEER:
-            raise NetworkError(f"{peer} has {MAX_PIPES_PER_PEER} pipes open")
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, str(self._server_path))
-        except OSError as error:
-            sock.close()
-            raise NetworkError("the node is closing") from error
-        except BaseException:
-            sock.close()
-            raise
-        return sock
 
     # Reaching peers
 
     def add_addresses(self, peer: PeerId, addresses: Sequence[PeerAddress]) -> None:
         """Remember where a peer may be reached."""
-        self._book.add(peer, addresses)
+        self.book.add(peer, addresses)
 
     async def connect(self, peer: PeerId, *, timeout: float | None = None) -> None:
         """Have a control connection to ``peer``.
@@ -183,7 +151,7 @@ class Mesh:
         attempts: dict[str, str] = {}
         try:
             async with asyncio.timeout(timeout):
-                await self._connect(peer, attempts)
+                await self._link_table.connect(peer, attempts)
         except TimeoutError as error:
             raise PeerUnreachableError(peer, attempts) from error
 
@@ -196,23 +164,31 @@ class Mesh:
             PeerUnreachableError: With everything that was tried.
         """
         opened = await self.open_pipe(peer, timeout=timeout, attempts=attempts)
+        link = self._link_table.get(peer)
         try:
-            return Route(
+            if link is None:  # forgotten meanwhile
+                raise RuntimeError("the link was lost")
+            route = Route(
                 self._names.next(),
                 opened,
-                self._client_links[peer],
+                link,
                 self._table,
                 self._tasks,
                 lambda attempts: self.open_pipe(peer, attempts=attempts),
+                on_joined=self._joined,
+                on_lost=self._lost,
+                on_closed=self._route_closed,
             )
         except (OSError, RuntimeError) as error:  # no file descriptors are left; the mesh is closing
             opened.sock.close()
             raise PeerUnreachableError(peer, {"gateway": describe(error)}) from error
+        self._routes.setdefault(peer, set()).add(route)
+        return route
 
     async def open_pipe(
         self, peer: PeerId, *, timeout: float | None = None, attempts: dict[str, str] | None = None
     ) -> OpenPipe:
-        """A new pipe over the best path that works.
+        """A new pipe over the best path that works at once; better ones are looked for in the background.
 
         Args:
             peer: Whom.
@@ -225,183 +201,107 @@ class Mesh:
         attempts = {} if attempts is None else attempts
         try:
             async with asyncio.timeout(timeout):
-                pipe = await self._open_pipe(peer, attempts)
+                return await self._opener.open(peer, attempts)
         except TimeoutError as error:
             raise PeerUnreachableError(peer, attempts) from error
-        self._proven[peer] = pipe.path.remote
-        _forget_oldest(self._proven)
-        return pipe
+
+    # What is known of paths
 
     def paths(self, peer: PeerId) -> list[PipeStatus]:
         """The live pipes to and from ``peer``, oldest first."""
-        return [
-            PipeStatus(
-                path=pipe.path,
-                since=pipe.since,
-                sent=pipe.pair.sent if pipe.pair else 0,
-                received=pipe.pair.received if pipe.pair else 0,
-            )
-            for pipe in self._table.of(peer)
-        ]
+        return [_status(pipe) for pipe in self._table.of(peer)]
 
     def path_to(self, peer: PeerId) -> PathInfo | None:
         """The path of the newest pipe that we opened to ``peer``."""
         return next((pipe.path for pipe in reversed(self._table.of(peer)) if pipe.path), None)
 
-    async def _open_pipe(self, peer: PeerId, attempts: dict[str, str]) -> OpenPipe:
-        link, now = self._client_links.get(peer), time.monotonic()
-        if link is None or now >= link.expires_at:
-            ways = [partial(self._dial_anew, peer, link, attempts)]
+    def path_failures(self, peer: PeerId) -> Mapping[str, str]:
+        """Why there is no better path to ``peer``: what was tried last and how it failed; empty if none was looked for."""
+        return self._opener.searches.failures(peer)
+
+    def watch_paths(self) -> AbstractContextManager[AsyncIterator[PathEvent]]:
+        """What happens to the paths to all peers, from now on: ``with mesh.watch_paths() as events: async for …``.
+
+        A reader that is slower than the events loses the oldest, and is told how many.
+        """
+        return self._events.subscribe()
+
+    # Change
+
+    def _joined(self, pipe: LivePipe) -> None:
+        self._emit(PathEventKind.OPENED, pipe)
+
+    def _lost(self, pipe: LivePipe) -> None:
+        self._emit(PathEventKind.CLOSED, pipe)
+
+    def _route_closed(self, route: Route) -> None:
+        routes = self._routes.get(route.peer_id, set())
+        routes.discard(route)
+        if not routes:
+            self._routes.pop(route.peer_id, None)
+
+    def _wants_better(self, peer: PeerId) -> bool:
+        ours = [pipe for pipe in self._table.of(peer) if pipe.path is not None]
+        return bool(ours) and not any(p.path and p.path.kind.is_direct and not p.is_stalled for p in ours)
+
+    def _found(self, pipe: OpenPipe) -> None:
+        """A pipe is ready that nobody waits for: move new calls to it."""
+        self._events.emit(PathEvent(peer_id=pipe.path.peer_id, kind=PathEventKind.BETTER, path=pipe.path))
+        for route in self._routes.get(pipe.path.peer_id, ()):
+            current = route.path
+            if current is None or current.kind.rank > pipe.path.kind.rank:
+                route.supersede()
+
+    def _failed(self, peer: PeerId, attempts: Mapping[str, str]) -> None:
+        reason = "; ".join(f"{what}: {why}" for what, why in attempts.items())
+        self._events.emit(PathEvent(peer_id=peer, kind=PathEventKind.FAILED, reason=reason))
+
+    def pipe_stalled(self, pipe: LivePipe) -> None:
+        """Nothing arrives any more on a pipe of ours: find another path before it is lost."""
+        self._emit(PathEventKind.STALLED, pipe)
+        if pipe.peer_id not in self._replacing:
+            self._replacing.add(pipe.peer_id)
+            task = self._tasks.start(self._replace(pipe.peer_id))
+            task.add_done_callback(lambda _: self._replacing.discard(pipe.peer_id))
+
+    def pipe_recovered(self, pipe: LivePipe) -> None:
+        """It does again."""
+        self._emit(PathEventKind.RECOVERED, pipe)
+
+    async def _replace(self, peer: PeerId) -> None:
+        check = self._tasks.start(self._check_control(peer))
+        try:
+            pipe = await self.open_pipe(peer, timeout=REPLACE_TIMEOUT_S)
+        except PeerUnreachableError as error:
+            self._failed(peer, error.attempts)
         else:
-            # If it does not answer there it has moved, or is another process by now, or is gone: ask it again.
-            ways = [partial(self._dial, peer, link, attempts), partial(self._dial_anew, peer, link, attempts)]
-            if not link.is_fresh(now):
-                ways.reverse()
-        pipe = await race(ways, stagger=RENEW_STAGGER_S, discard=lambda late: late.sock.close())
-        if pipe is None:
-            raise PeerUnreachableError(peer, attempts)
-        return pipe
+            self._opener.searches.offer(pipe)
+        await asyncio.wait([check])
 
-    async def _dial(self, peer: PeerId, link: Link, attempts: dict[str, str]) -> OpenPipe | None:
-        with contextlib.suppress(LinkRefusedError):  # told in ``attempts``
-            return await dial_first(link, self._dial_order(peer, link), attempts)
-        return None
-
-    async def _dial_anew(self, peer: PeerId, stale: Link | None, attempts: dict[str, str]) -> OpenPipe | None:
-        """Dial with a link newer than ``stale``."""
+    async def _check_control(self, peer: PeerId) -> None:
+        """A control connection by the same way may be lost, too, and not have noticed."""
         try:
-            link = await self._new_link(peer, attempts, stale)
-        except PeerUnreachableError:  # told in ``attempts``, too
-            return None
-        return await self._dial(peer, link, attempts)
+            async with asyncio.timeout(CONTROL_CHECK_S):
+                await self._swarm.ping(peer)
+        except (NetworkError, TimeoutError):
+            await self._link_table.disconnect(peer)
 
-    def _dial_order(self, peer: PeerId, link: Link) -> list[PeerAddress]:
-        connections = [info for info in self._swarm.connections() if info.peer_id == peer]
-        proven = [self._proven[peer]] if peer in self._proven else []
-        proven += [info.remote for info in connections if info.direction is Direction.OUTBOUND]
-        same_host = any(is_local(address.host) for address in [*proven, *(info.remote for info in connections)])
-        return dial_order(proven, link.candidates, same_host=same_host)
+    def _emit(self, kind: PathEventKind, pipe: LivePipe) -> None:
+        logger.debug("path %s peer=%s path=%s", kind.value, pipe.peer_id, pipe.path.kind.value if pipe.path else "inbound")
+        self._events.emit(PathEvent(peer_id=pipe.peer_id, kind=kind, path=pipe.path))
 
-    async def _new_link(self, peer: PeerId, attempts: dict[str, str], stale: Link | None) -> Link:
-        lock = self._locks.setdefault(peer, asyncio.Lock())
-        attempts["link"] = "another attempt is asking for it"
-        async with lock:
-            del attempts["link"]
-            current = self._client_links.get(peer)
-            if current is not None and current is not stale and current.is_fresh(time.monotonic()):
-                return current
-            link = await self._request_link(peer, attempts)
-            self._client_links[peer] = link
-            _forget_oldest(self._client_links)
-            return link
-
-    async def _request_link(self, peer: PeerId, attempts: dict[str, str]) -> Link:
-        """Connect and ask for a link; once more if the connection that we had turns out to be lost."""
-        for last in (False, True):
-            await self._connect(peer, attempts)
-            attempts["link"] = "not granted yet"
-            try:
-                async with asyncio.timeout(LINK_TIMEOUT_S):
-                    link = await self.links.request(peer)
-            except TimeoutError:
-                attempts["link"] = f"no answer within {LINK_TIMEOUT_S:.0f} s"
-                await self._disconnect(peer)
-                break
-            except NetworkError as error:
-                attempts["link"] = str(error)
-                if last or not isinstance(error, StreamError):
-                    break
-                await self._disconnect(peer)
-            else:
-                del attempts["link"]
-                return link
-        raise PeerUnreachableError(peer, attempts)
-
-    async def _disconnect(self, peer: PeerId) -> None:
-        """Give up a connection that may be lost without having noticed, so that the next attempt dials."""
-        with contextlib.suppress(StreamError):  # the swarm is closing
-            await self._swarm.disconnect(peer)
-
-    async def _connect(self, peer: PeerId, attempts: dict[str, str]) -> None:
-        known = self._known_addresses(peer)
-        if await self._dial_control(peer, known, attempts):  # at once if there is a connection
-            return
-        if self.finder is None:
-            raise PeerUnreachableError(peer, attempts)
-        attempts["dht"] = "no answer yet"
-        try:
-            found = await self.finder.find_peer(peer)
-        except PeerUnreachableError as error:
-            attempts["dht"] = "; ".join(error.attempts.values()) or "nobody knows the peer"
-            raise PeerUnreachableError(peer, attempts) from error
-        except NetworkError as error:
-            attempts["dht"] = str(error)
-            raise PeerUnreachableError(peer, attempts) from error
-        del attempts["dht"]
-        self._book.add(peer, found)
-        tried = {address.text for address in known}
-        fresh = [address for address in found if address.text not in tried]
-        if not fresh or not await self._dial_control(peer, fresh, attempts):
-            raise PeerUnreachableError(peer, attempts)
-
-    def _known_addresses(self, peer: PeerId) -> list[PeerAddress]:
-        info = self._swarm.peer_info(peer)
-        known = self._book.of(peer) + list(info.addresses if info else ())
-        return list({address.text: address for address in known}.values())
-
-    async def _dial_control(self, peer: PeerId, addresses: list[PeerAddress], attempts: dict[str, str]) -> bool:
-        attempts.update({address.text: "no answer yet" for address in addresses})
-        try:
-            await self._swarm.connect(peer, addresses)
-        except PeerUnreachableError as error:
-            attempts.update(error.attempts)
-            return False
-        except StreamError as error:
-            attempts["swarm"] = str(error)
-            return False
-        for address in addresses:
-            attempts.pop(address.text, None)
-        return True
+    def close(self) -> None:
+        """Close the pipes that nobody has taken."""
+        self._opener.searches.close()
 
 
-def _forget_oldest(by_peer: dict[PeerId, Any]) -> None:
-    while len(by_peer) > MAX_BOOK:
-        del by_peer[next(iter(by_peer))]
-
-
-@contextlib.asynccontextmanager
-async def open_mesh(
-    key: IdentityKey,
-    swarm: Swarm,
-    *,
-    host: str,
-    port: int,
-    runtime: Path,
-    announce: Sequence[PeerAddress] = (),
-    splice: bool | None = None,
-) -> AsyncIterator[Mesh]:
-    """The mesh of one node, bound to its one port; `Mesh.start` opens it.
-
-    Args:
-        key: Our identity.
-        swarm: Our control plane.
-        host: IP address to bind: ``0.0.0.0``, ``::`` (both families) or one of the machine's.
-        port: TCP port; 0 for any free one.
-        runtime: A private folder with a short path, for unix sockets.
-        announce: Further addresses at which we can be reached, as the operator knows.
-        splice: False to move bytes through Python; for tests and systems without `os.splice`.
-
-    Raises:
-        PortInUseError: Another program listens there.
-        ConfigError: The address is not this machine's.
-    """
-    table = PipeTable(asyncio.get_running_loop(), splice=splice)
-    try:
-        async with background_tasks() as tasks:
-            mesh = Mesh(key, swarm, runtime, tasks, table)
-            routes = {LIBP2P_FIRST_BYTE: mesh.accept_libp2p, MAGIC[0]: mesh.accept_pipe}
-            async with open_listener(host, port, routes) as listener:
-                await mesh.bind(listener, announce)
-                yield mesh
-    finally:
-        table.close()
+def _status(pipe: LivePipe) -> PipeStatus:
+    info = tcp_info(pipe.pair.far) if pipe.pair else None
+    return PipeStatus(
+        path=pipe.path,
+        since=pipe.since,
+        sent=pipe.pair.sent if pipe.pair else 0,
+        received=pipe.pair.received if pipe.pair else 0,
+        rtt=info.rtt if info else None,
+        is_stalled=pipe.is_stalled,
+    )

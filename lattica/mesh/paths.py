@@ -16,7 +16,28 @@ class PathKind(Enum):
     """Ways in which bytes travel, cheapest first."""
 
     LAN = "lan"
+    """Dialled at a private address."""
     DIRECT = "direct"
+    """Dialled at a public address."""
+    PUNCHED_TCP = "punched-tcp"
+    """TCP through the NATs, both sides having dialled at one time."""
+    RELAYED = "relayed"
+    """Two TCP connections that a relay joins."""
+    CIRCUIT = "circuit"
+    """A stream on the control connection, which may go through any libp2p relay."""
+
+    @property
+    def rank(self) -> int:
+        """The lower, the better."""
+        return _RANKS[self]
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether no third machine moves the bytes."""
+        return self in {PathKind.LAN, PathKind.DIRECT, PathKind.PUNCHED_TCP}
+
+
+_RANKS = {kind: rank for rank, kind in enumerate(PathKind)}
 
 
 class CandidateKind(Enum):
@@ -55,7 +76,7 @@ class PathInfo:
     Attributes:
         peer_id: The peer at the other end, proven by the pipe's preface.
         kind: The way.
-        remote: The address that we dialled.
+        remote: The address at the other end of our socket: the peer's, its NAT's, or the relay's.
         since: When the pipe was opened, in seconds of `time.monotonic`.
         rtt: Seconds that the pipe's preface took to be answered: one round trip and the peer's work.
     """
@@ -98,7 +119,7 @@ def _interface_addresses() -> Iterable[ipaddress.IPv4Address | ipaddress.IPv6Add
 
 
 def dial_order(
-    proven: Sequence[PeerAddress], candidates: Collection[Candidate], *, same_host: bool
+    proven: Sequence[PeerAddress], candidates: Collection[Candidate], *, same_host: bool, same_site: bool = True
 ) -> list[PeerAddress]:
     """Which TCP addresses of a peer to dial, most promising first, none twice.
 
@@ -106,11 +127,16 @@ def dial_order(
         proven: Addresses at which the peer answered before.
         candidates: What the peer says of itself. It must not be used to reach into this machine, so:
         same_host: Whether the peer is known to be on this machine; if not, its loopback candidates do not count.
+        same_site: Whether the peer may be in a private network of ours; if not, its private candidates do not count.
     """
     ordered = [address for address in proven if address.is_tcp]
     for kind in CandidateKind:
         said = [candidate.address for candidate in candidates if candidate.kind is kind]
-        ordered += [address for address in said if same_host or not is_local(address.host)]
+        ordered += [
+            address
+            for address in said
+            if (same_host or not is_local(address.host)) and (same_site or is_global(address.host))
+        ]
     unique: dict[tuple[str, int], PeerAddress] = {}
     for address in ordered:
         unique.setdefault((address.host, address.port), address)
@@ -124,3 +150,22 @@ def is_local(host: str) -> bool:
     except ValueError:
         return False
     return address.is_loopback or address.is_unspecified or address.is_multicast
+
+
+def is_global(host: str) -> bool:
+    """Whether ``host`` is an IP address that means the same machine everywhere."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_global and not address.is_multicast
+
+
+def control_order(addresses: Sequence[PeerAddress]) -> list[PeerAddress]:
+    """A peer's addresses for a control connection, most promising first.
+
+    Its own global ones, then its relays: behind a NAT its private ones lead elsewhere, or nowhere, and come last.
+    """
+    if not any(address.is_circuit for address in addresses):
+        return list(addresses)
+    return sorted(addresses, key=lambda a: 1 if a.is_circuit else 0 if is_global(a.host) else 2)

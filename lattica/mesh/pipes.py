@@ -14,7 +14,7 @@ from functools import partial
 from lattica.errors import NetworkError, RemoteProtocolError
 from lattica.identity import PeerAddress, PeerId
 from lattica.mesh.links import Link
-from lattica.mesh.paths import PathInfo, path_kind
+from lattica.mesh.paths import PathInfo, PathKind, path_kind
 from lattica.mesh.preface import (
     ANSWER_BYTES,
     HEAD_BYTES,
@@ -88,7 +88,7 @@ async def dial_first(link: Link, addresses: Sequence[PeerAddress], attempts: dic
         return None
 
     dials = [partial(attempt, address) for address in addresses[:MAX_RACE]]
-    pipe = await race(dials, stagger=DIAL_STAGGER_S, discard=lambda late: late.sock.close())
+    pipe = await race(dials, stagger=DIAL_STAGGER_S, discard=close_pipe)
     if pipe is None and refused:
         raise refused[0]
     return pipe
@@ -102,7 +102,17 @@ async def dial_pipe(link: Link, address: PeerAddress) -> OpenPipe:
         NetworkError: Nobody answered, or somebody else did.
         OSError: From the system.
     """
-    sock = await connect_tcp(address)
+    return await prove_pipe(link, await connect_tcp(address), path_kind(address.host), address)
+
+
+async def prove_pipe(link: Link, sock: socket.socket, kind: PathKind, remote: PeerAddress) -> OpenPipe:
+    """Make a pipe of a connected, non-blocking socket: prove the link to each other. Closes it on failure.
+
+    Raises:
+        LinkRefusedError: It is the peer, but it does not know the link.
+        NetworkError: It did not answer, or somebody else did.
+        OSError: From the system.
+    """
     try:
         nonce, started = secrets.token_bytes(NONCE_BYTES), time.monotonic()
         try:
@@ -116,7 +126,7 @@ async def dial_pipe(link: Link, address: PeerAddress) -> OpenPipe:
         sock.close()
         raise
     now = time.monotonic()
-    path = PathInfo(peer_id=link.peer_id, kind=path_kind(address.host), remote=address, since=now, rtt=now - started)
+    path = PathInfo(peer_id=link.peer_id, kind=kind, remote=remote, since=now, rtt=now - started)
     return OpenPipe(sock, path)
 
 
@@ -188,6 +198,11 @@ async def receive_exactly(sock: socket.socket, size: int) -> bytes:
             raise RemoteProtocolError("the connection ended in the middle of a preface")
         data += more
     return data
+
+
+def close_pipe(pipe: OpenPipe) -> None:
+    """Throw away a pipe that nobody needs."""
+    pipe.sock.close()
 
 
 def configure(sock: socket.socket) -> None:

@@ -13,12 +13,16 @@ T = TypeVar("T")
 
 
 async def race(
-    attempts: Sequence[Callable[[], Awaitable[T | None]]], *, stagger: float, discard: Callable[[T], None]
+    attempts: Sequence[Callable[[], Awaitable[T | None]]],
+    *,
+    stagger: float | Sequence[float],
+    discard: Callable[[T], None],
 ) -> T | None:
     """The first result that is not ``None``; ``None`` if every attempt gave that.
 
-    The next attempt starts ``stagger`` seconds after the one before it, or as soon as one has failed. Losers are
-    cancelled; a result that comes too late goes to ``discard``, and so does the winner if the caller is cancelled.
+    The next attempt starts ``stagger`` seconds after the one before it (a sequence: that many after each one), or as
+    soon as one has failed. Losers are cancelled; a result that comes too late goes to ``discard``, and so does the winner
+    if the caller is cancelled.
     """
     results: list[T] = []
     settled = asyncio.Event()
@@ -32,11 +36,11 @@ async def race(
     running: list[asyncio.Task[None]] = []
     try:
         async with background_tasks() as tasks:
-            for attempt in attempts:
+            for number, attempt in enumerate(attempts):
                 settled.clear()
                 running.append(tasks.start(run(attempt)))
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(stagger):
+                    async with asyncio.timeout(stagger if isinstance(stagger, float) else stagger[number]):
                         await settled.wait()
                 if results:
                     break

@@ -211,6 +211,8 @@ def _feed_routing_table(swarm: Swarm, dht: Dht, protocol: str) -> None:
     def identified(info: PeerInfo) -> None:
         if protocol in info.protocols:
             dht.peer_seen(info.peer_id, [address.to_bytes() for address in info.addresses])
+        else:
+            dht.peer_lost(info.peer_id)
 
     swarm.subscribe(identified=identified)
 

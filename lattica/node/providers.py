@@ -32,6 +32,10 @@ class MeshChannels:
         path = self._mesh.path_to(peer)
         return path.kind.value if path else ""
 
+    async def wait_moved(self, peer: PeerId) -> None:
+        """Return when new calls to the peer take a better way."""
+        await self._rpc.channel(peer).wait_replaced()
+
 
 class DhtRouting:
     """Implements `lattica.content.ContentRouting`."""

@@ -48,7 +48,13 @@ _CALLS: dict[Kind, Callable[..., PeerCall[Any, Any]]] = {
 
 
 class Session:
-    """One gRPC channel over one route, for as long as both are good."""
+    """One gRPC channel over one route, for as long as both are good.
+
+    Attributes:
+        route: The route.
+        channel: The channel.
+        watch: Waits for a better route; ends with the session.
+    """
 
     def __init__(self, route: Route, peer: PeerId) -> None:
         credentials = grpc.ssl_channel_credentials(
@@ -62,6 +68,7 @@ class Session:
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self.watch: asyncio.Task[None] | None = None
 
     def is_good(self, now: float) -> bool:
         """Whether new calls may use it."""
@@ -97,6 +104,8 @@ class Session:
         except TimeoutError:
             logger.info("session closed with calls running target=%s calls=%d", self.route.target, self._running)
         finally:
+            if self.watch is not None:
+                self.watch.cancel()
             await self.channel.close()
             self.route.close()
 
@@ -128,6 +137,7 @@ class PeerChannel(grpc.aio.Channel):
         self._draining: set[Session] = set()
         self._opening: _Opening | None = None
         self._renew_at = 0.0
+        self._replaced = asyncio.Event()
         self._closed = closed
 
     @property
@@ -184,8 +194,26 @@ class PeerChannel(grpc.aio.Channel):
             self._opening = None
         if self._session is not None:
             self._drain(self._session, None)
+            self._replaced.set()
+            self._replaced = asyncio.Event()
         self._session = session
+        session.watch = self.spawn(partial(self._watch, session))
         return session
+
+    async def _watch(self, session: Session) -> None:
+        """Move new calls to a better path when there is one; those under way end where they are."""
+        while True:
+            await session.route.wait_superseded()
+            if self._session is not session or self._closed:
+                return
+            await asyncio.wait([self._open_soon().task])  # if that fails, this session goes on
+
+    async def wait_replaced(self) -> None:
+        """Return when new calls take another way than they do now: there is a better path, or the session has aged.
+
+        Calls under way are not cut, but a long stream does well to begin anew.
+        """
+        await self._replaced.wait()
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """Run something that contains its failure in the background; `PeerUnreachableError` if the node closes."""

@@ -30,6 +30,9 @@ class Route(Protocol):
     def has_pipe(self) -> bool:
         """Whether a pipe is up."""
 
+    async def wait_superseded(self) -> None:
+        """Return when a better path than the route's is ready, which a route that is opened now gets."""
+
     def close(self) -> None:
         """Free the route; its channel is closed."""
 

@@ -94,6 +94,7 @@ class LoopbackChannels:
     def __init__(self) -> None:
         self.ports: dict[PeerId, int] = {}
         self._channels: dict[PeerId, grpc.aio.Channel] = {}
+        self._moved = asyncio.Event()
 
     def channel(self, peer: PeerId) -> grpc.aio.Channel:
         if peer not in self._channels:
@@ -102,6 +103,14 @@ class LoopbackChannels:
 
     def path_kind(self, peer: PeerId) -> str:
         return "lan" if peer in self._channels else ""
+
+    async def wait_moved(self, peer: PeerId) -> None:
+        await self._moved.wait()
+
+    def move(self) -> None:
+        """Say that there is a better way to every peer."""
+        self._moved.set()
+        self._moved = asyncio.Event()
 
     async def close(self) -> None:
         for channel in self._channels.values():

@@ -51,6 +51,9 @@ class TlsChannels:
     def path_kind(self, peer: PeerId) -> str:
         return "lan"
 
+    async def wait_moved(self, peer: PeerId) -> None:
+        await asyncio.Event().wait()
+
 
 def model(size: int) -> Content:
     """A file of distinct chunks of 1 MiB."""

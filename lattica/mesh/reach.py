@@ -1,0 +1,147 @@
+"""How others reach us: our addresses, whether they can be dialled, and the relays for when they cannot."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Collection, Sequence
+
+from lattica.background import Background
+from lattica.errors import StreamError
+from lattica.identity import PeerAddress, PeerId
+from lattica.mesh.dialback import DIALBACK_PROTOCOL, Dialback
+from lattica.mesh.links import RelayOffer
+from lattica.mesh.paths import Candidate, CandidateKind, host_candidates, is_global, is_local
+from lattica.mesh.reachability import Reachability, ReachabilityMachine
+from lattica.mesh.relay_keeper import RelayKeeper
+from lattica.swarm import HOP_PROTOCOL, ConnectionInfo, Direction, PeerInfo, Swarm
+
+logger = logging.getLogger(__name__)
+
+
+class Reach:
+    """What we tell others of ourselves; implements `lattica.mesh.links.LinkTerms`.
+
+    Args:
+        swarm: Our control connections.
+        host: The address that our port is bound to.
+        port: The port.
+        announce: Further addresses at which we can be reached, as the operator knows.
+        tasks: Run what goes on in the background.
+
+    Attributes:
+        candidate_list: Addresses at which our port may be reached.
+        keeper: Our relays.
+        dialback: Dials peers that ask.
+    """
+
+    def __init__(
+        self, swarm: Swarm, host: str, port: int, announce: Sequence[PeerAddress], tasks: Background
+    ) -> None:
+        self.candidate_list = host_candidates(host, port)
+        self.candidate_list += [Candidate(a.host, a.port, CandidateKind.PUBLIC) for a in announce if a.is_tcp]
+        self.keeper = RelayKeeper(swarm, self._changed)
+        self.dialback = Dialback(swarm)
+        self._swarm = swarm
+        self._host, self._port = host, port
+        self._tasks = tasks
+        self._machine = ReachabilityMachine(announced=any(is_global(a.host) or a.text.startswith("/dns") for a in announce))
+        self._state = self._machine.state
+        self._listeners: list[Callable[[Reachability], None]] = []
+
+    # LinkTerms
+
+    def candidates(self) -> Sequence[Candidate]:
+        """Where we listen."""
+        return self.candidate_list
+
+    def relays(self, client: PeerId) -> Sequence[RelayOffer]:
+        """Relays at which ``client`` can reach us."""
+        return self.keeper.offers(client)
+
+    def public_hosts(self) -> Collection[str]:
+        """From where others see us come."""
+        return self._machine.public_hosts
+
+    # State
+
+    @property
+    def state(self) -> Reachability:
+        """Whether others can dial us."""
+        return self._state
+
+    @property
+    def addresses(self) -> list[PeerAddress]:
+        """Multiaddrs at which we listen, and those through our relays, with our peer ID."""
+        own = self._swarm.key.peer_id
+        listening = [candidate.address for candidate in self.candidate_list]
+        return [address.with_peer(own) for address in (*listening, *self.keeper.addresses)]
+
+    def subscribe(self, changed: Callable[[Reachability], None]) -> None:
+        """Have ``changed`` called when the state does."""
+        self._listeners.append(changed)
+
+    async def start(self) -> None:
+        """Tell peers where we are, and begin to learn how we can be reached."""
+        self.dialback.serve()
+        self._swarm.subscribe(identified=self._identified)
+        self._tasks.start(self.keeper.run(), name="lattica-relays")
+        await self._swarm.advertise(self.addresses)
+
+    def accepted(self, sock: socket.socket, remote: PeerAddress) -> None:
+        """A connection has come to our port."""
+        try:
+            local = PeerAddress.tcp(*sock.getsockname()[:2]).host
+        except OSError:
+            return
+        if local != remote.host and not is_local(remote.host):
+            self._machine.dialled_by_stranger(local)
+            self._settle()
+
+    def _identified(self, info: PeerInfo) -> None:
+        outbound = [
+            one for one in self._swarm.connections()
+            if one.peer_id == info.peer_id and one.direction is Direction.OUTBOUND and one.relay is None
+        ]  # fmt: skip
+        if not outbound:
+            return
+        self._learn_relay(info, outbound[-1])
+        if info.observed is None or not info.observed.host:
+            return
+        own = {candidate.host for candidate in host_candidates(self._host, self._port)}
+        ask = self._machine.observed(info.peer_id, info.observed.host, own)
+        if ask and DIALBACK_PROTOCOL in info.protocols:
+            self._tasks.start(self._ask_dialback(info.peer_id))
+        self._settle()
+
+    def _learn_relay(self, info: PeerInfo, connection: ConnectionInfo) -> None:
+        if HOP_PROTOCOL not in info.protocols:
+            self.keeper.plan.remove(info.peer_id)
+        elif is_global(connection.remote.host):
+            self.keeper.add(info.peer_id, [connection.remote])
+
+    async def _ask_dialback(self, peer: PeerId) -> None:
+        success = await self.dialback.ask(peer, self._port)
+        if success is not None:
+            logger.debug("dialled back peer=%s success=%s", peer, success)
+            self._machine.dialled_back(peer, success=success)
+            self._settle()
+
+    def _settle(self) -> None:
+        state = self._machine.state
+        if state is self._state:
+            return
+        logger.info("reachability changed from=%s to=%s", self._state.value, state.value)
+        self._state = state
+        self.keeper.set_wanted(state is Reachability.PRIVATE)
+        for listener in self._listeners:
+            listener(state)
+
+    def _changed(self) -> None:
+        self._tasks.start(self._advertise())
+
+    async def _advertise(self) -> None:
+        try:
+            await self._swarm.advertise(self.addresses)
+        except StreamError:
+            logger.debug("the swarm is closing: nobody is told of new addresses")

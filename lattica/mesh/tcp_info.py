@@ -1,0 +1,51 @@
+"""What the kernel knows of a TCP connection that we do not read ourselves.
+
+Source: `struct tcp_info` in Linux's ``include/uapi/linux/tcp.h``, whose fields only ever grow at the end.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+
+_HEAD = struct.Struct("=8B24I")
+_RETRANSMITS, _UNACKED, _RTT = 2, 8 + 4, 8 + 15
+STALLED_RETRANSMITS = 3
+"""Retransmissions in a row without an acknowledgement after which a connection counts as stalled: 1.4 s on a fast path, some 5 s
+with a round trip of 300 ms. Chance losses do not come to that: at 2% one in a hundred thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class TcpInfo:
+    """The state of a TCP connection.
+
+    Attributes:
+        retransmits: Retransmissions of one segment in a row, unanswered.
+        unacked: Segments sent and not acknowledged.
+        rtt: Smoothed round trip, seconds.
+    """
+
+    retransmits: int
+    unacked: int
+    rtt: float
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether what is sent does not arrive. A peer that does not read is none: its kernel acknowledges."""
+        return self.unacked > 0 and self.retransmits >= STALLED_RETRANSMITS
+
+
+def tcp_info(sock: socket.socket) -> TcpInfo | None:
+    """The state of a connection; ``None`` if it is closed, no TCP connection, or the system does not tell."""
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None or sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return None
+    try:
+        raw = sock.getsockopt(socket.IPPROTO_TCP, option, _HEAD.size)
+    except OSError:
+        return None
+    if len(raw) < _HEAD.size:
+        return None
+    fields = _HEAD.unpack(raw)
+    return TcpInfo(retransmits=fields[_RETRANSMITS], unacked=fields[_UNACKED], rtt=fields[_RTT] / 1e6)
