@@ -155,19 +155,23 @@ class PingRequest(_message.Message):
 
     PEER_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    INTERVAL_S_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     """Peer ID, or a multiaddr that ends in /p2p/."""
     count: _builtins.int
     """How many round trips: 1 to 1000."""
+    interval_s: _builtins.float
+    """Seconds from an answer to the next round trip, at most 3600; 0 means no pause."""
     def __init__(
         self,
         *,
         peer: _builtins.str = ...,
         count: _builtins.int = ...,
+        interval_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "peer", b"peer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "interval_s", b"interval_s", "peer", b"peer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,22 +184,28 @@ class PingReply(_message.Message):
     PEER_ID_FIELD_NUMBER: _builtins.int
     RTT_S_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    ELAPSED_S_FIELD_NUMBER: _builtins.int
     peer_id: _builtins.str
     """Text."""
     rtt_s: _builtins.float
-    """Round trip of one gRPC call over the data path, in seconds."""
+    """Seconds that one gRPC call over the data path took; those of the first one include finding the peer and opening a path, unless there
+    was one already.
+    """
     path: _builtins.str
     """Path kind."""
+    elapsed_s: _builtins.float
+    """Seconds from the node's receipt of the request to this answer of the peer; in the first reply that is the time to the first byte."""
     def __init__(
         self,
         *,
         peer_id: _builtins.str = ...,
         rtt_s: _builtins.float = ...,
         path: _builtins.str = ...,
+        elapsed_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "peer_id", b"peer_id", "rtt_s", b"rtt_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_s", b"elapsed_s", "path", b"path", "peer_id", b"peer_id", "rtt_s", b"rtt_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -224,23 +224,67 @@ def peers(common: _Common, /) -> None:
 
 
 @main.command()
+@click.pass_obj
+def status(common: _Common, /) -> None:
+    """Say who and where the running node is, and whom it knows."""
+    session = _session(common)
+
+    async def command() -> None:
+        from lattica._proto import control_pb2
+
+        async with session.running_node() as control:
+            with control_errors():
+                answer = await control.Status(control_pb2.StatusRequest())
+        data: dict[str, object] = {
+            "peer_id": answer.peer_id,
+            "addresses": list(answer.addresses),
+            "version": answer.version,
+            "connections": answer.connections,
+            "dht_peers": answer.dht_peers,
+            "uptime_s": round(answer.uptime_s, 3),
+        }
+        lines = [
+            f"peer ID    {answer.peer_id}",
+            *(f"listening  {address}" for address in answer.addresses),
+            f"peers      {answer.connections} connected, {answer.dht_peers} in the DHT's routing table",
+            f"up         {answer.uptime_s:.0f} s, version {answer.version}",
+        ]
+        session.output.result(data, "\n".join(lines))
+
+    run(command())
+
+
+@main.command()
 @click.argument("peer")
-@click.option("-c", "--count", default=4, show_default=True, type=click.IntRange(1, 1000), help="Round trips.")
+@click.option("-c", "--count", default=4, show_default=True, type=click.IntRange(1, 1000), help="Calls.")
+@click.option(
+    "--interval", default=0.0, metavar="SECONDS", type=click.FloatRange(0, 3600), help="Pause between two. [default: 0]"
+)
 @_network_options
 @click.pass_obj
-def ping(common: _Common, /, peer: str, count: int, **settings: Any) -> None:
-    """Measure round trips of a gRPC call to PEER (a peer ID, or a multiaddr that ends in one)."""
+def ping(common: _Common, /, peer: str, count: int, interval: float, **settings: Any) -> None:
+    """Call PEER (a peer ID, or a multiaddr that ends in one) over gRPC and print how long it took.
+
+    The first call also finds the peer and opens a path to it.
+    """
     session = _session(common, **settings)
 
     async def command() -> None:
         from lattica._proto import control_pb2
 
+        request = control_pb2.PingRequest(peer=peer, count=count, interval_s=interval)
         async with session.any_node() as (control, _):
             with control_errors():
-                async for reply in control.Ping(control_pb2.PingRequest(peer=peer, count=count)):
+                async for reply in control.Ping(request):
+                    rtt_ms = reply.rtt_s * 1e3
                     session.output.result(
-                        {"peer_id": reply.peer_id, "rtt_ms": round(reply.rtt_s * 1e3, 3), "path": reply.path},
-                        f"{reply.peer_id}  {reply.rtt_s * 1e3:.2f} ms  {reply.path}",
+                        {
+                            "peer_id": reply.peer_id,
+                            "rtt_ms": round(rtt_ms, 3),
+                            "path": reply.path,
+                            "elapsed_s": round(reply.elapsed_s, 4),
+                        },
+                        f"{reply.peer_id}  {rtt_ms:.2f} ms  {reply.path}  after {reply.elapsed_s:.3f} s",
                     )
 
     run(command())

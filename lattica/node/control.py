@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_PINGS = 1000
+MAX_PING_INTERVAL_S = 3600.0
 PROGRESS_INTERVAL_S = 0.1
 """Seconds between two progress messages at least."""
 
@@ -70,13 +71,17 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
     async def Ping(  # noqa: N802
         self, request: control_pb2.PingRequest, context: Context
     ) -> AsyncIterator[control_pb2.PingReply]:
-        """Round trips of one gRPC call over the data path."""
+        """One gRPC call after the other over the data path; the first finds the peer and opens a path, if it must."""
+        started = time.monotonic()
+        pause = _ping_interval(request.interval_s)
         async with _errors_told(context):
             peer = self._node.resolve(request.peer)
-            await self._node.ping(peer)  # finds the peer and opens the path; that is not a round trip
-            for _ in range(min(max(request.count, 1), MAX_PINGS)):
+            for number in range(min(max(request.count, 1), MAX_PINGS)):
+                if number > 0:
+                    await asyncio.sleep(pause)
                 pong = await self._node.ping(peer)
-                yield control_pb2.PingReply(peer_id=str(peer), rtt_s=pong.rtt, path=pong.path)
+                elapsed = time.monotonic() - started
+                yield control_pb2.PingReply(peer_id=str(peer), rtt_s=pong.rtt, path=pong.path, elapsed_s=elapsed)
 
     async def Publish(  # noqa: N802
         self, request: control_pb2.PublishRequest, context: Context
@@ -114,6 +119,11 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         async with _errors_told(context):
             async for message in _with_progress(fetch):
                 yield message
+
+
+def _ping_interval(asked: float) -> float:
+    # `min` and `max` would let a NaN through, which `sleep` never returns from.
+    return min(asked, MAX_PING_INTERVAL_S) if asked > 0.0 else 0.0
 
 
 def encode_result(result: FetchResult) -> control_pb2.TransferResult:

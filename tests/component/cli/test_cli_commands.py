@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -158,3 +160,58 @@ def test_help_needs_no_network_library(arguments: tuple[str, ...]) -> None:
     script = "import sys; from lattica.cli import main; main(standalone_mode=False); assert 'libp2p' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_first_reply_of_a_ping_tells_the_time_to_the_first_byte(start_node: StartNode) -> None:
+    """It includes finding the peer and opening a path; those after it are round trips."""
+    first = start_node("first")
+    second = start_node("second", bootstrap=first.address)
+    result = Command(second.home)("--json", "ping", first.peer_id, "-c", "3", "--interval", "0.2")
+    assert result.exit_code == 0
+    replies = [json.loads(line) for line in result.stdout.splitlines()]
+    elapsed = [reply["elapsed_s"] for reply in replies]
+    assert len(replies) == 3
+    assert elapsed[0] >= replies[0]["rtt_ms"] / 1e3 - 0.001
+    assert replies[0]["rtt_ms"] > replies[1]["rtt_ms"]
+    assert all(later - earlier >= 0.2 for earlier, later in itertools.pairwise(elapsed))
+    (line,) = Command(second.home)("ping", first.peer_id, "-c", "1").stdout.splitlines()
+    assert re.fullmatch(rf"{first.peer_id}  [\d.]+ ms  lan  after [\d.]+ s", line)
+
+
+def test_a_ping_whose_peer_goes_away_ends_in_one_sentence(start_node: StartNode) -> None:
+    first = start_node("first")
+    second = start_node("second", bootstrap=first.address)
+    command = [sys.executable, "-m", "lattica", "--json", "--home", str(second.home)]
+    ping = subprocess.Popen(
+        [*command, "ping", first.peer_id, "-c", "1000", "--interval", "0.05"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert ping.stdout is not None
+    assert json.loads(ping.stdout.readline())["path"] == "lan"
+    first.stop()
+    _, stderr = ping.communicate(timeout=30)
+    assert ping.returncode == 1
+    (sentence,) = stderr.splitlines()
+    assert first.peer_id in sentence
+
+
+def test_status_tells_who_and_where_the_node_is_and_whom_it_knows(start_node: StartNode) -> None:
+    first = start_node("first")
+    second = start_node("second", bootstrap=first.address)
+    status = Command(second.home).json("status")
+    assert status["peer_id"] == second.peer_id
+    assert status["addresses"] == second.up["addresses"]
+    assert status["connections"] == 1
+    assert status["dht_peers"] == 1
+    assert status["uptime_s"] > 0
+    text = Command(second.home)("status").stdout
+    assert second.peer_id in text
+    assert "peers      1 connected, 1 in the DHT" in text
+
+
+def test_status_without_a_node_is_misuse(lattica: Command) -> None:
+    result = lattica("status")
+    assert result.exit_code == 2
+    assert "no node is running" in result.stderr
