@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clattica/_proto/control.proto\x12\nlattica.v1\"\x0f\n\rStatusRequest\"\x7f\n\x0eStatusResponse\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x13\n\x0b\x63onnections\x18\x04 \x01(\r\x12\x11\n\tdht_peers\x18\x05 \x01(\r\x12\x10\n\x08uptime_s\x18\x06 \x01(\x01\"\x0e\n\x0cPeersRequest\"^\n\x08PeerInfo\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x11\n\tdirection\x18\x05 \x01(\t\"4\n\rPeersResponse\x12#\n\x05peers\x18\x01 \x03(\x0b\x32\x14.lattica.v1.PeerInfo\">\n\x0bPingRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x12\n\ninterval_s\x18\x03 \x01(\x01\"L\n\tPingReply\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\r\n\x05rtt_s\x18\x02 \x01(\x01\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x11\n\telapsed_s\x18\x04 \x01(\x01\",\n\x0ePublishRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"C\n\x0c\x46\x65tchRequest\x12\x0b\n\x03\x63id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x11\n\toverwrite\x18\x03 \x01(\x08\"n\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x12\n\ndone_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12*\n\x06result\x18\x04 \x01(\x0b\x32\x1a.lattica.v1.TransferResult\"\x97\x01\n\x0eTransferResult\x12\x0b\n\x03\x63id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12#\n\x07sources\x18\x05 \x03(\x0b\x32\x12.lattica.v1.Source\x12\x14\n\x0creused_bytes\x18\x06 \x01(\x04\x12\x10\n\x08warnings\x18\x07 \x03(\t\"W\n\x06Source\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\t2\xbc\x02\n\x07\x43ontrol\x12?\n\x06Status\x12\x19.lattica.v1.StatusRequest\x1a\x1a.lattica.v1.StatusResponse\x12<\n\x05Peers\x12\x18.lattica.v1.PeersRequest\x1a\x19.lattica.v1.PeersResponse\x12\x38\n\x04Ping\x12\x17.lattica.v1.PingRequest\x1a\x15.lattica.v1.PingReply0\x01\x12=\n\x07Publish\x12\x1a.lattica.v1.PublishRequest\x1a\x14.lattica.v1.Progress0\x01\x12\x39\n\x05\x46\x65tch\x12\x18.lattica.v1.FetchRequest\x1a\x14.lattica.v1.Progress0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1clattica/_proto/control.proto\x12\nlattica.v1\"\x0f\n\rStatusRequest\"\xb6\x01\n\x0eStatusResponse\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x13\n\x0b\x63onnections\x18\x04 \x01(\r\x12\x11\n\tdht_peers\x18\x05 \x01(\r\x12\x10\n\x08uptime_s\x18\x06 \x01(\x01\x12\x14\n\x0creachability\x18\x07 \x01(\t\x12\x0e\n\x06relays\x18\x08 \x03(\t\x12\x0f\n\x07relayed\x18\t \x01(\r\"\x0e\n\x0cPeersRequest\"^\n\x08PeerInfo\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x11\n\taddresses\x18\x02 \x03(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x11\n\tdirection\x18\x05 \x01(\t\"4\n\rPeersResponse\x12#\n\x05peers\x18\x01 \x03(\x0b\x32\x14.lattica.v1.PeerInfo\"\x1c\n\x0cPathsRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\"\x90\x01\n\x04Pipe\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06remote\x18\x03 \x01(\t\x12\r\n\x05\x61ge_s\x18\x04 \x01(\x01\x12\r\n\x05rtt_s\x18\x05 \x01(\x01\x12\x12\n\nsent_bytes\x18\x06 \x01(\x04\x12\x16\n\x0ereceived_bytes\x18\x07 \x01(\x04\x12\x0f\n\x07stalled\x18\x08 \x01(\x08\"9\n\tFailedWay\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0b\n\x03way\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"W\n\rPathsResponse\x12\x1f\n\x05pipes\x18\x01 \x03(\x0b\x32\x10.lattica.v1.Pipe\x12%\n\x06\x66\x61iled\x18\x02 \x03(\x0b\x32\x15.lattica.v1.FailedWay\"!\n\x11WatchPathsRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\"|\n\tPathEvent\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\r\n\x05\x65vent\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0e\n\x06remote\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x11\n\telapsed_s\x18\x06 \x01(\x01\x12\x0e\n\x06missed\x18\x07 \x01(\r\">\n\x0bPingRequest\x12\x0c\n\x04peer\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x12\n\ninterval_s\x18\x03 \x01(\x01\"L\n\tPingReply\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\r\n\x05rtt_s\x18\x02 \x01(\x01\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x11\n\telapsed_s\x18\x04 \x01(\x01\",\n\x0ePublishRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"C\n\x0c\x46\x65tchRequest\x12\x0b\n\x03\x63id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65stination\x18\x02 \x01(\t\x12\x11\n\toverwrite\x18\x03 \x01(\x08\"n\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x12\n\ndone_bytes\x18\x02 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12*\n\x06result\x18\x04 \x01(\x0b\x32\x1a.lattica.v1.TransferResult\"\x97\x01\n\x0eTransferResult\x12\x0b\n\x03\x63id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12#\n\x07sources\x18\x05 \x03(\x0b\x32\x12.lattica.v1.Source\x12\x14\n\x0creused_bytes\x18\x06 \x01(\x04\x12\x10\n\x08warnings\x18\x07 \x03(\t\"W\n\x06Source\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x04 \x01(\r\x12\x0f\n\x07\x64ropped\x18\x05 \x01(\t2\xc0\x03\n\x07\x43ontrol\x12?\n\x06Status\x12\x19.lattica.v1.StatusRequest\x1a\x1a.lattica.v1.StatusResponse\x12<\n\x05Peers\x12\x18.lattica.v1.PeersRequest\x1a\x19.lattica.v1.PeersResponse\x12<\n\x05Paths\x12\x18.lattica.v1.PathsRequest\x1a\x19.lattica.v1.PathsResponse\x12\x44\n\nWatchPaths\x12\x1d.lattica.v1.WatchPathsRequest\x1a\x15.lattica.v1.PathEvent0\x01\x12\x38\n\x04Ping\x12\x17.lattica.v1.PingRequest\x1a\x15.lattica.v1.PingReply0\x01\x12=\n\x07Publish\x12\x1a.lattica.v1.PublishRequest\x1a\x14.lattica.v1.Progress0\x01\x12\x39\n\x05\x46\x65tch\x12\x18.lattica.v1.FetchRequest\x1a\x14.lattica.v1.Progress0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,28 +33,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STATUSREQUEST']._serialized_start=44
   _globals['_STATUSREQUEST']._serialized_end=59
-  _globals['_STATUSRESPONSE']._serialized_start=61
-  _globals['_STATUSRESPONSE']._serialized_end=188
-  _globals['_PEERSREQUEST']._serialized_start=190
-  _globals['_PEERSREQUEST']._serialized_end=204
-  _globals['_PEERINFO']._serialized_start=206
-  _globals['_PEERINFO']._serialized_end=300
-  _globals['_PEERSRESPONSE']._serialized_start=302
-  _globals['_PEERSRESPONSE']._serialized_end=354
-  _globals['_PINGREQUEST']._serialized_start=356
-  _globals['_PINGREQUEST']._serialized_end=418
-  _globals['_PINGREPLY']._serialized_start=420
-  _globals['_PINGREPLY']._serialized_end=496
-  _globals['_PUBLISHREQUEST']._serialized_start=498
-  _globals['_PUBLISHREQUEST']._serialized_end=542
-  _globals['_FETCHREQUEST']._serialized_start=544
-  _globals['_FETCHREQUEST']._serialized_end=611
-  _globals['_PROGRESS']._serialized_start=613
-  _globals['_PROGRESS']._serialized_end=723
-  _globals['_TRANSFERRESULT']._serialized_start=726
-  _globals['_TRANSFERRESULT']._serialized_end=877
-  _globals['_SOURCE']._serialized_start=879
-  _globals['_SOURCE']._serialized_end=966
-  _globals['_CONTROL']._serialized_start=969
-  _globals['_CONTROL']._serialized_end=1285
+  _globals['_STATUSRESPONSE']._serialized_start=62
+  _globals['_STATUSRESPONSE']._serialized_end=244
+  _globals['_PEERSREQUEST']._serialized_start=246
+  _globals['_PEERSREQUEST']._serialized_end=260
+  _globals['_PEERINFO']._serialized_start=262
+  _globals['_PEERINFO']._serialized_end=356
+  _globals['_PEERSRESPONSE']._serialized_start=358
+  _globals['_PEERSRESPONSE']._serialized_end=410
+  _globals['_PATHSREQUEST']._serialized_start=412
+  _globals['_PATHSREQUEST']._serialized_end=440
+  _globals['_PIPE']._serialized_start=443
+  _globals['_PIPE']._serialized_end=587
+  _globals['_FAILEDWAY']._serialized_start=589
+  _globals['_FAILEDWAY']._serialized_end=646
+  _globals['_PATHSRESPONSE']._serialized_start=648
+  _globals['_PATHSRESPONSE']._serialized_end=735
+  _globals['_WATCHPATHSREQUEST']._serialized_start=737
+  _globals['_WATCHPATHSREQUEST']._serialized_end=770
+  _globals['_PATHEVENT']._serialized_start=772
+  _globals['_PATHEVENT']._serialized_end=896
+  _globals['_PINGREQUEST']._serialized_start=898
+  _globals['_PINGREQUEST']._serialized_end=960
+  _globals['_PINGREPLY']._serialized_start=962
+  _globals['_PINGREPLY']._serialized_end=1038
+  _globals['_PUBLISHREQUEST']._serialized_start=1040
+  _globals['_PUBLISHREQUEST']._serialized_end=1084
+  _globals['_FETCHREQUEST']._serialized_start=1086
+  _globals['_FETCHREQUEST']._serialized_end=1153
+  _globals['_PROGRESS']._serialized_start=1155
+  _globals['_PROGRESS']._serialized_end=1265
+  _globals['_TRANSFERRESULT']._serialized_start=1268
+  _globals['_TRANSFERRESULT']._serialized_end=1419
+  _globals['_SOURCE']._serialized_start=1421
+  _globals['_SOURCE']._serialized_end=1508
+  _globals['_CONTROL']._serialized_start=1511
+  _globals['_CONTROL']._serialized_end=1959
 # @@protoc_insertion_point(module_scope)

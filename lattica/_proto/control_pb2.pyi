@@ -45,6 +45,9 @@ class StatusResponse(_message.Message):
     CONNECTIONS_FIELD_NUMBER: _builtins.int
     DHT_PEERS_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
+    REACHABILITY_FIELD_NUMBER: _builtins.int
+    RELAYS_FIELD_NUMBER: _builtins.int
+    RELAYED_FIELD_NUMBER: _builtins.int
     peer_id: _builtins.str
     """The node's peer ID, text."""
     version: _builtins.str
@@ -54,9 +57,17 @@ class StatusResponse(_message.Message):
     """Peers in the DHT's routing table."""
     uptime_s: _builtins.float
     """Seconds since it started."""
+    reachability: _builtins.str
+    """"unknown", "public" or "private": whether others can dial it."""
+    relayed: _builtins.int
+    """Circuits and pipes that it relays for others at present."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Multiaddrs at which it listens, each with /p2p/."""
+
+    @_builtins.property
+    def relays(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Peer IDs, text, of the relays through which it can be reached, nearest first."""
 
     def __init__(
         self,
@@ -67,10 +78,13 @@ class StatusResponse(_message.Message):
         connections: _builtins.int = ...,
         dht_peers: _builtins.int = ...,
         uptime_s: _builtins.float = ...,
+        reachability: _builtins.str = ...,
+        relays: _abc.Iterable[_builtins.str] | None = ...,
+        relayed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "connections", b"connections", "dht_peers", b"dht_peers", "peer_id", b"peer_id", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "connections", b"connections", "dht_peers", b"dht_peers", "peer_id", b"peer_id", "reachability", b"reachability", "relayed", b"relayed", "relays", b"relays", "uptime_s", b"uptime_s", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -148,6 +162,193 @@ class PeersResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PeersResponse: _TypeAlias = PeersResponse  # noqa: Y015
+
+@_typing.final
+class PathsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """Peer ID, or a multiaddr that ends in one; empty: every peer with a pipe."""
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathsRequest: _TypeAlias = PathsRequest  # noqa: Y015
+
+@_typing.final
+class Pipe(_message.Message):
+    """One pipe to or from a peer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    REMOTE_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    RTT_S_FIELD_NUMBER: _builtins.int
+    SENT_BYTES_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    STALLED_FIELD_NUMBER: _builtins.int
+    peer_id: _builtins.str
+    """Text."""
+    path: _builtins.str
+    """Path kind; empty if the peer opened it."""
+    remote: _builtins.str
+    """Multiaddr of the other end of its socket; empty if the peer opened it."""
+    age_s: _builtins.float
+    """Seconds since it was opened."""
+    rtt_s: _builtins.float
+    """Round trip of its TCP connection, seconds; 0: not known."""
+    sent_bytes: _builtins.int
+    """Bytes to and from the peer."""
+    received_bytes: _builtins.int
+    stalled: _builtins.bool
+    """Whether what is sent is not acknowledged at present."""
+    def __init__(
+        self,
+        *,
+        peer_id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        remote: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+        rtt_s: _builtins.float = ...,
+        sent_bytes: _builtins.int = ...,
+        received_bytes: _builtins.int = ...,
+        stalled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "path", b"path", "peer_id", b"peer_id", "received_bytes", b"received_bytes", "remote", b"remote", "rtt_s", b"rtt_s", "sent_bytes", b"sent_bytes", "stalled", b"stalled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pipe: _TypeAlias = Pipe  # noqa: Y015
+
+@_typing.final
+class FailedWay(_message.Message):
+    """A way that was tried in vain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_ID_FIELD_NUMBER: _builtins.int
+    WAY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    peer_id: _builtins.str
+    """Text."""
+    way: _builtins.str
+    """An address, or "punch", "relay …", "circuit"."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        peer_id: _builtins.str = ...,
+        way: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer_id", b"peer_id", "reason", b"reason", "way", b"way"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailedWay: _TypeAlias = FailedWay  # noqa: Y015
+
+@_typing.final
+class PathsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIPES_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pipes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pipe]: ...
+    @_builtins.property
+    def failed(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedWay]:
+        """Why there is nothing better, from the latest search for each peer."""
+
+    def __init__(
+        self,
+        *,
+        pipes: _abc.Iterable[Global___Pipe] | None = ...,
+        failed: _abc.Iterable[Global___FailedWay] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "pipes", b"pipes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathsResponse: _TypeAlias = PathsResponse  # noqa: Y015
+
+@_typing.final
+class WatchPathsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """As in PathsRequest."""
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPathsRequest: _TypeAlias = WatchPathsRequest  # noqa: Y015
+
+@_typing.final
+class PathEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_ID_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    REMOTE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ELAPSED_S_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    peer_id: _builtins.str
+    """Text."""
+    event: _builtins.str
+    """"opened", "better", "stalled", "recovered", "closed", "failed"."""
+    path: _builtins.str
+    """Path kind; empty if there is none."""
+    remote: _builtins.str
+    reason: _builtins.str
+    """Why, where there is something to say."""
+    elapsed_s: _builtins.float
+    """Seconds from the node's receipt of the request to the event."""
+    missed: _builtins.int
+    """Events before this one that were lost because the reader was too slow."""
+    def __init__(
+        self,
+        *,
+        peer_id: _builtins.str = ...,
+        event: _builtins.str = ...,
+        path: _builtins.str = ...,
+        remote: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        elapsed_s: _builtins.float = ...,
+        missed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed_s", b"elapsed_s", "event", b"event", "missed", b"missed", "path", b"path", "peer_id", b"peer_id", "reason", b"reason", "remote", b"remote"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PathEvent: _TypeAlias = PathEvent  # noqa: Y015
 
 @_typing.final
 class PingRequest(_message.Message):

@@ -44,6 +44,16 @@ class ControlStub:
                 request_serializer=lattica_dot___proto_dot_control__pb2.PeersRequest.SerializeToString,
                 response_deserializer=lattica_dot___proto_dot_control__pb2.PeersResponse.FromString,
                 _registered_method=True)
+        self.Paths = channel.unary_unary(
+                '/lattica.v1.Control/Paths',
+                request_serializer=lattica_dot___proto_dot_control__pb2.PathsRequest.SerializeToString,
+                response_deserializer=lattica_dot___proto_dot_control__pb2.PathsResponse.FromString,
+                _registered_method=True)
+        self.WatchPaths = channel.unary_stream(
+                '/lattica.v1.Control/WatchPaths',
+                request_serializer=lattica_dot___proto_dot_control__pb2.WatchPathsRequest.SerializeToString,
+                response_deserializer=lattica_dot___proto_dot_control__pb2.PathEvent.FromString,
+                _registered_method=True)
         self.Ping = channel.unary_stream(
                 '/lattica.v1.Control/Ping',
                 request_serializer=lattica_dot___proto_dot_control__pb2.PingRequest.SerializeToString,
@@ -71,6 +81,18 @@ class ControlServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Peers(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Paths(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchPaths(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +128,16 @@ def add_ControlServicer_to_server(servicer, server):
                     servicer.Peers,
                     request_deserializer=lattica_dot___proto_dot_control__pb2.PeersRequest.FromString,
                     response_serializer=lattica_dot___proto_dot_control__pb2.PeersResponse.SerializeToString,
+            ),
+            'Paths': grpc.unary_unary_rpc_method_handler(
+                    servicer.Paths,
+                    request_deserializer=lattica_dot___proto_dot_control__pb2.PathsRequest.FromString,
+                    response_serializer=lattica_dot___proto_dot_control__pb2.PathsResponse.SerializeToString,
+            ),
+            'WatchPaths': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPaths,
+                    request_deserializer=lattica_dot___proto_dot_control__pb2.WatchPathsRequest.FromString,
+                    response_serializer=lattica_dot___proto_dot_control__pb2.PathEvent.SerializeToString,
             ),
             'Ping': grpc.unary_stream_rpc_method_handler(
                     servicer.Ping,
@@ -177,6 +209,60 @@ class Control:
             '/lattica.v1.Control/Peers',
             lattica_dot___proto_dot_control__pb2.PeersRequest.SerializeToString,
             lattica_dot___proto_dot_control__pb2.PeersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Paths(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lattica.v1.Control/Paths',
+            lattica_dot___proto_dot_control__pb2.PathsRequest.SerializeToString,
+            lattica_dot___proto_dot_control__pb2.PathsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPaths(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/lattica.v1.Control/WatchPaths',
+            lattica_dot___proto_dot_control__pb2.WatchPathsRequest.SerializeToString,
+            lattica_dot___proto_dot_control__pb2.PathEvent.FromString,
             options,
             channel_credentials,
             insecure,

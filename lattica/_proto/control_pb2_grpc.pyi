@@ -35,6 +35,8 @@ class ControlStub:
     def __new__(cls, channel: _aio.Channel) -> ControlAsyncStub: ...
     Status: _grpc.UnaryUnaryMultiCallable[_control_pb2.StatusRequest, _control_pb2.StatusResponse]
     Peers: _grpc.UnaryUnaryMultiCallable[_control_pb2.PeersRequest, _control_pb2.PeersResponse]
+    Paths: _grpc.UnaryUnaryMultiCallable[_control_pb2.PathsRequest, _control_pb2.PathsResponse]
+    WatchPaths: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchPathsRequest, _control_pb2.PathEvent]
     Ping: _grpc.UnaryStreamMultiCallable[_control_pb2.PingRequest, _control_pb2.PingReply]
     Publish: _grpc.UnaryStreamMultiCallable[_control_pb2.PublishRequest, _control_pb2.Progress]
     Fetch: _grpc.UnaryStreamMultiCallable[_control_pb2.FetchRequest, _control_pb2.Progress]
@@ -44,6 +46,8 @@ class ControlAsyncStub(ControlStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Status: _aio.UnaryUnaryMultiCallable[_control_pb2.StatusRequest, _control_pb2.StatusResponse]  # type: ignore[assignment]
     Peers: _aio.UnaryUnaryMultiCallable[_control_pb2.PeersRequest, _control_pb2.PeersResponse]  # type: ignore[assignment]
+    Paths: _aio.UnaryUnaryMultiCallable[_control_pb2.PathsRequest, _control_pb2.PathsResponse]  # type: ignore[assignment]
+    WatchPaths: _aio.UnaryStreamMultiCallable[_control_pb2.WatchPathsRequest, _control_pb2.PathEvent]  # type: ignore[assignment]
     Ping: _aio.UnaryStreamMultiCallable[_control_pb2.PingRequest, _control_pb2.PingReply]  # type: ignore[assignment]
     Publish: _aio.UnaryStreamMultiCallable[_control_pb2.PublishRequest, _control_pb2.Progress]  # type: ignore[assignment]
     Fetch: _aio.UnaryStreamMultiCallable[_control_pb2.FetchRequest, _control_pb2.Progress]  # type: ignore[assignment]
@@ -62,6 +66,20 @@ class ControlServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.PeersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.PeersResponse, _abc.Awaitable[_control_pb2.PeersResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Paths(
+        self,
+        request: _control_pb2.PathsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.PathsResponse, _abc.Awaitable[_control_pb2.PathsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchPaths(
+        self,
+        request: _control_pb2.WatchPathsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.PathEvent], _abc.AsyncIterator[_control_pb2.PathEvent]]: ...
 
     @_abc_1.abstractmethod
     def Ping(

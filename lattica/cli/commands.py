@@ -10,12 +10,20 @@ from typing import Any
 import click
 
 from lattica._version import __version__
+from lattica.cli.path_commands import show_paths, watch_paths
 from lattica.cli.output import Output, TransferProgress, size_text
 from lattica.cli.session import Session, control_errors, run, wait_for_signal
 from lattica.config import DEFAULT_PORT, NodeConfig
 from lattica.errors import UsageError
 
 _LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.DEBUG}
+
+
+_REACHABLE = {
+    "public": "by anybody",
+    "private": "through relays and hole punching; a NAT or firewall is in the way",
+    "unknown": "nobody has told yet",
+}
 
 
 @dataclass(frozen=True)
@@ -242,14 +250,36 @@ def status(common: _Common, /) -> None:
             "connections": answer.connections,
             "dht_peers": answer.dht_peers,
             "uptime_s": round(answer.uptime_s, 3),
+            "reachability": answer.reachability,
+            "relays": list(answer.relays),
+            "relayed": answer.relayed,
         }
         lines = [
             f"peer ID    {answer.peer_id}",
             *(f"listening  {address}" for address in answer.addresses),
+            f"reachable  {_REACHABLE[answer.reachability]}",
+            *(f"relay      {peer}" for peer in answer.relays),
             f"peers      {answer.connections} connected, {answer.dht_peers} in the DHT's routing table",
+            f"relaying   {answer.relayed} for others",
             f"up         {answer.uptime_s:.0f} s, version {answer.version}",
         ]
         session.output.result(data, "\n".join(lines))
+
+    run(command())
+
+
+@main.command()
+@click.argument("peer", default="")
+@click.option("--watch", is_flag=True, help="Print what happens to paths, until interrupted.")
+@click.pass_obj
+def paths(common: _Common, /, peer: str, watch: bool) -> None:
+    """Show how bytes travel to PEER, or to every peer, and why not better."""
+    session = _session(common)
+
+    async def command() -> None:
+        async with session.running_node() as control:
+            with control_errors():
+                await (watch_paths if watch else show_paths)(session.output, control, peer)
 
     run(command())
 

@@ -73,16 +73,17 @@ async def open_mesh(
             links = Links(key, swarm, reach)
             link_table = LinkTable(links, swarm)
             inbound = Inbound(links.office, table)
-            role = RelayRole(key, swarm, table, relay or RelaySettings())
+            role = RelayRole(key, swarm, table, relay or RelaySettings(), tasks)
             punching = Punching(swarm, link_table, reach, inbound.accept)
             ways = Ways(swarm, link_table, punching, reach.public_hosts)
-            mesh = Mesh(swarm, links, link_table, ways, reach, inbound, listener, table, runtime, tasks)
+            mesh = Mesh(swarm, links, link_table, ways, reach, role, inbound, listener, table, runtime, tasks)
             routes.update(_routes(swarm, reach, inbound, role))
             links.serve()
             punching.serve()
             swarm.serve_sockets(PIPE_PROTOCOL, partial(_accept_circuit, inbound))
             Acceptor(swarm, reach.keeper.lease_at, partial(_accept_relayed, inbound), tasks).serve()
-            await role.start(reach)
+            await role.start(reach.state)
+            reach.subscribe(changed=role.changed)
             await reach.start()
             watch = PathWatch(table, stalled=mesh.pipe_stalled, recovered=mesh.pipe_recovered)
             tasks.start(watch.run(), name="lattica-path-watch")
@@ -91,6 +92,7 @@ async def open_mesh(
                     yield mesh
                 finally:
                     mesh.close()
+                    role.close()
     finally:
         table.close()
 
@@ -113,3 +115,14 @@ def _routes(swarm: Swarm, reach: Reach, inbound: Inbound, role: RelayRole) -> di
         DIALBACK_BYTE[0]: reach.dialback.accept,
         STUN_FIRST_BYTE: answer_stun,
     }
+
+
+async def _accept_relayed(inbound: Inbound, sock: socket.socket, remote: PeerAddress, relay: PeerId) -> None:
+    """A pipe that a relay of ours brings."""
+    del relay
+    await inbound.accept(sock, remote)
+
+
+async def _accept_circuit(inbound: Inbound, peer: PeerId, sock: socket.socket) -> None:
+    """A pipe on a stream of a control connection."""
+    await inbound.accept(sock, PeerAddress.tcp("0.0.0.0", 0, peer))

@@ -86,6 +86,10 @@ class PipeTable:
         """The pipes to and from a peer, oldest first."""
         return list(self._pipes.get(peer, ()))
 
+    def peers(self) -> list[PeerId]:
+        """The peers with pipes."""
+        return list(self._pipes)
+
     def all(self) -> list[LivePipe]:
         """Every live pipe."""
         return [pipe for pipes in self._pipes.values() for pipe in pipes]

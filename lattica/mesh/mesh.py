@@ -24,6 +24,7 @@ from lattica.mesh.paths import Candidate, PathInfo
 from lattica.mesh.pipes import OpenPipe, describe
 from lattica.mesh.ports import PeerFinder
 from lattica.mesh.reach import Reach
+from lattica.mesh.relay_role import RelayRole
 from lattica.mesh.tcp_info import tcp_info
 from lattica.mesh.ways import Ways
 from lattica.swarm import Swarm
@@ -74,6 +75,7 @@ class Mesh:
         link_table: LinkTable,
         ways: Ways,
         reach: Reach,
+        role: RelayRole,
         inbound: Inbound,
         listener: Listener,
         table: PipeTable,
@@ -81,6 +83,7 @@ class Mesh:
         tasks: Background,
     ) -> None:
         self.peer_id = swarm.key.peer_id
+        self._role = role
         self._inbound = inbound
         self._listener = listener
         self.links = links
@@ -114,6 +117,11 @@ class Mesh:
     def port(self) -> int:
         """The node's one port."""
         return self._listener.port
+
+    @property
+    def relayed(self) -> int:
+        """Circuits and pipes that we carry for others at present."""
+        return self._role.relayed
 
     @property
     def finder(self) -> PeerFinder | None:
@@ -210,6 +218,10 @@ class Mesh:
     def paths(self, peer: PeerId) -> list[PipeStatus]:
         """The live pipes to and from ``peer``, oldest first."""
         return [_status(pipe) for pipe in self._table.of(peer)]
+
+    def peers_with_paths(self) -> list[PeerId]:
+        """Peers with a live pipe."""
+        return self._table.peers()
 
     def path_to(self, peer: PeerId) -> PathInfo | None:
         """The path of the newest pipe that we opened to ``peer``."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable, Collection, Sequence
 
 from lattica.background import Background
-from lattica.errors import StreamError
+from lattica.errors import NetworkError, StreamError
 from lattica.identity import PeerAddress, PeerId
 from lattica.mesh.dialback import DIALBACK_PROTOCOL, Dialback
 from lattica.mesh.links import RelayOffer
 from lattica.mesh.paths import Candidate, CandidateKind, host_candidates, is_global, is_local
 from lattica.mesh.reachability import Reachability, ReachabilityMachine
 from lattica.mesh.relay_keeper import RelayKeeper
-from lattica.swarm import HOP_PROTOCOL, ConnectionInfo, Direction, PeerInfo, Swarm
+from lattica.swarm import HOP, ConnectionInfo, Direction, PeerInfo, Swarm
 
 logger = logging.getLogger(__name__)
+
+INTERFACES_S = 3.0
+"""Seconds between two looks at this machine's addresses."""
+CHECK_TIMEOUT_S = 3.0
+"""Seconds that a control connection has to answer when our addresses have changed."""
 
 
 class Reach:
@@ -38,7 +44,8 @@ class Reach:
     def __init__(
         self, swarm: Swarm, host: str, port: int, announce: Sequence[PeerAddress], tasks: Background
     ) -> None:
-        self.candidate_list = host_candidates(host, port)
+        self._hosts = host_candidates(host, port)
+        self.candidate_list = list(self._hosts)
         self.candidate_list += [Candidate(a.host, a.port, CandidateKind.PUBLIC) for a in announce if a.is_tcp]
         self.keeper = RelayKeeper(swarm, self._changed)
         self.dialback = Dialback(swarm)
@@ -48,6 +55,8 @@ class Reach:
         self._machine = ReachabilityMachine(announced=any(is_global(a.host) or a.text.startswith("/dns") for a in announce))
         self._state = self._machine.state
         self._listeners: list[Callable[[Reachability], None]] = []
+        self._moved: list[Callable[[], None]] = []
+        self._news = asyncio.Event()
 
     # LinkTerms
 
@@ -77,15 +86,46 @@ class Reach:
         listening = [candidate.address for candidate in self.candidate_list]
         return [address.with_peer(own) for address in (*listening, *self.keeper.addresses)]
 
-    def subscribe(self, changed: Callable[[Reachability], None]) -> None:
-        """Have ``changed`` called when the state does."""
-        self._listeners.append(changed)
+    @property
+    def relay_ids(self) -> list[PeerId]:
+        """Relays through which we can be reached, nearest first."""
+        return self.keeper.plan.held()
+
+    def subscribe(
+        self, *, changed: Callable[[Reachability], None] | None = None, moved: Callable[[], None] | None = None
+    ) -> None:
+        """Have functions called when the state changes, and when our addresses do."""
+        if changed is not None:
+            self._listeners.append(changed)
+        if moved is not None:
+            self._moved.append(moved)
+
+    async def wait_settled(self) -> None:
+        """Return when we know whether we can be dialled, and hold relays if not, or have found that there are none."""
+        while self._state is Reachability.UNKNOWN or not self.keeper.is_idle:
+            self._news.clear()
+            await self._news.wait()
+
+    def stun_servers(self) -> list[PeerAddress]:
+        """Nodes that tell us how a NAT maps a port of ours: those that we have dialled ourselves, our relays first."""
+        held = self.keeper.plan.held()
+        connections = [
+            one for one in self._swarm.connections()
+            if one.direction is Direction.OUTBOUND and one.remote.is_tcp and self._is_lattica(one.peer_id)
+        ]  # fmt: skip
+        connections.sort(key=lambda one: held.index(one.peer_id) if one.peer_id in held else len(held))
+        return [one.remote for one in connections]
+
+    def _is_lattica(self, peer: PeerId) -> bool:
+        info = self._swarm.peer_info(peer)
+        return info is not None and DIALBACK_PROTOCOL in info.protocols
 
     async def start(self) -> None:
         """Tell peers where we are, and begin to learn how we can be reached."""
         self.dialback.serve()
         self._swarm.subscribe(identified=self._identified)
         self._tasks.start(self.keeper.run(), name="lattica-relays")
+        self._tasks.start(self._watch_interfaces(), name="lattica-interfaces")
         await self._swarm.advertise(self.addresses)
 
     def accepted(self, sock: socket.socket, remote: PeerAddress) -> None:
@@ -115,7 +155,7 @@ class Reach:
         self._settle()
 
     def _learn_relay(self, info: PeerInfo, connection: ConnectionInfo) -> None:
-        if HOP_PROTOCOL not in info.protocols:
+        if HOP not in info.protocols:
             self.keeper.plan.remove(info.peer_id)
         elif is_global(connection.remote.host):
             self.keeper.add(info.peer_id, [connection.remote])
@@ -134,11 +174,45 @@ class Reach:
         logger.info("reachability changed from=%s to=%s", self._state.value, state.value)
         self._state = state
         self.keeper.set_wanted(state is Reachability.PRIVATE)
+        self._news.set()
         for listener in self._listeners:
             listener(state)
 
+    async def _watch_interfaces(self) -> None:
+        """Notice when this machine gets other addresses: what was learnt in the old network does not hold any more."""
+        while True:
+            await asyncio.sleep(INTERFACES_S)
+            fresh = host_candidates(self._host, self._port)
+            if fresh == self._hosts:
+                continue
+            logger.info("our addresses changed addresses=%s", [candidate.host for candidate in fresh])
+            self.candidate_list = [*fresh, *(c for c in self.candidate_list if c not in self._hosts)]
+            self._hosts = fresh
+            self._machine.network_changed()
+            self.keeper.plan.retry_now()
+            self._settle()
+            self._changed()
+            await self._drop_dead()
+
+    async def _drop_dead(self) -> None:
+        """Close control connections that do not answer, so that they are dialled anew: they belong to the old addresses."""
+
+        async def check(peer: PeerId) -> None:
+            try:
+                async with asyncio.timeout(CHECK_TIMEOUT_S):
+                    await self._swarm.ping(peer)
+            except (NetworkError, TimeoutError):
+                await self._swarm.disconnect(peer)
+
+        async with asyncio.TaskGroup() as tasks:
+            for peer in {info.peer_id for info in self._swarm.connections()}:
+                tasks.create_task(check(peer))
+
     def _changed(self) -> None:
+        self._news.set()
         self._tasks.start(self._advertise())
+        for listener in self._moved:
+            listener()
 
     async def _advertise(self) -> None:
         try:

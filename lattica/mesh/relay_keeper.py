@@ -50,7 +50,7 @@ class RelayKeeper:
         self._swarm = swarm
         self._changed = changed
         self._held: dict[PeerId, _Held] = {}
-        self._wanted = False
+        self._wanted = self._asked = False
         self._wake = asyncio.Event()
         swarm.subscribe(disconnected=self._disconnected)
 
@@ -65,9 +65,19 @@ class RelayKeeper:
         for peer in self.plan.held():
             held = self._held.get(peer)
             if held is not None and held.lease is not None and held.lease.expires_at > now:
-                expires_at = min(held.lease.expires_at, now + TOKEN_S)
-                offers.append(RelayOffer(held.address, held.lease.mint(client, expires_at - now), expires_at))
+                token = held.lease.mint(client, now, valid_s=TOKEN_S)
+                offers.append(RelayOffer(held.address, token, min(held.lease.expires_at, now + TOKEN_S)))
         return offers
+
+    def lease_at(self, relay: PeerId) -> RelayLease | None:
+        """Our lease at a relay, if we hold one."""
+        held = self._held.get(relay)
+        return held.lease if held is not None else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left to be done at the moment: relays are held, or all that are known have been asked."""
+        return not self._wanted or bool(self._held) or self._asked
 
     def add(self, peer: PeerId, addresses: Sequence[PeerAddress], *, named: bool = False) -> None:
         """Note a relay."""
@@ -86,6 +96,7 @@ class RelayKeeper:
             self._wake.clear()
             if self._wanted:
                 await self._all(self._reserve, self.plan.due(time.monotonic()))
+                self._asked = True
             for peer in [*self.plan.surplus()] if self._wanted else self.plan.held():
                 self._release(peer)
             await self._pause(checked + CHECK_S)

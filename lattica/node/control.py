@@ -19,6 +19,7 @@ from lattica._version import __version__
 from lattica.content import FetchResult
 from lattica.errors import LatticaError, UsageError
 from lattica.node.control_client import CONTROL_FILE
+from lattica.node.control_paths import encode_event, encode_paths
 from lattica.rpc.local import open_local_server
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
             connections=len(self._node.peers()),
             dht_peers=self._node.dht.routing_table_size,
             uptime_s=time.monotonic() - self._started,
+            reachability=self._node.mesh.reach.state.value,
+            relays=[str(peer) for peer in self._node.mesh.reach.relay_ids],
+            relayed=self._node.mesh.relayed,
         )
 
     async def Peers(self, request: control_pb2.PeersRequest, context: Context) -> control_pb2.PeersResponse:  # noqa: N802
@@ -67,6 +71,24 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
             for peer in self._node.peers()
         ]
         return control_pb2.PeersResponse(peers=peers)
+
+    async def Paths(self, request: control_pb2.PathsRequest, context: Context) -> control_pb2.PathsResponse:  # noqa: N802
+        """How bytes travel to peers, and why not better."""
+        async with _errors_told(context):
+            peers = [self._node.resolve(request.peer)] if request.peer else self._node.mesh.peers_with_paths()
+            return encode_paths(self._node.mesh, peers)
+
+    async def WatchPaths(  # noqa: N802
+        self, request: control_pb2.WatchPathsRequest, context: Context
+    ) -> AsyncIterator[control_pb2.PathEvent]:
+        """What happens to paths from now on."""
+        started = time.monotonic()
+        async with _errors_told(context):
+            peer = self._node.resolve(request.peer) if request.peer else None
+            with self._node.mesh.watch_paths() as events:
+                async for event in events:
+                    if peer in {None, event.peer_id}:
+                        yield encode_event(event, started)
 
     async def Ping(  # noqa: N802
         self, request: control_pb2.PingRequest, context: Context

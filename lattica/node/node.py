@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -17,7 +18,7 @@ from lattica.content import BlockStore, ContentServicer, add_content_servicer
 from lattica.dht import Dht, DhtMode, open_dht
 from lattica.errors import AddressError, BootstrapError, NetworkError
 from lattica.identity import PeerAddress, PeerId, load_or_create_key
-from lattica.mesh import Mesh, open_mesh
+from lattica.mesh import Mesh, Reachability, RelaySettings, open_mesh
 from lattica.node.bootstrap import Bootstrapper, parse_peer_addresses
 from lattica.node.content import NodeContent
 from lattica.node.control import open_control
@@ -30,6 +31,10 @@ from lattica.swarm import PeerInfo, Swarm, open_swarm
 
 logger = logging.getLogger(__name__)
 
+SETTLE_TIMEOUT_S = 3.0
+"""Seconds that a node waits at most, once it has joined, to learn whether it can be dialled, and for its relays."""
+REANNOUNCE_PAUSE_S = 2.0
+"""Seconds between a change of our addresses and the announcements that carry it; changes come in bursts."""
 PING_TIMEOUT_S = 15.0
 """Seconds for one ping, finding the peer included."""
 
@@ -166,6 +171,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     config = config or NodeConfig.load()
     bootstrap = parse_peer_addresses(config.bootstrap, "bootstrap")
     announce = _parse_announce(config.announce)
+    relays = {**bootstrap, **parse_peer_addresses(config.relays, "relay")}
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(hold_home(config.home))
         key = load_or_create_key(config.home / KEY_FILE)
@@ -173,14 +179,18 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         runtime = stack.enter_context(runtime_folder())
         swarm = await stack.enter_async_context(open_swarm(key))
         mesh = await stack.enter_async_context(
-            open_mesh(key, swarm, host=config.host, port=config.port, runtime=runtime, announce=announce)
-        )
+            open_mesh(
+                key, swarm, host=config.host, port=config.port, runtime=runtime, announce=announce, relays=relays,
+                relay=RelaySettings.of(config.relay, config.relay_rate),
+            )
+        )  # fmt: skip
         server = runtime / "rpc"
         rpc = await stack.enter_async_context(open_rpc(mesh.links.authority.server, server, mesh))
         transport = SwarmDhtTransport(swarm, mesh, config.dht_protocol)
         dht = await stack.enter_async_context(
-            open_dht(transport, mode=DhtMode(config.dht), addresses_of=transport.addresses_of)
+            open_dht(transport, mode=_dht_mode(config, mesh.reach.state), addresses_of=transport.addresses_of)
         )
+        mesh.reach.subscribe(changed=lambda state: dht.set_mode(_dht_mode(config, state)))
         mesh.finder = DhtPeerFinder(dht)
         _feed_routing_table(swarm, dht, config.dht_protocol)
         content = NodeContent(store, MeshChannels(rpc, mesh), DhtRouting(dht, mesh))
@@ -191,8 +201,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         tasks = await stack.enter_async_context(background_tasks())
         bootstrapper = Bootstrapper(swarm, dht, bootstrap)
         await _join(bootstrapper, required=config.require_bootstrap)
+        await _settle(mesh, joined=bool(swarm.connections()))
         tasks.start(bootstrapper.keep_joined(), name="lattica-bootstrap")
-        tasks.start(content.announce_all(), name="lattica-announce")
+        tasks.start(_keep_announced(content, mesh), name="lattica-announce")
         await stack.enter_async_context(open_control(node, config.home, runtime))
         logger.info("node up peer=%s addresses=%s", node.peer_id, [address.text for address in node.addresses])
         yield node
@@ -205,6 +216,32 @@ async def _join(bootstrapper: Bootstrapper, *, required: bool) -> None:
         if required:
             raise
         logger.warning("bootstrap failed, trying on reason=%s", error)
+
+
+async def _settle(mesh: Mesh, *, joined: bool) -> None:
+    """Have our relays, if we need any, before others are told where we are; for as long as that usually takes."""
+    if not joined:
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SETTLE_TIMEOUT_S):
+            await mesh.reach.wait_settled()
+
+
+async def _keep_announced(content: NodeContent, mesh: Mesh) -> None:
+    """Announce what we provide, and again when our addresses change: the announcements carry them."""
+    moved = asyncio.Event()
+    mesh.reach.subscribe(moved=moved.set)
+    while True:
+        await content.announce_all()
+        moved.clear()
+        await moved.wait()
+        await asyncio.sleep(REANNOUNCE_PAUSE_S)
+
+
+def _dht_mode(config: NodeConfig, state: Reachability) -> DhtMode:
+    if config.dht == "auto":
+        return DhtMode.CLIENT if state is Reachability.PRIVATE else DhtMode.SERVER
+    return DhtMode(config.dht)
 
 
 def _feed_routing_table(swarm: Swarm, dht: Dht, protocol: str) -> None:
