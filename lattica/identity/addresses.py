@@ -133,9 +133,9 @@ class PeerAddress:
         """Whether a plain TCP dial may reach it."""
         return bool(self.host) and 0 < self.port < 1 << 16
 
-    def to_bytes(self) -> bytes:
-        """The binary multiaddr, without the peer."""
-        return bytes(Multiaddr(self.text).to_bytes())
+    def to_bytes(self, *, with_peer: bool = False) -> bytes:
+        """The binary multiaddr, without the peer unless told otherwise."""
+        return bytes(Multiaddr(str(self) if with_peer else self.text).to_bytes())
 
     def with_peer(self, peer_id: PeerId) -> Self:
         """The same address, said to be ``peer_id``'s."""

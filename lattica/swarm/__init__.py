@@ -2,14 +2,20 @@
 
 from lattica.swarm.connection import ConnectionInfo, Direction
 from lattica.swarm.identify import PeerInfo
+from lattica.swarm.relay_client import Reservation
+from lattica.swarm.relay_table import RelayCounters, RelayLimits
 from lattica.swarm.stream import Stream
-from lattica.swarm.swarm import RequestHandler, StreamHandler, Swarm, open_swarm
+from lattica.swarm.swarm import RequestHandler, SocketHandler, StreamHandler, Swarm, open_swarm
 
 __all__ = [
     "ConnectionInfo",
     "Direction",
     "PeerInfo",
+    "RelayCounters",
+    "RelayLimits",
     "RequestHandler",
+    "Reservation",
+    "SocketHandler",
     "Stream",
     "StreamHandler",
     "Swarm",

@@ -14,7 +14,8 @@ from lattica.errors import LatticaError, StreamError
 from lattica.identity import PeerAddress, PeerId
 from lattica.swarm.multistream import confirm, negotiate, propose
 from lattica.swarm.mux import MuxStream
-from lattica.swarm.transport import BoundedYamux, SocketConnection
+from lattica.swarm.raw import RawConnection
+from lattica.swarm.transport import BoundedYamux
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,13 @@ MAX_INBOUND_STREAMS = 256
 """Streams that a peer may have open to us on one connection; further ones are reset. go-libp2p's limit too."""
 MAX_OUTBOUND_STREAMS = 128
 """Streams that we open to a peer at one time; further ones wait. Half of what any peer allows us."""
+MAX_CIRCUITS = 512
+"""Streams that carry circuits, on one connection and in each direction; they do not count as other streams do.
+
+Twice what one relay has to carry to one target. Of a foreign peer its own limits hold.
+"""
+MAX_OPENING_CIRCUITS = 64
+"""Circuits that we open to a peer at one time; further ones wait. Until they run, they count as streams there."""
 OPEN_TIMEOUT_S = 10.0
 """Seconds to open a stream and agree on its protocol."""
 CLOSE_TIMEOUT_S = 0.5
@@ -46,25 +54,31 @@ class ConnectionInfo:
         peer_id: The peer, proven by Noise.
         remote: Where it is.
         direction: Who dialled.
+        relay: The relay that carries it; ``None`` if it is direct. ``remote`` is a circuit address then.
     """
 
     peer_id: PeerId
     remote: PeerAddress
     direction: Direction
+    relay: PeerId | None = None
 
 
 class Connection:
     """A running connection, in trio. `run` serves it until it is lost or closed."""
 
     def __init__(
-        self, info: ConnectionInfo, raw: SocketConnection, muxed: BoundedYamux, handlers: Mapping[str, InboundHandler]
+        self, info: ConnectionInfo, raw: RawConnection, muxed: BoundedYamux, handlers: Mapping[str, InboundHandler]
     ) -> None:
         self.info = info
         self._raw = raw
         self._muxed = muxed
         self._handlers = handlers
         self._inbound = 0
+        self._inbound_circuits = 0
         self._outbound = trio.Semaphore(MAX_OUTBOUND_STREAMS)
+        self._outbound_circuits = trio.Semaphore(MAX_CIRCUITS)
+        self._opening_circuits = trio.Semaphore(MAX_OPENING_CIRCUITS)
+        muxed.stream_backlog_semaphore = trio.Semaphore(MAX_OUTBOUND_STREAMS + MAX_CIRCUITS)  # yamux's own is 256
         self._ready = False
         self._closing = False
 
@@ -91,8 +105,9 @@ class Connection:
             with trio.CancelScope(shield=True):
                 await self._muxed.end(CLOSE_TIMEOUT_S)
             self._raw.abort()
-            while self._outbound.statistics().tasks_waiting:  # for a stream, in vain
-                self._outbound.release()
+            for slots in (self._outbound, self._outbound_circuits, self._opening_circuits):
+                while slots.statistics().tasks_waiting:  # for a stream, in vain
+                    slots.release()
 
     async def _run_muxer(self) -> None:
         try:
@@ -109,8 +124,20 @@ class Connection:
                 stream = await self._muxed.accept_stream()
             except MuxedConnUnavailable:
                 return
-            inbound = MuxStream(stream, self.info.peer_id, self.info.remote)  # type: ignore[arg-type]
+            inbound = MuxStream(
+                stream,  # type: ignore[arg-type]
+                self.info.peer_id,
+                self.info.remote,
+                on_circuit=self._count_circuit,
+            )
             nursery.start_soon(self._serve, inbound)
+
+    def _count_circuit(self) -> None:
+        if self._inbound_circuits >= MAX_CIRCUITS:
+            raise StreamError(f"more than {MAX_CIRCUITS} circuits")
+        self._inbound -= 1
+        self._inbound_circuits += 1
+        self._muxed.circuits += 1
 
     async def _serve(self, stream: MuxStream) -> None:
         self._inbound += 1
@@ -134,18 +161,33 @@ class Connection:
             await stream.reset()
             raise
         finally:
-            self._inbound -= 1
+            if stream.carries_circuit:
+                self._inbound_circuits -= 1
+                self._muxed.circuits -= 1
+            else:
+                self._inbound -= 1
 
-    async def open_stream(self, protocol: str, first: bytes = b"") -> MuxStream:
+    async def open_stream(self, protocol: str, first: bytes = b"", *, circuit: bool = False) -> MuxStream:
         """A new stream for ``protocol`` with ``first`` already sent; waits while too many others are open.
+
+        Args:
+            protocol: The protocol ID.
+            first: Bytes that begin the stream.
+            circuit: It will carry a circuit, and is not counted among the other streams.
 
         Raises:
             StreamError: The connection is lost, or the peer does not serve the protocol.
         """
-        await self._outbound.acquire()
+        if not circuit:
+            return await self._open(protocol, first, self._outbound)
+        async with self._opening_circuits:
+            return await self._open(protocol, first, self._outbound_circuits)
+
+    async def _open(self, protocol: str, first: bytes, slots: trio.Semaphore) -> MuxStream:
+        await slots.acquire()
         try:
             with trio.fail_after(OPEN_TIMEOUT_S):
-                stream = await self._new_stream()
+                stream = await self._new_stream(slots)
                 try:
                     await propose(stream, protocol, first)
                     await confirm(stream, protocol)
@@ -158,15 +200,25 @@ class Connection:
         except MuxedStreamError as error:
             raise StreamError(f"the connection is closed: {error}") from error
 
-    async def _new_stream(self) -> MuxStream:
+    async def _new_stream(self, slots: trio.Semaphore) -> MuxStream:
+        circuit = slots is self._outbound_circuits
         try:
-            # When it is cancelled, Yamux.open_stream keeps its slot, one of 256, for ever.
+            # When it is cancelled, Yamux.open_stream keeps its slot for ever.
             with trio.CancelScope(shield=True):
                 muxed = await self._muxed.open_stream()
         except BaseException:
-            self._outbound.release()
+            slots.release()
             raise
-        return MuxStream(muxed, self.info.peer_id, self.info.remote, on_end=self._outbound.release)
+        self._muxed.circuits += circuit
+
+        def end() -> None:
+            self._muxed.circuits -= circuit
+            slots.release()
+
+        stream = MuxStream(muxed, self.info.peer_id, self.info.remote, on_end=end)
+        if circuit:
+            stream.carry_circuit()
+        return stream
 
     def close(self) -> None:
         """End the connection soon; no stream can be opened from here on."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 import trio
 
 from lattica.errors import NetworkError
-from lattica.identity import PeerAddress
+from lattica.identity import PeerAddress, PeerId
 
 DIAL_STAGGER_S = 0.25
 """Seconds between two dials of one race; RFC 8305 (happy eyeballs) recommends 250 ms."""
@@ -18,8 +18,18 @@ CONNECT_TIMEOUT_S = 5.0
 """Seconds for one TCP connection."""
 MAX_RACE = 16
 """Addresses of one peer that are dialled at most."""
+MAX_CIRCUIT_RACE = 4
+"""Of those, addresses through relays; a node has a relay or two."""
 
 T = TypeVar("T")
+
+
+def dialable(us: PeerId, peer: PeerId, addresses: Sequence[PeerAddress], *, direct: bool) -> list[PeerAddress]:
+    """Those of ``addresses`` at which ``peer`` may answer us: TCP addresses first, then circuits unless ``direct``."""
+    named = [address for address in dict.fromkeys(addresses) if address.peer_id in {None, peer}]
+    circuits = [one for one in named if one.relay is not None and one.relay.peer_id not in {us, peer} and not direct]
+    circuits = circuits[:MAX_CIRCUIT_RACE]
+    return [one for one in named if one.is_tcp][: MAX_RACE - len(circuits)] + circuits
 
 
 async def connect_tcp(address: PeerAddress) -> socket.socket:

@@ -1,22 +1,28 @@
-"""The libp2p host, in trio: its connections, the protocols that it serves, identify and ping."""
+"""The libp2p host, in trio: its connections, direct and through relays, the protocols that it serves, ping."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import trio
 
-from lattica._version import __version__
 from lattica.errors import NetworkError, PeerUnreachableError, RemoteProtocolError, StreamError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.swarm.connection import Connection, ConnectionInfo, Direction, InboundHandler
-from lattica.swarm.dialing import connect_tcp, race
-from lattica.swarm.identify import IDENTIFY, MAX_IDENTIFY, PeerInfo, decode_identify, encode_identify
+from lattica.swarm.dialing import connect_tcp, dialable, race
+from lattica.swarm.identify import IDENTIFY, PUSH, PeerInfo
+from lattica.swarm.identify_service import IdentifyService
 from lattica.swarm.mux import MuxStream
-from lattica.swarm.transport import SocketConnection, Upgrader, configure_socket
+from lattica.swarm.raw import RawConnection, SocketConnection
+from lattica.swarm.relay_client import RelayClient
+from lattica.swarm.relay_server import RelayServer
+from lattica.swarm.relay_table import RelayLimits
+from lattica.swarm.relay_wire import HOP, STOP
+from lattica.swarm.transport import Upgrader, configure_socket
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +33,9 @@ PING_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 1024
 """Control connections of one node; an inbound one above that is refused."""
 MAX_CONNECTIONS_PER_PEER = 4
-"""Connections to one peer that are kept; a newer one displaces the oldest."""
+"""Connections to one peer that are kept; a newer one displaces the oldest, a relayed one first."""
 MAX_UPGRADES = 64
-"""Inbound connections in their handshakes at one time; further ones wait."""
-IDENTIFY_TIMEOUT_S = 15.0
-"""Seconds that a peer has to identify itself; it stays connected without."""
-AGENT = f"lattica/{__version__}"
+"""Inbound connections in their handshakes at one time; further ones wait. Sockets and circuits have as many each."""
 
 
 class Host:
@@ -46,19 +49,35 @@ class Host:
         on_connected: Callable[[ConnectionInfo], None],
         on_disconnected: Callable[[ConnectionInfo], None],
         on_identified: Callable[[PeerInfo], None],
+        on_pushed: Callable[[PeerInfo], None],
     ) -> None:
         self.key = key
-        self.handlers: dict[str, InboundHandler] = {IDENTIFY: self._serve_identify, PING: _serve_ping}
-        self.addresses: tuple[PeerAddress, ...] = ()
-        self.address_seq = 0
+        self.handlers: dict[str, InboundHandler] = {PING: _serve_ping}
+        self.identify = IdentifyService(
+            key, self.handlers, peers=self._newest, on_identified=on_identified, on_pushed=on_pushed
+        )
+        self.relays = RelayClient(
+            key.peer_id,
+            connection_to=self.direct_connection_to,
+            has_room=self._has_room,
+            take_circuit=self._take_circuit,
+        )
+        self.relay: RelayServer | None = None
+        self.handlers |= {
+            IDENTIFY: self.identify.serve,
+            PUSH: self.identify.serve_push,
+            STOP: self.relays.serve_stop,
+        }
         self._nursery = nursery
         self._upgrader = Upgrader(key)
         self._connections: dict[PeerId, list[Connection]] = {}
-        self._dials: dict[PeerId, trio.Lock] = {}
+        self._dials: dict[tuple[PeerId, bool], trio.Lock] = {}
+        self._relay_dials: dict[tuple[PeerId, bool], trio.Lock] = {}
         self._upgrades = trio.Semaphore(MAX_UPGRADES)
+        self._circuit_upgrades = trio.Semaphore(MAX_UPGRADES)
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
-        self._on_identified = on_identified
+        nursery.start_soon(self.identify.run_pushes)
 
     # Connections
 
@@ -67,17 +86,29 @@ class Host:
         return [one.info for many in self._connections.values() for one in many if one.is_open]
 
     def connection_to(self, peer: PeerId) -> Connection | None:
-        """The newest open connection to ``peer``."""
-        return next((one for one in reversed(self._connections.get(peer, ())) if one.is_open), None)
+        """The newest open connection to ``peer``, a direct one if there is one."""
+        relayed = (one for one in reversed(self._connections.get(peer, ())) if one.is_open)
+        return self.direct_connection_to(peer) or next(relayed, None)
+
+    def direct_connection_to(self, peer: PeerId) -> Connection | None:
+        """The newest open connection to ``peer`` that no relay carries."""
+        mine = reversed(self._connections.get(peer, ()))
+        return next((one for one in mine if one.is_open and one.info.relay is None), None)
+
+    def _newest(self) -> list[Connection]:
+        found = map(self.connection_to, self._connections)
+        return [connection for connection in found if connection is not None]
+
+    def _has_room(self) -> bool:
+        return sum(map(len, self._connections.values())) < MAX_CONNECTIONS
 
     async def adopt(self, sock: socket.socket, remote: PeerAddress) -> None:
         """Take over an inbound socket whose first bytes are a multistream header (still unread)."""
         adopted = False
         try:
             async with self._upgrades:  # whoever gives us sockets bounds how many wait here
-                total = sum(map(len, self._connections.values()))
-                if total >= MAX_CONNECTIONS:
-                    logger.warning("inbound connection refused remote=%s connections=%d", remote, total)
+                if not self._has_room():
+                    logger.warning("inbound connection refused remote=%s connections=%d", remote, MAX_CONNECTIONS)
                     return
                 configure_socket(sock)
                 raw = SocketConnection(sock, initiator=False, remote=remote)
@@ -89,44 +120,72 @@ class Host:
             if not adopted:
                 sock.close()
 
-    async def connect(self, peer: PeerId, addresses: Sequence[PeerAddress]) -> ConnectionInfo:
+    async def _take_circuit(self, raw: RawConnection, remote: PeerAddress, peer: PeerId) -> None:
+        """A circuit that a relay brings us; it says that ``peer`` is at its other end."""
+        async with self._circuit_upgrades:
+            await self._add(raw, None, remote, Direction.INBOUND, said_to_be=peer)
+
+    async def connect(self, peer: PeerId, addresses: Sequence[PeerAddress], *, direct: bool = False) -> ConnectionInfo:
         """An open connection to ``peer``: the one we have, or the first that a race over ``addresses`` makes.
+
+        With ``direct``, relayed connections do not count and circuit addresses are not dialled.
 
         Raises:
             PeerUnreachableError: With the reason for each address.
         """
         if peer == self.key.peer_id:
             raise PeerUnreachableError(peer, {"self": "that is this node itself"})
-        lock = self._dials.setdefault(peer, trio.Lock())
-        try:
-            async with lock:
-                open_connection = self.connection_to(peer)
-                if open_connection is not None:
-                    return open_connection.info
-                dialable = [address for address in addresses if address.is_tcp and address.peer_id in {None, peer}]
-                connection, failures = await race(lambda address: self._dial(peer, address), dialable)
-        finally:
-            if not lock.statistics().tasks_waiting and not lock.locked():
-                self._dials.pop(peer, None)
+        async with _turn(self._dials, (peer, direct)):
+            existing = self.direct_connection_to(peer) if direct else self.connection_to(peer)
+            if existing is not None:
+                return existing.info
+            candidates = dialable(self.key.peer_id, peer, addresses, direct=direct)
+            connection, failures = await race(lambda address: self._dial(peer, address), candidates)
         if connection is None:
-            failures.update({a.text: "not a TCP address of this peer" for a in addresses if a not in dialable})
+            reason = "not a TCP address of this peer" + ("" if direct else ", nor a circuit to it")
+            failures |= {address.text: reason for address in addresses if address not in candidates}
             raise PeerUnreachableError(peer, failures)
         return connection.info
 
     async def _dial(self, peer: PeerId, address: PeerAddress) -> Connection:
+        if address.relay is not None:
+            return await self._dial_circuit(peer, address, address.relay)
         sock = await connect_tcp(address)
         configure_socket(sock)
         raw = SocketConnection(sock, initiator=True, remote=address)
         return await self._add(raw, peer, address, Direction.OUTBOUND)
 
+    async def _dial_circuit(self, peer: PeerId, address: PeerAddress, relay: PeerAddress) -> Connection:
+        if relay.peer_id is None:
+            raise NetworkError("its relay is not named")
+        # Not `connect`: two peers that are said to be each other's relays would wait for each other for ever.
+        async with _turn(self._relay_dials, (relay.peer_id, True)):
+            if self.direct_connection_to(relay.peer_id) is None:
+                if not relay.is_tcp:
+                    raise NetworkError("we are not connected to its relay, and cannot dial it")
+                await self._dial(relay.peer_id, relay)
+        raw = await self.relays.dial(relay.peer_id, peer, address)
+        self._nursery.start_soon(raw.hold)
+        return await self._add(raw, peer, address, Direction.OUTBOUND)
+
     async def _add(
-        self, raw: SocketConnection, peer: PeerId | None, remote: PeerAddress, direction: Direction
+        self,
+        raw: RawConnection,
+        peer: PeerId | None,
+        remote: PeerAddress,
+        direction: Direction,
+        *,
+        said_to_be: PeerId | None = None,
     ) -> Connection:
         actual, muxed = await self._upgrader.upgrade(raw, peer)
         if actual == self.key.peer_id:
             raw.abort()
             raise NetworkError("the address is this node's own")
-        info = ConnectionInfo(peer_id=actual, remote=remote.with_peer(actual), direction=direction)
+        if said_to_be not in {None, actual}:
+            raw.abort()
+            raise NetworkError(f"the relay said that it is {said_to_be}, but it is {actual}")
+        relay = remote.relay.peer_id if remote.relay is not None else None
+        info = ConnectionInfo(peer_id=actual, remote=remote.with_peer(actual), direction=direction, relay=relay)
         connection = Connection(info, raw, muxed, self.handlers)
         settled = trio.Event()
         self._nursery.start_soon(self._run, connection, settled)
@@ -141,10 +200,11 @@ class Host:
         def ready() -> None:
             mine = self._connections.setdefault(peer, [])
             mine.append(connection)
-            for oldest in mine[:-MAX_CONNECTIONS_PER_PEER]:
+            kept = sorted((one for one in mine if one.is_open), key=lambda one: one.info.relay is None)
+            for oldest in kept[:-MAX_CONNECTIONS_PER_PEER]:
                 oldest.close()
             self._on_connected(connection.info)
-            self._nursery.start_soon(self._identify, connection)
+            self._nursery.start_soon(self.identify.ask, connection)
             settled.set()
 
         try:
@@ -162,6 +222,11 @@ class Host:
             mine.remove(connection)
             if not mine:
                 del self._connections[peer]
+                self.identify.peer_left(peer)
+            if self.direct_connection_to(peer) is None:
+                self.relays.peer_left(peer)
+                if self.relay is not None:
+                    self.relay.peer_left(peer)
             self._on_disconnected(connection.info)
 
     def close_peer(self, peer: PeerId) -> None:
@@ -178,40 +243,29 @@ class Host:
             raise StreamError(f"not connected to {peer}")
         return await connection.open_stream(protocol, first)
 
-    # Identify and ping
+    # Our relay
 
-    async def _identify(self, connection: Connection) -> None:
-        peer = connection.info.peer_id
-        try:
-            with trio.fail_after(IDENTIFY_TIMEOUT_S):
-                stream = await connection.open_stream(IDENTIFY)
-                try:
-                    message = await stream.read_message(MAX_IDENTIFY)
-                finally:
-                    await stream.finish()
-            if message is None:
-                raise StreamError("the stream ended without a message")
-            info = decode_identify(peer, message)
-        except (StreamError, trio.TooSlowError) as error:
-            logger.info("identify failed peer=%s reason=%s", peer, error)
-        except RemoteProtocolError as error:
-            logger.warning("connection closed peer=%s reason=%s", peer, error)
-            connection.close()
-        except Exception:  # our fault, and no reason to lose the other connections
-            logger.exception("identify failed peer=%s", peer)
-        else:
-            self._on_identified(info)
-
-    async def _serve_identify(self, stream: MuxStream) -> None:
-        message = encode_identify(
+    def serve_relay(self, limits: RelayLimits) -> None:
+        """Be a relay, with new books if we were one already."""
+        self.stop_relay()
+        self.relay = RelayServer(
             self.key,
-            agent=AGENT,
-            protocols=self.handlers,
-            addresses=self.addresses,
-            observed=stream.remote,
-            seq=self.address_seq,
+            limits,
+            connection_to=self.direct_connection_to,
+            addresses=lambda: self.identify.addresses,
         )
-        await stream.write_message(message)
+        self.handlers[HOP] = self.relay.serve
+        self.identify.push_soon()
+
+    def stop_relay(self) -> None:
+        """Be none any more: the circuits end."""
+        if self.relay is not None:
+            self.relay.stop()
+            self.relay = None
+            del self.handlers[HOP]
+            self.identify.push_soon()
+
+    # Ping
 
     async def ping(self, peer: PeerId) -> float:
         """Seconds for one libp2p ping on a new stream, the stream's opening not counted."""
@@ -243,3 +297,15 @@ async def _read_exactly(stream: MuxStream, size: int) -> bytes:
             raise StreamError("the stream ended early")
         data += more
     return data
+
+
+@contextlib.asynccontextmanager
+async def _turn(locks: dict[tuple[PeerId, bool], trio.Lock], key: tuple[PeerId, bool]) -> AsyncIterator[None]:
+    """One at a time for each ``key``; nothing stays of it when nobody waits."""
+    lock = locks.setdefault(key, trio.Lock())
+    try:
+        async with lock:
+            yield
+    finally:
+        if not lock.statistics().tasks_waiting and not lock.locked():
+            locks.pop(key, None)

@@ -18,6 +18,7 @@ from lattica.identity import IdentityKey, PeerAddress, PeerId, seal_peer_record,
 logger = logging.getLogger(__name__)
 
 IDENTIFY = "/ipfs/id/1.0.0"
+PUSH = "/ipfs/id/push/1.0.0"
 MAX_IDENTIFY = 64 * 1024
 """Bytes of one identify message; go-libp2p reads at most 64 KiB too (8 KiB plus a signed record)."""
 MAX_ADDRESSES = 64
@@ -40,7 +41,7 @@ class PeerInfo:
         agent: Its program and version; not to be trusted.
         protocols: Protocol IDs that it serves.
         addresses: Where it says it listens.
-        observed: The address from which it sees us.
+        observed: The address from which it sees us; ``None`` if it did not say, or sees a relay only.
     """
 
     peer_id: PeerId

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from types import TracebackType
 
 import trio
 from libp2p.io.exceptions import IOException
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
-from libp2p.stream_muxer.yamux.yamux import YamuxStream
+from libp2p.stream_muxer.yamux.yamux import (
+    HEADER_SIZE,
+    MAX_MESSAGE_SIZE,
+    TYPE_DATA,
+    YAMUX_HEADER_FORMAT,
+    YamuxStream,
+)
 
 from lattica.errors import RemoteProtocolError, StreamError
 from lattica.identity import PeerAddress, PeerId
 from lattica.identity.varint import MAX_VARINT_BYTES, decode_varint, encode_varint
 
 WRITE_TIMEOUT_S = 10.0
-"""Seconds that one write may wait for the peer to take it; yamux itself gives up after 5 s without window."""
+"""Seconds that one write may wait for the peer to take it, unless the stream is for bulk."""
 CLOSE_TIMEOUT_S = 1.0
 """Seconds that saying goodbye on a stream may take, cancelled or not."""
 WINDOW = 256 * 1024
 """Bytes that the peer may send ahead on a new stream; yamux's own figure."""
 MAX_WINDOW = 1024 * 1024
-"""Bytes that the peer may send ahead on a stream that has moved some."""
+"""Bytes that the peer may send ahead on a stream that has moved some; circuits stay at `WINDOW`."""
+RECHECK_S = 1.0
+"""Seconds after which a writer that waits for window looks whether its stream was reset, which yamux tells nobody."""
 _READ_SIZE = 64 * 1024
 _LOST = (MuxedStreamError, MuxedStreamReset, RawConnError, IOException, trio.BrokenResourceError, OSError)
 
@@ -37,20 +47,47 @@ class MuxStream:
         peer: The peer at the other end.
         remote: Where it is, on this stream's connection.
         position: How many bytes have been read and dropped.
+        carries_circuit: Whether it counts among circuits, see `carry_circuit`.
+        write_timeout: Seconds that one write may wait; infinite for bulk, whose reader may stall as long as it likes.
     """
 
     def __init__(
-        self, stream: YamuxStream, peer: PeerId, remote: PeerAddress, on_end: Callable[[], None] | None = None
+        self,
+        stream: YamuxStream,
+        peer: PeerId,
+        remote: PeerAddress,
+        on_end: Callable[[], None] | None = None,
+        on_circuit: Callable[[], None] | None = None,
     ) -> None:
         self.peer = peer
         self.remote = remote
         self.position = 0
+        self.carries_circuit = False
+        self.write_timeout = WRITE_TIMEOUT_S
         self._on_end = on_end
+        self._on_circuit = on_circuit
+        self._max_window = MAX_WINDOW
+        self._window_lock = _WindowLock()
+        stream.window_lock = self._window_lock  # type: ignore[assignment]
         self._stream = stream
         self._buffer = bytearray()
         self._ended = False
         self._window = WINDOW
         self._unacknowledged = 0
+
+    def carry_circuit(self) -> None:
+        """From here on the stream carries a circuit: its writes wait, and it counts among circuits, not among streams.
+
+        Raises:
+            StreamError: The connection has too many circuits.
+        """
+        if self.carries_circuit:
+            return
+        if self._on_circuit is not None:
+            self._on_circuit()
+        self.carries_circuit = True
+        self.write_timeout = float("inf")
+        self._max_window = WINDOW
 
     async def read_some(self, limit: int) -> bytes:
         """Between 1 and ``limit`` bytes; ``b""`` at the end of the stream."""
@@ -125,7 +162,7 @@ class MuxStream:
         self._unacknowledged += size
         if self._unacknowledged < self._window // 2:
             return
-        window = min(2 * self._window, MAX_WINDOW)
+        window = min(2 * self._window, self._max_window)
         credit = self._unacknowledged + window - self._window
         self._window, self._unacknowledged = window, 0
         self._stream.recv_window += credit
@@ -138,12 +175,28 @@ class MuxStream:
         A caller that is cancelled in here may have sent a part: it has to reset the stream.
         """
         try:
-            with trio.fail_after(WRITE_TIMEOUT_S):
-                await self._stream.write(data)
+            with trio.fail_after(self.write_timeout):
+                await self._send(data)
         except _LOST as error:
             raise StreamError(f"the stream was reset: {error or type(error).__name__}") from error
         except trio.TooSlowError as error:
-            raise StreamError(f"the peer took no data for {WRITE_TIMEOUT_S:.0f} s") from error
+            raise StreamError(f"the peer took no data for {self.write_timeout:.0f} s") from error
+
+    async def _send(self, data: bytes) -> None:
+        """As `YamuxStream.write`, which polls for window and resets a stream whose reader stalls for 5 s."""
+        stream, sent = self._stream, 0
+        while sent < len(data):
+            if stream.send_closed or stream.closed:
+                raise MuxedStreamError("it is closed")
+            size = min(stream.send_window, MAX_MESSAGE_SIZE - HEADER_SIZE, len(data) - sent)
+            if size <= 0:
+                with trio.move_on_after(RECHECK_S):
+                    await self._window_lock.changed.wait()
+                continue
+            stream.send_window -= size
+            header = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_DATA, 0, stream.stream_id, size)
+            await stream.conn._write_frame(header + data[sent : sent + size])
+            sent += size
 
     async def write_message(self, message: bytes) -> None:
         """Send ``message`` with its length before it."""
@@ -151,22 +204,28 @@ class MuxStream:
 
     async def close(self) -> None:
         """Say that nothing more will be written; the other side reads to the end."""
+        if not self.carries_circuit:  # a circuit counts until both its directions are over
+            self._release()
         await self._end(self._stream.close)
 
     async def finish(self) -> None:
         """Close the stream and forget it: what the peer may still send on it is dropped."""
+        self._release()
         await self._end(self._stream.close)
         await self._forget()
 
     async def reset(self) -> None:
         """Drop the stream in both directions."""
+        self._release()
         await self._end(self._stream.reset)
         await self._forget()
 
-    async def _end(self, how: Callable[[], Awaitable[None]]) -> None:
+    def _release(self) -> None:
         if self._on_end is not None:
             self._on_end()
             self._on_end = None
+
+    async def _end(self, how: Callable[[], Awaitable[None]]) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S), suppress(*_LOST):
             await how()
 
@@ -180,6 +239,28 @@ class MuxStream:
                 if stream.stream_id in connection.stream_events:
                     connection.stream_events[stream.stream_id].set()
                 connection._finalize_stream_locked(stream, fully_closed=True)
+
+
+class _WindowLock:
+    """A yamux stream's ``window_lock`` that tells when it was held, which yamux does to change the window.
+
+    Attributes:
+        changed: Set, and replaced by a fresh one, whenever the window may have changed.
+    """
+
+    def __init__(self) -> None:
+        self.changed = trio.Event()
+        self._lock = trio.Lock()
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        self.changed.set()
+        self.changed = trio.Event()
 
 
 def _has_varint(buffer: bytearray) -> bool:

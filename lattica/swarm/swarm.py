@@ -7,6 +7,8 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import trio
 
@@ -18,6 +20,9 @@ from lattica.swarm.connection import ConnectionInfo
 from lattica.swarm.host import Host
 from lattica.swarm.identify import PeerInfo
 from lattica.swarm.mux import MuxStream
+from lattica.swarm.relay_client import Reservation
+from lattica.swarm.relay_table import RelayCounters, RelayLimits
+from lattica.swarm.socket_streams import join, run_join, socket_pair
 from lattica.swarm.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -33,6 +38,10 @@ StreamHandler = Callable[[Stream], Awaitable[None]]
 """Serves one inbound stream; the stream is closed when it returns and reset when it raises."""
 RequestHandler = Callable[[PeerId, bytes], Awaitable[bytes | None]]
 """Answers one request; ``None`` sends nothing."""
+
+
+SocketHandler = Callable[[PeerId, socket.socket], Awaitable[None]]
+"""Serves one inbound stream as a socket, which it has to close."""
 
 
 class Swarm:
@@ -62,6 +71,7 @@ class Swarm:
             on_connected=lambda info: self._thread.post(self._connection_opened, info),
             on_disconnected=lambda info: self._thread.post(self._connection_closed, info),
             on_identified=lambda info: self._thread.post(self._peer_identified, info),
+            on_pushed=lambda info: self._thread.post(self._peer_pushed, info),
         )
 
     # Events
@@ -104,6 +114,18 @@ class Swarm:
         for listener in self._on_identified:
             listener(info)
 
+    def _peer_pushed(self, info: PeerInfo) -> None:
+        """A push leaves out what has not changed."""
+        known = self._known.get(info.peer_id, info)
+        self._peer_identified(
+            replace(
+                info,
+                agent=info.agent or known.agent,
+                protocols=info.protocols or known.protocols,
+                observed=info.observed or known.observed,
+            )
+        )
+
     # Connections
 
     def connections(self) -> list[ConnectionInfo]:
@@ -118,15 +140,23 @@ class Swarm:
         """What ``peer`` said of itself when it last connected; kept for a while after it has gone."""
         return self._known.get(peer)
 
-    async def connect(self, peer: PeerId, addresses: Sequence[PeerAddress] = ()) -> ConnectionInfo:
+    async def connect(
+        self, peer: PeerId, addresses: Sequence[PeerAddress] = (), *, direct: bool = False
+    ) -> ConnectionInfo:
         """An open connection to ``peer``: an existing one, or the first of a staggered race over ``addresses``.
 
+        TCP addresses are dialled first, then circuits, for which their relays are connected to if need be.
         Cancellation leaves no half-open connection.
+
+        Args:
+            peer: Whom to connect to.
+            addresses: Where it may be.
+            direct: No relay may be between: an existing relayed connection does not do, nor does a circuit.
 
         Raises:
             PeerUnreachableError: With the reason for each address.
         """
-        return await self._thread.call(self._host.connect, peer, addresses)
+        return await self._thread.call(partial(self._host.connect, direct=direct), peer, addresses)
 
     async def adopt(self, sock: socket.socket, remote: PeerAddress) -> None:
         """Take over a connected inbound socket (ours to close from here on) on which libp2p is spoken."""
@@ -145,17 +175,53 @@ class Swarm:
         await self._thread.call(close)
 
     async def advertise(self, addresses: Sequence[PeerAddress]) -> None:
-        """Tell peers, from the next identify on, that we listen at ``addresses``."""
+        """Tell peers from now on that we listen there, and have it pushed to those that are connected.
+
+        Returns before they have it. Of several calls within a second, the last one is pushed.
+        """
 
         async def update() -> None:
-            self._host.addresses = tuple(addresses)
-            self._host.address_seq += 1
+            self._host.identify.advertise(addresses)
 
         await self._thread.call(update)
 
     async def ping(self, peer: PeerId) -> float:
         """Seconds of one libp2p round trip to a connected peer; raises `StreamError`."""
         return await self._thread.call(self._host.ping, peer)
+
+    # Relays
+
+    async def reserve(self, relay: PeerId) -> Reservation:
+        """Have a directly connected relay let others reach us through it, for a while; again to renew that.
+
+        It ends with the last direct connection to the relay. Keeping it alive is the caller's business.
+
+        Raises:
+            StreamError: Not connected, or the relay refused, in its words.
+            RemoteProtocolError: Its answer makes no sense.
+        """
+        return await self._thread.call(self._host.relays.reserve, relay)
+
+    async def serve_relay(self, limits: RelayLimits) -> None:
+        """Be a relay for others. Doing so again starts anew: what was reserved is forgotten, circuits end."""
+
+        async def start() -> None:
+            self._host.serve_relay(limits)
+
+        await self._thread.call(start)
+
+    async def stop_relay(self) -> None:
+        """Be no relay any more: circuits end, peers learn it."""
+
+        async def stop() -> None:
+            self._host.stop_relay()
+
+        await self._thread.call(stop)
+
+    def relay_counters(self) -> RelayCounters:
+        """What our relay has done and is doing, as of now; zeros if we are none."""
+        relay = self._host.relay
+        return relay.table.counters.snapshot() if relay is not None else RelayCounters()
 
     # Streams
 
@@ -172,6 +238,59 @@ class Swarm:
 
         async def serve(muxed: MuxStream) -> None:
             await self._thread.ask(handler, Stream(self._thread, muxed, protocol))
+
+        self._serve(protocol, serve)
+
+    async def open_socket(self, peer: PeerId, protocol: str) -> socket.socket:
+        """A new stream to a connected peer, as a socket that does not block; the caller closes it.
+
+        What is written waits while the peer does not read, and the other way round. ``shutdown(SHUT_WR)`` ends one
+        direction. When the stream is lost, the socket reads to its end or says that it was reset.
+
+        Raises:
+            StreamError: Not connected, or the peer does not serve ``protocol``.
+        """
+
+        async def open_joined() -> socket.socket:
+            muxed = await self._host.open_stream(peer, protocol)
+            near, far = socket_pair()
+            self._thread.nursery.start_soon(run_join, muxed, near)
+            return far
+
+        return await self._thread.call(open_joined, discard=socket.socket.close)
+
+    def serve_sockets(self, protocol: str, handler: SocketHandler) -> None:
+        """Give ``handler`` each inbound stream of ``protocol`` as a socket, see `open_socket`.
+
+        The socket is the handler's to close, and may outlive it; if it raises, the socket is closed.
+        """
+
+        async def serve(muxed: MuxStream) -> None:
+            near, far = socket_pair()
+            taken: list[bool] = []
+
+            async def owned() -> None:
+                taken.append(True)
+                try:
+                    await handler(muxed.peer, far)
+                except BaseException:
+                    far.close()
+                    raise
+
+            failures: list[Exception] = []
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(join, muxed, near)
+                    try:
+                        await self._thread.ask(owned)
+                    except Exception as error:  # noqa: BLE001 - raised below, outside the nursery
+                        failures.append(error)
+                        nursery.cancel_scope.cancel()
+            finally:
+                # In the handler's thread: it may be about to start.
+                self._thread.post(lambda: None if taken else far.close())
+            if failures:
+                raise failures[0]
 
         self._serve(protocol, serve)
 

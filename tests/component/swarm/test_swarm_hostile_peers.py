@@ -19,13 +19,14 @@ from lattica._proto import identify_pb2
 from lattica.errors import LatticaError, StreamError
 from lattica.identity import IdentityKey, PeerAddress, PeerId, seal_peer_record
 from lattica.identity.varint import encode_varint
-from lattica.swarm import ConnectionInfo, Stream, Swarm, connection, open_swarm, transport
+from lattica.swarm import ConnectionInfo, Stream, Swarm, connection, open_swarm, raw, transport
 from lattica.swarm.connection import MAX_INBOUND_STREAMS
 from lattica.swarm.dialing import connect_tcp
 from lattica.swarm.identify import IDENTIFY, MAX_IDENTIFY
 from lattica.swarm.multistream import HEADER, MAX_LINE, MAX_PROPOSALS
 from lattica.swarm.mux import MuxStream
-from lattica.swarm.transport import MAX_BUFFERED, SocketConnection, Upgrader
+from lattica.swarm.raw import SocketConnection
+from lattica.swarm.transport import MAX_BUFFERED, Upgrader
 
 ECHO, HOLD = "/test/echo/1", "/test/hold/1"
 DATA, WINDOW_UPDATE, PING, GO_AWAY = range(4)
@@ -315,7 +316,7 @@ async def test_a_peer_that_identifies_itself_badly_harms_only_itself(name: str) 
 
 async def test_a_peer_that_takes_nothing_loses_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks and asks and never reads the answers."""
-    monkeypatch.setattr(transport, "SEND_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(raw, "SEND_TIMEOUT_S", 0.5)
 
     async with victim() as (alice, bob, address):
 

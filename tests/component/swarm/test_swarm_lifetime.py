@@ -197,7 +197,7 @@ async def ask_and_read_nothing(alice: Swarm, bob: PeerId) -> None:
 
     link._raw.read = read_nothing  # type: ignore[method-assign]
     for _ in range(100):
-        stream = await link._new_stream()
+        stream = await link._new_stream(link._outbound)
         await propose(stream, "/test/talk/1")
 
 

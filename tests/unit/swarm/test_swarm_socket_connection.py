@@ -13,7 +13,8 @@ from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.io.utils import read_exactly
 
 from lattica.identity import PeerAddress
-from lattica.swarm.transport import MAX_HANDSHAKE, SEND_TIMEOUT_S, SocketConnection, configure_socket
+from lattica.swarm.raw import MAX_HANDSHAKE, SEND_TIMEOUT_S, SocketConnection
+from lattica.swarm.transport import configure_socket
 
 REMOTE = PeerAddress.tcp("192.0.2.1", 4001)
 
