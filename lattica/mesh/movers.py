@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from collections.abc import Sequence
 from typing import Protocol
+
+from lattica.mesh.token_bucket import TokenBucket
 
 PIPE_BYTES = 512 * 1024
 """Bytes on their way in one direction of one pair. Linux lets any user have pipes of up to 1 MiB."""
 SPARE_PIPES = 16
 """Kernel pipes kept for the next direction that has something to move."""
 HAS_SPLICE = hasattr(os, "splice")
+LIMITED_MOVE = 16 * 1024
+"""Bytes that must be in the budget before a limited direction moves: not one system call for every few bytes."""
+LIMITED_PAUSE_S = 0.01
+"""Shortest rest of a direction without budget: the pump wakes a hundred times a second for them, not more often."""
+BURST_S = 0.1
+"""Seconds' worth of bytes that a budget may save up: ten rests, so that a thread that wakes late loses nothing."""
 _SPLICE_FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)
 
 
 class Mover(Protocol):
     """Takes bytes from one socket and gives them to another; both are non-blocking."""
 
-    held: int
-    """Bytes taken and not given yet."""
+    @property
+    def held(self) -> int:
+        """Bytes taken and not given yet."""
 
-    def take(self, source: int) -> int | None:
-        """Take some; the number of bytes, 0 at the end of the stream, ``None`` if it would block or is full."""
+    @property
+    def paused_until(self) -> float | None:
+        """When to take again, in seconds of `time.monotonic`; ``None`` if it is not out of budget."""
+
+    def take(self, source: int, most: int = PIPE_BYTES) -> int | None:
+        """Take ``most`` bytes or fewer; how many, 0 at the end of the stream, ``None`` if it would block or is full."""
 
     def give(self, target: int) -> bool:
         """Give some; false if it would block."""
@@ -76,12 +91,14 @@ class PipePool:
 class SpliceMover:
     """Through a kernel pipe: no copy into the process."""
 
+    paused_until: float | None = None
+
     def __init__(self, pool: PipePool) -> None:
         self.held = 0
         self._pool = pool
         self._pipe: KernelPipe | None = None
 
-    def take(self, source: int) -> int | None:
+    def take(self, source: int, most: int = PIPE_BYTES) -> int | None:
         """See `Mover`."""
         pipe = self._pipe
         if pipe is None:
@@ -89,7 +106,7 @@ class SpliceMover:
         elif self.held >= pipe.capacity:
             return None
         try:
-            count = os.splice(source, pipe.into, pipe.capacity - self.held, flags=_SPLICE_FLAGS)
+            count = os.splice(source, pipe.into, min(most, pipe.capacity - self.held), flags=_SPLICE_FLAGS)
         except BlockingIOError:
             count = None
         self.held += count or 0
@@ -123,17 +140,19 @@ class SpliceMover:
 class CopyMover:
     """Through a buffer in the process: works everywhere."""
 
+    paused_until: float | None = None
+
     def __init__(self) -> None:
         self.held = 0
         self._start = 0
         self._buffer = memoryview(bytearray(PIPE_BYTES))
 
-    def take(self, source: int) -> int | None:
+    def take(self, source: int, most: int = PIPE_BYTES) -> int | None:
         """See `Mover`."""
         if self.held:
             return None
         try:
-            count = os.readv(source, [self._buffer])
+            count = os.readv(source, [self._buffer[:most]])
         except BlockingIOError:
             return None
         self._start, self.held = 0, count
@@ -152,3 +171,45 @@ class CopyMover:
     def close(self) -> None:
         """See `Mover`."""
         self._buffer.release()
+
+
+def byte_budget(bytes_per_s: float) -> TokenBucket:
+    """A budget for limited pairs, full."""
+    return TokenBucket(bytes_per_s, max(bytes_per_s * BURST_S, LIMITED_MOVE), time.monotonic())
+
+
+class LimitedMover:
+    """Another mover that takes only what all of its budgets have; other movers may share them."""
+
+    def __init__(self, mover: Mover, budgets: Sequence[TokenBucket]) -> None:
+        self.paused_until: float | None = None
+        self._mover = mover
+        self._budgets = budgets
+
+    @property
+    def held(self) -> int:
+        """See `Mover`."""
+        return self._mover.held
+
+    def take(self, source: int, most: int = PIPE_BYTES) -> int | None:
+        """See `Mover`."""
+        now = time.monotonic()
+        allowed = min(most, *(budget.available(now) for budget in self._budgets))
+        if allowed < LIMITED_MOVE:
+            ready_at = max(budget.ready_at(LIMITED_MOVE, now) for budget in self._budgets)
+            self.paused_until = max(ready_at, now + LIMITED_PAUSE_S)
+            return None
+        self.paused_until = None
+        count = self._mover.take(source, allowed)
+        if count:
+            for budget in self._budgets:
+                budget.spend(count)
+        return count
+
+    def give(self, target: int) -> bool:
+        """See `Mover`."""
+        return self._mover.give(target)
+
+    def close(self) -> None:
+        """See `Mover`."""
+        self._mover.close()

@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import selectors
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from lattica.mesh.movers import HAS_SPLICE, CopyMover, Mover, PipePool, SpliceMover
+from lattica.mesh.movers import (
+    HAS_SPLICE,
+    LIMITED_MOVE,
+    LIMITED_PAUSE_S,
+    CopyMover,
+    LimitedMover,
+    Mover,
+    PipePool,
+    SpliceMover,
+)
+from lattica.mesh.token_bucket import TokenBucket
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +43,20 @@ class Pair:
     """Two sockets that are joined. The pump owns them."""
 
     def __init__(
-        self, near: socket.socket, far: socket.socket, mover: Callable[[], Mover], on_closed: Callable[[], None]
+        self,
+        near: socket.socket,
+        far: socket.socket,
+        mover: Callable[[], Mover],
+        on_closed: Callable[[], None],
+        budgets: Sequence[TokenBucket] = (),
     ) -> None:
         self.near, self.far = near, far
         self.on_closed = on_closed
-        self._there = _Direction(near, far, mover())
-        self._back = _Direction(far, near, mover())
+        self.budgets = budgets
+        there, back = ((LimitedMover(mover(), budgets) if budgets else mover()) for _ in range(2))
+        self._there = _Direction(near, far, there)
+        self._back = _Direction(far, near, back)
+        self._turns = self._there, self._back
 
     @property
     def sent(self) -> int:
@@ -61,8 +80,20 @@ class Pair:
 
     def move(self) -> bool:
         """Move what can be moved; true if there may be more right now."""
-        more = self._there.move()
-        return self._back.move() or more
+        first, second = self._turns
+        self._turns = second, first  # each is first in turn: the first may use up the budget of both
+        more = first.move()
+        return second.move() or more
+
+    def ready_at(self, now: float) -> float:
+        """When there is budget for a move."""
+        return max(budget.ready_at(LIMITED_MOVE, now) for budget in self.budgets)
+
+    @property
+    def paused_until(self) -> float | None:
+        """When a direction without budget wants another try; ``None`` if there is none."""
+        pauses = [one.mover.paused_until for one in self._turns if not one.ended]
+        return min((until for until in pauses if until is not None), default=None)
 
     def interest(self, sock: socket.socket) -> int:
         """What to wait for on one of the sockets."""
@@ -112,7 +143,7 @@ class _Direction:
         """Nothing moves: decide what to wait for, or pass on the end of the stream."""
         held = bool(self.mover.held)
         self.wants_write = held
-        self.wants_read = not held and not self._source_ended
+        self.wants_read = not held and not self._source_ended and self.mover.paused_until is None
         if self._source_ended and not held:
             self.ended = True
             self._shutdown(socket.SHUT_WR)
@@ -130,6 +161,8 @@ class Pump:
         self._wake_in.setblocking(False)
         self._pairs: set[Pair] = set()
         self._half_closed: dict[Pair, tuple[int, float]] = {}  # bytes moved, and until when it may stand still
+        self._paused: dict[Pair, float] = {}  # out of budget until then; who has waited longest is first
+        self._resume_at = math.inf  # no sooner is one of them due
         self._commands: deque[Callable[[], None]] = deque()
         self._running = True
         self._thread = threading.Thread(target=self._run, name="lattica-pump")
@@ -139,14 +172,24 @@ class Pump:
         self._selector.register(self._wake_out, selectors.EVENT_READ)
         self._thread.start()
 
-    def join(self, near: socket.socket, far: socket.socket, on_closed: Callable[[], None]) -> Pair:
+    def join(
+        self,
+        near: socket.socket,
+        far: socket.socket,
+        on_closed: Callable[[], None],
+        budgets: Sequence[TokenBucket] = (),
+    ) -> Pair:
         """Move bytes between two connected sockets, from now on the pump's, until both directions have ended.
 
-        ``on_closed`` is called in the pump's thread after both sockets are closed.
+        Args:
+            near: One socket.
+            far: The other.
+            on_closed: Called in the pump's thread after both sockets are closed.
+            budgets: Bytes that may be moved, both directions together; from now on the pump's. Pairs may share them.
         """
         near.setblocking(False)
         far.setblocking(False)
-        pair = Pair(near, far, self._mover, on_closed)
+        pair = Pair(near, far, self._mover, on_closed, budgets)
         self._command(lambda: self._add(pair))
         return pair
 
@@ -184,6 +227,8 @@ class Pump:
                     ready.add(key.data)
             while self._commands:
                 self._commands.popleft()()
+            if self._paused:
+                self._resume(ready)
             ready = {pair for pair in ready if pair in self._pairs and self._serve(pair)}
             self._drop_stalled()
         for pair in list(self._pairs):
@@ -208,7 +253,38 @@ class Pump:
             return False
         if pair.half_closed:
             self._watch(pair)
+        if pair.budgets:
+            self._pause(pair)
         return more
+
+    def _pause(self, pair: Pair) -> None:
+        """Come back when there is budget again, if that is what the pair waits for."""
+        until = pair.paused_until
+        if until is None:
+            self._paused.pop(pair, None)
+        else:
+            self._put_off(pair, until)
+            self._resume_at = min(self._resume_at, until)
+
+    def _put_off(self, pair: Pair, until: float) -> None:
+        self._paused[pair] = until  # in its place in the queue, if it has one
+        if pair in self._half_closed:  # it stands still because we want it to
+            self._half_closed[pair] = (self._half_closed[pair][0], until + HALF_CLOSED_S)
+
+    def _resume(self, ready: set[Pair]) -> None:
+        """Serve the pairs that have budget again; who has waited longest is first to use it."""
+        now = time.monotonic()
+        if now < self._resume_at:
+            return
+        for pair in [pair for pair, until in self._paused.items() if until <= now]:
+            again = pair.ready_at(now)
+            if again > now:  # others have used it up
+                self._put_off(pair, max(again, now + LIMITED_PAUSE_S))
+                continue
+            del self._paused[pair]
+            if self._serve(pair):
+                ready.add(pair)
+        self._resume_at = min(self._paused.values(), default=math.inf)
 
     def _watch(self, pair: Pair) -> None:
         moved = pair.sent + pair.received
@@ -216,10 +292,11 @@ class Pump:
             self._half_closed[pair] = (moved, time.monotonic() + HALF_CLOSED_S)
 
     def _patience(self) -> float | None:
-        """Seconds until the first half-closed pair has stood still for too long."""
-        if not self._half_closed:
-            return None
-        return max(0.0, min(until for _, until in self._half_closed.values()) - time.monotonic())
+        """Seconds until a pair has budget again, or a half-closed one has stood still for too long."""
+        soonest = self._resume_at if self._paused else math.inf
+        if self._half_closed:
+            soonest = min(soonest, *(until for _, until in self._half_closed.values()))
+        return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
 
     def _drop_stalled(self) -> None:
         if self._half_closed:
@@ -243,6 +320,7 @@ class Pump:
             return
         self._pairs.remove(pair)
         self._half_closed.pop(pair, None)
+        self._paused.pop(pair, None)
         for sock in (pair.near, pair.far):
             if sock in self._selector.get_map():
                 self._selector.unregister(sock)
