@@ -85,7 +85,7 @@ class LeaseResponse(_message.Message):
     max_pipes: _builtins.int
     """Pipes to this target at one time."""
     max_pipes_per_client: _builtins.int
-    """Pipes from one client at one time."""
+    """Pipes to this target from one client at one time."""
     bytes_per_s: _builtins.int
     """Bytes per second over all pipes to this target, both directions together; 0 means no limit."""
     refusal: _builtins.str

@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from lattica.mesh.links import Link
 from lattica.mesh.paths import PathInfo
 from lattica.mesh.pipes import OpenPipe
 from lattica.mesh.pump import Pair, Pump
+from lattica.mesh.token_bucket import TokenBucket
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,33 @@ class PipeTable:
 
         pipe.pair = self._pump.join(local, remote, closed)
         self._pipes.setdefault(pipe.peer_id, []).append(pipe)
+
+    def join_others(
+        self, near: socket.socket, far: socket.socket, on_closed: Callable[[Pair], None], budgets: Sequence[TokenBucket]
+    ) -> Pair:
+        """Move bytes between two other peers until either ends; both sockets are the table's.
+
+        That is no pipe of ours: it does not count, and is in no list.
+
+        Args:
+            near: One peer.
+            far: The other.
+            on_closed: Called in the event loop after both sockets are closed.
+            budgets: Bytes per second, see `Pump.join`.
+        """
+
+        def closed() -> None:
+            try:
+                self._loop.call_soon_threadsafe(lambda: on_closed(pair))
+            except RuntimeError:  # the loop is closed, and the node with it
+                logger.debug("relayed pipe outlived its loop")
+
+        pair = self._pump.join(near, far, closed, budgets)
+        return pair
+
+    def drop_others(self, pair: Pair) -> None:
+        """Close a pair of `join_others` at once."""
+        self._pump.drop(pair)
 
     def _forget(self, pipe: LivePipe, on_closed: Callable[[], None]) -> None:
         pipes = self._pipes.get(pipe.peer_id, [])
