@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from lattica._version import __version__
-from lattica.cli.path_commands import show_paths, watch_paths
 from lattica.cli.output import Output, TransferProgress, size_text
+from lattica.cli.path_commands import show_paths, watch_paths
 from lattica.cli.session import Session, control_errors, run, wait_for_signal
 from lattica.config import DEFAULT_PORT, NodeConfig
 from lattica.errors import UsageError

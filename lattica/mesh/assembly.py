@@ -6,23 +6,25 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from lattica.background import Background, background_tasks
+from lattica.background import background_tasks
 from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.mesh.dialback import FIRST_BYTE as DIALBACK_BYTE
 from lattica.mesh.gateway import PipeTable
 from lattica.mesh.inbound import Inbound
 from lattica.mesh.link_table import LinkTable
 from lattica.mesh.links import Links
-from lattica.mesh.listener import Listener, Route, open_listener
+from lattica.mesh.listener import Route, open_listener
 from lattica.mesh.mesh import Mesh
 from lattica.mesh.path_watch import PathWatch
 from lattica.mesh.preface import MAGIC as PIPE_MAGIC
 from lattica.mesh.punching import Punching
 from lattica.mesh.reach import Reach
-from lattica.mesh.relay_client import Acceptor
+from lattica.mesh.relay_acceptor import Acceptor
 from lattica.mesh.relay_role import RelayRole, RelaySettings
+from lattica.mesh.relay_wire import RELAY_MAGIC
 from lattica.mesh.stun_server import answer_stun, open_udp_responder
 from lattica.mesh.ways import PIPE_PROTOCOL, Ways
 from lattica.swarm import Swarm

@@ -20,6 +20,7 @@ from pathlib import Path
 from lattica.background import Background
 from lattica.errors import PeerUnreachableError
 from lattica.identity import PeerId, TlsIdentity
+from lattica.mesh.accepting import accept
 from lattica.mesh.links import Link
 from lattica.mesh.paths import PathInfo
 from lattica.mesh.pipes import OpenPipe
@@ -217,10 +218,9 @@ class Route:
         self._on_closed(self)
 
     async def _serve(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                local, _ = await loop.sock_accept(sock)
+                local, _ = await accept(sock)
             except OSError as error:
                 logger.warning("gateway cannot accept peer=%s reason=%s", self.peer_id, error)
                 await asyncio.sleep(ACCEPT_PAUSE_S)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from lattica.background import Background, background_tasks
 from lattica.errors import ConfigError, NetworkError, PortInUseError
 from lattica.identity import PeerAddress
+from lattica.mesh.accepting import accept, wait_readable
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +57,9 @@ class Listener:
         self._tasks.start(self._serve(), name="lattica-listener")
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, name = await loop.sock_accept(self._sock)
+                sock, name = await accept(self._sock)
             except OSError as error:
                 if error.errno in _OUT_OF:
                     logger.warning("cannot accept reason=%s", error.strerror)
@@ -92,7 +92,7 @@ class Listener:
     async def _hand_over(self, sock: socket.socket, remote: PeerAddress) -> None:
         try:
             async with asyncio.timeout(FIRST_BYTE_TIMEOUT_S):
-                await _wait_readable(sock)
+                await wait_readable(sock)
             first = sock.recv(1, socket.MSG_PEEK)
             route = self._routes.get(first[0]) if first else None
         except (TimeoutError, OSError):
@@ -145,18 +145,3 @@ def _bind(host: str, port: int) -> socket.socket:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ConfigError(f"cannot listen on {host} port {port}: {reason}") from error
     return sock
-
-
-async def _wait_readable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    readable = loop.create_future()
-
-    def wake() -> None:
-        if not readable.done():
-            readable.set_result(None)
-
-    loop.add_reader(sock, wake)
-    try:
-        await readable
-    finally:
-        loop.remove_reader(sock)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -299,7 +298,9 @@ class Mesh:
             await self._link_table.disconnect(peer)
 
     def _emit(self, kind: PathEventKind, pipe: LivePipe) -> None:
-        logger.debug("path %s peer=%s path=%s", kind.value, pipe.peer_id, pipe.path.kind.value if pipe.path else "inbound")
+        logger.debug(
+            "path %s peer=%s path=%s", kind.value, pipe.peer_id, pipe.path.kind.value if pipe.path else "inbound"
+        )
         self._events.emit(PathEvent(peer_id=pipe.peer_id, kind=kind, path=pipe.path))
 
     def close(self) -> None:

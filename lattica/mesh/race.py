@@ -40,7 +40,7 @@ async def race(
                 settled.clear()
                 running.append(tasks.start(run(attempt)))
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(stagger if isinstance(stagger, float) else stagger[number]):
+                    async with asyncio.timeout(stagger[number] if isinstance(stagger, Sequence) else stagger):
                         await settled.wait()
                 if results:
                     break

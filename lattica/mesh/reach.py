@@ -41,9 +41,7 @@ class Reach:
         dialback: Dials peers that ask.
     """
 
-    def __init__(
-        self, swarm: Swarm, host: str, port: int, announce: Sequence[PeerAddress], tasks: Background
-    ) -> None:
+    def __init__(self, swarm: Swarm, host: str, port: int, announce: Sequence[PeerAddress], tasks: Background) -> None:
         self._hosts = host_candidates(host, port)
         self.candidate_list = list(self._hosts)
         self.candidate_list += [Candidate(a.host, a.port, CandidateKind.PUBLIC) for a in announce if a.is_tcp]
@@ -52,7 +50,9 @@ class Reach:
         self._swarm = swarm
         self._host, self._port = host, port
         self._tasks = tasks
-        self._machine = ReachabilityMachine(announced=any(is_global(a.host) or a.text.startswith("/dns") for a in announce))
+        self._machine = ReachabilityMachine(
+            announced=any(is_global(a.host) or a.text.startswith("/dns") for a in announce)
+        )
         self._state = self._machine.state
         self._listeners: list[Callable[[Reachability], None]] = []
         self._moved: list[Callable[[], None]] = []

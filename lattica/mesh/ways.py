@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Protocol
 
@@ -108,9 +107,7 @@ class Ways:
         return await self._puncher.punch(link, attempts)
 
 
-async def told(
-    attempts: dict[str, str], what: str, attempt: Callable[[], Awaitable[OpenPipe]]
-) -> OpenPipe | None:
+async def told(attempts: dict[str, str], what: str, attempt: Callable[[], Awaitable[OpenPipe]]) -> OpenPipe | None:
     """The result of ``attempt``, or ``None``; ``attempts`` gets the reason under ``what``."""
     attempts[what] = "no answer yet"
     try:

@@ -40,14 +40,14 @@ async def test_a_peer_that_restarts_at_its_port_is_called_on_with_the_old_link()
             stub = echo_stub(alice.knows(bob))
             await stub.Echo(echo("before"))
             port = bob.mesh.port
-            link = alice.mesh._client_links[key.peer_id]
+            link = alice.mesh._link_table.get(key.peer_id)
         for _ in range(3):
             with pytest.raises(PeerUnreachableError, match="connection refused"):
                 await stub.Echo(echo("meanwhile"), timeout=5)
         async with open_rooms(key=key, port=port) as bob:
             Services(bob.rpc)
             assert (await stub.Echo(echo("after"), timeout=RETURN_S)).payload == b"after"
-            assert alice.mesh._client_links[key.peer_id] is link
+            assert alice.mesh._link_table.get(key.peer_id) is link
 
 
 async def test_a_peer_that_restarts_elsewhere_is_found_again() -> None:
@@ -256,7 +256,7 @@ async def test_an_ageing_session_serves_on_while_it_cannot_be_replaced(monkeypat
     async with open_two() as two:
         await say(two)
         first = _session(two.channel)
-        two.alice.mesh._client_links.clear()
+        two.alice.mesh._link_table.forget()
         two.bob.swarm.stop_serving(links.LINK_PROTOCOL)
         for _ in range(20):
             assert await say(two) == b"hello"
@@ -284,23 +284,23 @@ async def test_a_link_that_has_expired_while_nobody_called_is_made_anew(monkeypa
     monkeypatch.setattr(links, "LINK_CERTIFICATE_S", 1.0)
     async with open_two() as two:
         await say(two)
-        first = two.alice.mesh._client_links[two.bob.peer_id]
+        first = two.alice.mesh._link_table.get(two.bob.peer_id)
         await asyncio.sleep(1.1)
         assert await say(two) == b"hello"
-        assert two.alice.mesh._client_links[two.bob.peer_id] is not first
+        assert two.alice.mesh._link_table.get(two.bob.peer_id) is not first
 
 
 async def test_a_peer_that_forgot_the_link_is_asked_for_another() -> None:
     """A restart with the same key remembers; a server whose clock has jumped over the expiry does not."""
     async with open_two() as two:
         await say(two)
-        first = two.alice.mesh._client_links[two.bob.peer_id]
+        first = two.alice.mesh._link_table.get(two.bob.peer_id)
         two.bob.mesh.links.office = type(two.bob.mesh.links.office)(b"another")
         for pipe in two.alice.mesh._table.of(two.bob.peer_id):
             two.alice.mesh._table.drop(pipe)
         await until(lambda: not two.alice.mesh.paths(two.bob.peer_id))
         assert await say(two) == b"hello"
-        assert two.alice.mesh._client_links[two.bob.peer_id] is not first
+        assert two.alice.mesh._link_table.get(two.bob.peer_id) is not first
 
 
 async def test_nothing_is_left_of_nodes_that_called_each_other() -> None:

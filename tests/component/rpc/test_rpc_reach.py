@@ -16,7 +16,7 @@ from slow_path import slow_path
 
 from lattica.errors import NetworkError, PeerUnreachableError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
-from lattica.mesh import Candidate, CandidateKind, PathKind, mesh
+from lattica.mesh import Candidate, CandidateKind, PathKind, inbound, link_table
 from lattica.mesh.links import LINK_PROTOCOL
 from lattica.swarm import Direction, dialing
 
@@ -58,7 +58,7 @@ async def test_a_path_says_how_a_peer_was_reached() -> None:
 async def test_a_path_with_a_long_round_trip_is_a_path() -> None:
     """0.3 seconds: another continent, or a busy home uplink. TLS takes two of them."""
     async with open_two() as two, slow_path(two.bob.address, 0.15) as address:
-        two.alice.mesh._book._book.clear()
+        two.alice.mesh.book._book.clear()
         two.alice.mesh.add_addresses(two.bob.peer_id, [address])
         two.bob.mesh.candidates[:] = [Candidate(address.host, address.port, CandidateKind.HOST)]
         assert await call(two.alice, two.bob.peer_id, 20.0) == b"hello"
@@ -140,7 +140,7 @@ async def test_calls_that_wait_for_a_peer_share_one_attempt() -> None:
     async with open_two() as two:
         finder = two.alice.mesh.finder = SlowFinder({two.bob.peer_id: [two.bob.address]})
         finder.go = asyncio.Event()
-        two.alice.mesh._book._book.clear()
+        two.alice.mesh.book._book.clear()
         async with asyncio.TaskGroup() as tasks:
             calls = [tasks.create_task(call(two.alice, two.bob.peer_id)) for _ in range(100)]
             await until(lambda: bool(finder.asked))
@@ -154,7 +154,7 @@ async def test_each_of_them_keeps_its_own_deadline_and_hears_what_is_tried() -> 
     async with open_two() as two:
         finder = two.alice.mesh.finder = SlowFinder({two.bob.peer_id: [two.bob.address]})
         finder.go = asyncio.Event()
-        two.alice.mesh._book._book.clear()
+        two.alice.mesh.book._book.clear()
         async with asyncio.TaskGroup() as tasks:
             patient = tasks.create_task(call(two.alice, two.bob.peer_id))
             started = time.monotonic()
@@ -172,7 +172,7 @@ async def test_an_attempt_outlives_the_call_that_started_it() -> None:
     async with open_two() as two:
         finder = two.alice.mesh.finder = SlowFinder({two.bob.peer_id: [two.bob.address]})
         finder.go = asyncio.Event()
-        two.alice.mesh._book._book.clear()
+        two.alice.mesh.book._book.clear()
         await failure(two.alice, two.bob.peer_id, 0.1)
         finder.go.set()
         assert await call(two.alice, two.bob.peer_id) == b"hello"
@@ -237,7 +237,7 @@ async def test_a_peer_that_grants_no_links_is_told_from_one_that_is_gone() -> No
 
 async def test_a_connection_on_which_no_link_comes_is_not_trusted_any_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may lead to a machine that is gone, which its keep-alive finds out after half a minute."""
-    monkeypatch.setattr(mesh, "LINK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(link_table, "LINK_TIMEOUT_S", 0.2)
     async with open_two() as two:
         stuck = asyncio.Event()
 
@@ -255,7 +255,7 @@ async def test_a_connection_on_which_no_link_comes_is_not_trusted_any_longer(mon
 
 
 async def test_a_peer_with_too_many_pipes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "MAX_PIPES_PER_PEER", 0)
+    monkeypatch.setattr(inbound, "MAX_PIPES_PER_PEER", 0)
     async with open_two() as two:
         error = await failure(two.alice, two.bob.peer_id)
         assert error.attempts[two.bob.address.text] == "the peer takes no more pipes now"

@@ -135,7 +135,10 @@ async def test_a_pipe_of_somebody_elses_link_carries_no_call() -> None:
     async with open_two() as two, open_rooms() as carol:
         await two.echo.Echo(echo("x"))
         await echo_stub(carol.knows(two.bob)).Echo(echo("x"))
-        carols, alices = carol.mesh._client_links[two.bob.peer_id], two.alice.mesh._client_links[two.bob.peer_id]
+        carols = carol.mesh._link_table.get(two.bob.peer_id)
+        alices = two.alice.mesh._link_table.get(two.bob.peer_id)
+        assert carols is not None
+        assert alices is not None
         stolen = dataclasses.replace(carols, ticket=alices.ticket)
         pipe = await dial_pipe(stolen, two.bob.address)  # a ticket seen by whoever reads Alice's traffic
         with pipe.sock:
@@ -148,7 +151,9 @@ async def test_a_pipe_of_somebody_elses_link_carries_no_call() -> None:
 
 
 def link_of(two: Two) -> Link:
-    return two.alice.mesh._client_links[two.bob.peer_id]
+    link = two.alice.mesh._link_table.get(two.bob.peer_id)
+    assert link is not None
+    return link
 
 
 async def test_a_pipe_on_which_nobody_shakes_hands_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,9 +206,7 @@ async def test_the_relay_cannot_pass_for_the_peer_behind_it() -> None:
         await impostor.connect(net.relay.key.peer_id, [net.at])
         await impostor.reserve(net.relay.key.peer_id)
         honest = relay._connection_to
-        relay._connection_to = lambda peer: honest(
-            impostor.key.peer_id if peer == net.target.key.peer_id else peer
-        )
+        relay._connection_to = lambda peer: honest(impostor.key.peer_id if peer == net.target.key.peer_id else peer)
         reason = await circuit_refusal(net.client, net.target.key.peer_id, net.address)
         assert reason == "another peer answered there"
         assert not impostor.is_connected(net.client.key.peer_id)
@@ -297,8 +295,10 @@ async def test_a_direct_connection_is_not_displaced_by_relayed_ones() -> None:
             try:
                 kept = [info for info in net.target.connections() if info.peer_id == key.peer_id]
                 await until(
-                    lambda: len([i for i in net.target.connections() if i.peer_id == key.peer_id])
-                    == MAX_CONNECTIONS_PER_PEER
+                    lambda: (
+                        len([i for i in net.target.connections() if i.peer_id == key.peer_id])
+                        == MAX_CONNECTIONS_PER_PEER
+                    )
                 )
                 assert kept[0].relay is None
                 assert direct.is_connected(net.target.key.peer_id)

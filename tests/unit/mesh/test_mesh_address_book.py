@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lattica.identity import IdentityKey, PeerAddress, PeerId
-from lattica.mesh import mesh
-from lattica.mesh.mesh import MAX_BOOK_ADDRESSES, AddressBook
+from lattica.mesh import address_book
+from lattica.mesh.address_book import MAX_BOOK_ADDRESSES, AddressBook
 
 ALICE = IdentityKey.from_seed(bytes(32)).peer_id
 
@@ -47,7 +47,7 @@ def test_new_addresses_displace_old_ones() -> None:
 
 
 def test_the_peer_told_of_longest_ago_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "MAX_BOOK", 3)
+    monkeypatch.setattr(address_book, "MAX_BOOK", 3)
     book = AddressBook()
     for number in range(3):
         book.add(peer(number), [address(1)])

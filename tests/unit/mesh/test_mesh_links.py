@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import cast
 
 import pytest
@@ -16,7 +16,7 @@ from lattica.errors import NetworkError, RemoteProtocolError
 from lattica.identity import IdentityKey, PeerId
 from lattica.identity.authority import LINK_CERTIFICATE_S
 from lattica.mesh import Candidate, CandidateKind
-from lattica.mesh.links import MAX_CANDIDATES, MAX_LINK_MESSAGE, MAX_REFUSAL, RENEW_BEFORE_S, Links
+from lattica.mesh.links import MAX_CANDIDATES, MAX_LINK_MESSAGE, MAX_REFUSAL, RENEW_BEFORE_S, Links, RelayOffer
 from lattica.mesh.preface import MAX_TOKEN
 from lattica.swarm import Swarm
 
@@ -26,6 +26,24 @@ PUBLIC = Candidate("2001:db8::7", 4737, CandidateKind.PUBLIC)
 HOST = link_pb2.CANDIDATE_KIND_HOST
 
 Grant = Callable[[PeerId, bytes], Awaitable[bytes]]
+
+
+class Terms:
+    """What a node says of itself."""
+
+    def __init__(self, *candidates: Candidate) -> None:
+        self._candidates = candidates
+        self.offers: list[RelayOffer] = []
+        self.hosts: list[str] = []
+
+    def candidates(self) -> Sequence[Candidate]:
+        return self._candidates
+
+    def relays(self, client: PeerId) -> Sequence[RelayOffer]:
+        return self.offers
+
+    def public_hosts(self) -> Collection[str]:
+        return self.hosts
 
 
 class Wire:
@@ -52,7 +70,7 @@ def connected(*candidates: Candidate) -> tuple[Links, Links, Wire]:
     """Alice's side, Bob's, who says that he listens at ``candidates``, and what is between them."""
     wire = Wire()
     swarm = cast(Swarm, wire)
-    alice, bob = Links(ALICE, swarm, list), Links(BOB, swarm, lambda: list(candidates))
+    alice, bob = Links(ALICE, swarm, Terms()), Links(BOB, swarm, Terms(*candidates))
     bob.serve()
     return alice, bob, wire
 
@@ -164,7 +182,7 @@ async def test_a_certificate_for_somebody_elses_key_breaks_the_protocol() -> Non
 
 async def test_another_nodes_authority_breaks_the_protocol() -> None:
     alice, _, wire = connected()
-    other = Links(CAROL, cast(Swarm, Wire()), list).authority.certificate_der
+    other = Links(CAROL, cast(Swarm, Wire()), Terms()).authority.certificate_der
     wire.mangle = lambda response: setattr(response, "authority", other)
     with pytest.raises(RemoteProtocolError, match="malformed certificates"):
         await alice.request(BOB.peer_id)

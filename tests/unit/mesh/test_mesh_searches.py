@@ -30,7 +30,7 @@ class World:
 
     def __init__(self) -> None:
         self.searches: Searches
-        self.results: asyncio.Queue[OpenPipe | None | PeerUnreachableError] = asyncio.Queue()
+        self.results: asyncio.Queue[OpenPipe | PeerUnreachableError | None] = asyncio.Queue()
         self.attempts = 0
         self.found: list[OpenPipe] = []
         self.failed: list[Mapping[str, str]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest
@@ -26,9 +27,9 @@ def test_a_peer_that_does_not_read_is_not_a_stalled_path() -> None:
         near.setblocking(False)
         far, _ = server.accept()
         with far:
-            with pytest.raises(BlockingIOError):
-                while True:
-                    near.send(bytes(1 << 20))
+            with contextlib.suppress(BlockingIOError):
+                while near.send(bytes(1 << 20)):
+                    pass
             info = tcp_info(near)
             assert info is not None
             assert not info.is_stalled
