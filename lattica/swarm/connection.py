@@ -78,7 +78,8 @@ class Connection:
         self._outbound = trio.Semaphore(MAX_OUTBOUND_STREAMS)
         self._outbound_circuits = trio.Semaphore(MAX_CIRCUITS)
         self._opening_circuits = trio.Semaphore(MAX_OPENING_CIRCUITS)
-        muxed.stream_backlog_semaphore = trio.Semaphore(MAX_OUTBOUND_STREAMS + MAX_CIRCUITS)  # yamux's own is 256
+        muxed.stream_backlog_limit = MAX_OUTBOUND_STREAMS + MAX_CIRCUITS  # yamux's own is 256
+        muxed.stream_backlog_semaphore = trio.Semaphore(muxed.stream_backlog_limit)
         self._ready = False
         self._closing = False
 
