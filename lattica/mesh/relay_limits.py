@@ -27,7 +27,7 @@ class SpliceLimits:
         waiting: Pipes whose target has not come yet, in all; each may last for `wait_s`.
         waiting_per_target: The same for one target; a client may open all its pipes at once.
         wait_s: Seconds that a client waits for its target: a request on a control connection and a dial.
-        target_bytes_s: Bytes per second over all pipes to one target, both directions together: 1 Gbit/s. ``None``: any.
+        target_bytes_s: Bytes per second of all pipes to one target, both ways together: 1 Gbit/s. ``None``: any number.
         bytes_s: The same over all pipes. Half of 10 Gbit/s, of which relaying takes twice as much as it relays.
     """
 

@@ -14,7 +14,7 @@ class TokenBucket:
     """
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
-        if rate <= 0 or burst < 1:
+        if not (rate > 0 and burst >= 1):  # not for NaN either
             raise ValueError("a bucket needs a positive rate and a burst of at least 1")
         self.rate, self.burst = rate, burst
         self._tokens = burst

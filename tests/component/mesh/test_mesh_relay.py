@@ -1,0 +1,496 @@
+"""The Lattica relay over loopback: what goes through it, and who is turned away with which words."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from descriptors import count_descriptors
+from prometheus_client import CollectorRegistry, generate_latest
+from relay_rooms import CLIENT, open_relay, open_target, receive_all, receive_some, send_all
+
+from lattica._proto import relay_pb2
+from lattica.errors import NetworkError, StreamError
+from lattica.identity import IdentityKey, PeerAddress, PeerId
+from lattica.mesh import relay_server as server_module
+from lattica.mesh.pipes import connect_tcp
+from lattica.mesh.relay_client import dial_through, introduce, request_lease
+from lattica.mesh.relay_limits import SpliceLimits
+from lattica.mesh.relay_metrics import RelayMetrics
+from lattica.mesh.relay_session import RELAY_ACCEPT_PROTOCOL
+from lattica.mesh.relay_wire import RELAY_MAGIC, RelayRefusedError, RelayStatus, RelayToken, encode_accept, mint_token
+from lattica.swarm import open_swarm
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+MB = 1_000_000
+OTHER = IdentityKey.from_seed(b"other client".ljust(32)).peer_id
+
+
+@pytest.fixture
+async def nothing_leaks() -> AsyncIterator[None]:
+    """A whole relay and its peers come and go: no descriptor of theirs stays."""
+    async with open_relay():  # what the first of a process leaves for the next
+        pass
+    before = count_descriptors()
+    yield
+    assert count_descriptors() == before
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def refusal(address: PeerAddress, token: bytes) -> RelayStatus:
+    with pytest.raises(RelayRefusedError) as caught:
+        (await dial_through(address, token)).close()
+    assert str(caught.value)
+    return caught.value.status
+
+
+async def test_bytes_pass_both_ways_and_each_side_ends_its_own() -> None:
+    there, back = random.Random(1).randbytes(5 * MB), random.Random(2).randbytes(3 * MB)
+    async with open_relay() as relay, open_target(relay) as target:
+        near, far = await target.open_pipe()
+        with near:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(send_all(near, there))
+                arrived = tasks.create_task(receive_all(far))
+            assert hashlib.sha256(arrived.result()).digest() == hashlib.sha256(there).digest()
+            async with asyncio.TaskGroup() as tasks:  # the other direction is still open
+                tasks.create_task(send_all(far, back))
+                arrived = tasks.create_task(receive_all(near))
+            assert hashlib.sha256(arrived.result()).digest() == hashlib.sha256(back).digest()
+            assert target.origins == [(relay.address, relay.peer_id)]
+        await until(lambda: relay.server.counts().pipes == 0)
+        counts = relay.server.counts()
+    assert (counts.joined, counts.relayed, counts.leases, counts.refused) == (1, 8 * MB, 1, {})
+
+
+async def test_a_token_opens_several_pipes_until_it_expires() -> None:
+    async with open_relay() as relay, open_target(relay) as target:
+        token = target.token(valid_s=1.0)
+        with await dial_through(relay.address, token), await dial_through(relay.address, token):
+            assert relay.server.counts().pipes == 2
+            await asyncio.sleep(2.1)  # the token counts whole seconds
+            assert await refusal(relay.address, token) is RelayStatus.EXPIRED
+            assert relay.server.counts().pipes == 2
+
+
+async def test_the_lease_says_what_is_allowed() -> None:
+    limits = SpliceLimits(pipes_per_target=7, pipes_per_client=3, target_bytes_s=1000, lease_s=100)
+    async with open_relay(limits) as relay, open_target(relay) as target:
+        lease = target.lease
+        assert (lease.max_pipes, lease.max_pipes_per_client, lease.bytes_s) == (7, 3, 1000)
+        assert 90 < lease.expires_at - time.monotonic() <= 100
+        assert (lease.relay, lease.peer_id) == (relay.peer_id, target.peer_id)
+        assert [str(address) for address in lease.addresses] == [str(relay.address)]
+        assert lease.key.hex() not in repr(lease)
+        assert repr(lease.key) not in repr(lease)
+
+
+async def test_forged_and_altered_tokens_are_refused() -> None:
+    async with open_relay() as relay, open_target(relay) as target:
+        token = target.token()
+        now = int(time.time())
+        forged = RelayToken(
+            target=target.peer_id, client=CLIENT, expires_at=now + 60, lease_expires_at=now + 60, nonce=bytes(16)
+        )
+        altered = bytearray(token)
+        altered[len(token) // 2] ^= 1
+        for bad in (mint_token(bytes(32), forged), bytes(altered), token[:-1], token + b"\0", b"x", b"\xff" * 194):
+            assert await refusal(relay.address, bad) is RelayStatus.FORGED
+        assert relay.server.counts().refused == {"forged": 6}
+        assert target.pipes.empty()
+
+
+async def test_a_lease_mints_for_its_own_peer_only() -> None:
+    async with open_relay() as relay, open_target(relay) as mallory, open_target(relay) as victim:
+        lease = mallory.lease
+        stolen = RelayToken(
+            target=victim.peer_id,
+            client=CLIENT,
+            expires_at=lease.relay_expires_at,
+            lease_expires_at=lease.relay_expires_at,
+            nonce=bytes(16),
+        )
+        assert await refusal(relay.address, mint_token(lease.key, stolen)) is RelayStatus.FORGED
+
+
+async def test_a_lease_that_is_over_mints_nothing_and_its_tokens_count_no_more() -> None:
+    async with open_relay(SpliceLimits(lease_s=2)) as relay, open_target(relay) as target:
+        token = target.token(valid_s=3600)
+        (await dial_through(relay.address, token)).close()
+        await asyncio.sleep(3.1)  # whole seconds, and a token counts to its last
+        assert await refusal(relay.address, token) is RelayStatus.EXPIRED
+        with pytest.raises(NetworkError, match="expired"):
+            target.token()
+        assert relay.server.counts().leases == 0
+
+
+async def test_leases_outlive_a_restart_of_the_relay() -> None:
+    key = IdentityKey.generate()
+    async with open_relay(key=key) as relay, open_target(relay) as target:
+        token, port = target.token(), relay.address.port
+        await target.swarm.disconnect(relay.peer_id)
+        async with open_relay(key=key) as again:
+            assert again.address.port != port
+            assert await refusal(again.address, token) is RelayStatus.TARGET_GONE
+            await until(lambda: not target.swarm.is_connected(relay.peer_id))
+            await target.swarm.connect(again.peer_id, [again.address])
+            await until(lambda: again.swarm.is_connected(target.peer_id))
+            with await dial_through(again.address, token):
+                assert again.server.counts().pipes == 1
+
+
+async def test_a_client_over_its_quota_waits_for_one_of_its_pipes_to_end() -> None:
+    async with open_relay(SpliceLimits(pipes_per_client=2)) as relay, open_target(relay) as target:
+        first, _ = await target.open_pipe()
+        second, far = await target.open_pipe()
+        with first, second:
+            assert await refusal(relay.address, target.token()) is RelayStatus.CLIENT_OVER_LIMIT
+            with (await target.open_pipe(OTHER))[0]:  # another client is not concerned
+                assert relay.server.counts().pipes == 3
+            second.close()
+            far.close()
+            await until(lambda: relay.server.counts().pipes <= 2)
+            with (await target.open_pipe())[0]:
+                assert await refusal(relay.address, target.token()) is RelayStatus.CLIENT_OVER_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [
+        (SpliceLimits(pipes_per_target=1), RelayStatus.TARGET_OVER_LIMIT),
+        (SpliceLimits(pipes_per_host=1), RelayStatus.HOST_OVER_LIMIT),
+        (SpliceLimits(pipes=1), RelayStatus.RELAY_FULL),
+    ],
+)
+async def test_what_exceeds_another_limit_is_told_which(limits: SpliceLimits, status: RelayStatus) -> None:
+    async with open_relay(limits) as relay, open_target(relay) as target:
+        with (await target.open_pipe())[0]:
+            assert await refusal(relay.address, target.token(OTHER)) is status
+
+
+async def test_a_target_that_has_gone_is_told_at_once() -> None:
+    async with open_relay() as relay, open_target(relay) as target:
+        token = target.token()
+        await target.swarm.disconnect(relay.peer_id)
+        await until(lambda: not relay.swarm.is_connected(target.peer_id))
+        assert await refusal(relay.address, token) is RelayStatus.TARGET_GONE
+
+
+async def test_a_target_that_does_not_serve_its_relay_refuses() -> None:
+    async with open_relay() as relay, open_target(relay, acceptor=False) as target:
+        assert await refusal(relay.address, target.token()) is RelayStatus.TARGET_REFUSES
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (relay_pb2.ACCEPT_ANSWER_COMING, RelayStatus.TARGET_SILENT),
+        (relay_pb2.ACCEPT_ANSWER_BUSY, RelayStatus.TARGET_BUSY),
+        (relay_pb2.ACCEPT_ANSWER_UNSPECIFIED, RelayStatus.TARGET_REFUSES),
+    ],
+)
+async def test_a_target_that_does_not_come(answer: relay_pb2.AcceptAnswer.ValueType, status: RelayStatus) -> None:
+    async with open_relay(SpliceLimits(wait_s=0.3)) as relay, open_target(relay, acceptor=False) as target:
+
+        async def answers(_: PeerId, request: bytes) -> bytes:
+            assert relay_pb2.AcceptRequest.FromString(request).client == CLIENT.raw
+            return relay_pb2.AcceptResponse(answer=answer).SerializeToString()
+
+        target.swarm.serve_requests(RELAY_ACCEPT_PROTOCOL, answers, 1000)
+        started = time.monotonic()
+        assert await refusal(relay.address, target.token()) is status
+        assert time.monotonic() - started < 5
+        await until(lambda: relay.server.counts().waiting == 0)
+
+
+async def test_too_many_waiting_for_one_target_leave_room_for_another() -> None:
+    limits = SpliceLimits(waiting_per_target=2, wait_s=1.0)
+    async with (
+        open_relay(limits) as relay,
+        open_target(relay, acceptor=False) as silent,
+        open_target(relay) as target,
+    ):
+        called = asyncio.Event()
+
+        async def never_comes(_: PeerId, __: bytes) -> bytes:
+            called.set()
+            return relay_pb2.AcceptResponse(answer=relay_pb2.ACCEPT_ANSWER_COMING).SerializeToString()
+
+        silent.swarm.serve_requests(RELAY_ACCEPT_PROTOCOL, never_comes, 1000)
+        async with asyncio.TaskGroup() as tasks:
+            waiting = [tasks.create_task(refusal(relay.address, silent.token())) for _ in range(2)]
+            await until(lambda: relay.server.counts().waiting == 2)
+            assert await refusal(relay.address, silent.token()) is RelayStatus.TARGET_OVER_LIMIT
+            with (await target.open_pipe())[0]:
+                assert called.is_set()
+        assert [one.result() for one in waiting] == [RelayStatus.TARGET_SILENT] * 2
+
+
+@pytest.mark.parametrize("last_words", [b"", b"too soon"])
+async def test_a_client_that_does_not_wait_frees_its_place_at_once(last_words: bytes) -> None:
+    async with open_relay() as relay, open_target(relay, acceptor=False) as target:
+        held = asyncio.Event()
+
+        async def dawdles(_: PeerId, __: bytes) -> bytes:
+            await held.wait()
+            return b""
+
+        target.swarm.serve_requests(RELAY_ACCEPT_PROTOCOL, dawdles, 1000)
+        async with asyncio.timeout(5):
+            dialling = asyncio.ensure_future(dial_through(relay.address, target.token()))
+            await until(lambda: relay.server.counts().waiting == 1)
+            if last_words:
+                with socket.create_connection((relay.address.host, relay.address.port)) as sock:
+                    token = target.token(OTHER)
+                    sock.sendall(RELAY_MAGIC + bytes((1, len(token))) + token)
+                    await until(lambda: relay.server.counts().waiting == 2)
+                    sock.sendall(last_words)
+                    await until(lambda: relay.server.counts().waiting == 1)
+            dialling.cancel()
+            await until(lambda: relay.server.counts().waiting == 0)
+        held.set()
+        assert set(relay.server.counts().refused) == {"client_left"}
+        with contextlib.suppress(asyncio.CancelledError):
+            await dialling
+
+
+async def test_who_does_not_know_the_secret_gets_nobodys_pipe() -> None:
+    """Not even the right session helps, and the client still meets its target."""
+    async with open_relay() as relay, open_target(relay, acceptor=False) as target:
+        calls: asyncio.Queue[relay_pb2.AcceptRequest] = asyncio.Queue()
+
+        async def coming(_: PeerId, request: bytes) -> bytes:
+            calls.put_nowait(relay_pb2.AcceptRequest.FromString(request))
+            return relay_pb2.AcceptResponse(answer=relay_pb2.ACCEPT_ANSWER_COMING).SerializeToString()
+
+        target.swarm.serve_requests(RELAY_ACCEPT_PROTOCOL, coming, 1000)
+        async with asyncio.TaskGroup() as tasks:
+            dialling = tasks.create_task(dial_through(relay.address, target.token()))
+            call = await calls.get()
+            for preface in (encode_accept(call.session, bytes(32)), encode_accept(bytes(16), call.secret)):
+                with await connect_tcp(relay.address) as thief, pytest.raises(RelayRefusedError, match="nobody waits"):
+                    await introduce(thief, preface, 5.0)
+            with await connect_tcp(relay.address) as far:
+                await introduce(far, encode_accept(call.session, call.secret), 5.0)
+                with await dialling as near, await connect_tcp(relay.address) as late:
+                    await send_all(near, b"hello", then_end=False)
+                    assert await receive_some(far) == b"hello"
+                    with pytest.raises(RelayRefusedError, match="nobody waits"):
+                        await introduce(late, encode_accept(call.session, call.secret), 5.0)
+
+
+@pytest.mark.parametrize(
+    "noise", [RELAY_MAGIC + b"\x03\x10", RELAY_MAGIC + b"\x01\x00", b"RELAYv2\x01\x10", b"R" * 100]
+)
+async def test_what_is_no_preface_is_closed_without_a_word(noise: bytes) -> None:
+    async with open_relay() as relay, open_target(relay) as target:
+        with await connect_tcp(relay.address) as sock:
+            await send_all(sock, noise, then_end=False)
+            assert await receive_all(sock) == b""
+        assert relay.server.counts().refused == {"malformed": 1}
+        with (await target.open_pipe())[0]:
+            pass
+
+
+async def test_a_preface_that_is_not_finished_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "PREFACE_TIMEOUT_S", 0.1)
+    async with open_relay() as relay:
+        with await connect_tcp(relay.address) as sock:
+            await send_all(sock, RELAY_MAGIC + b"\x01\x80half", then_end=False)
+            assert await receive_all(sock) == b""
+
+
+async def test_a_stranger_cannot_have_us_dial() -> None:
+    async with open_relay() as relay, open_target(relay) as target, open_relay() as stranger:
+        await target.swarm.connect(stranger.peer_id, [stranger.address])
+        await until(lambda: stranger.swarm.is_connected(target.peer_id))
+        request = relay_pb2.AcceptRequest(session=bytes(16), secret=bytes(32), client=CLIENT.raw)
+        with pytest.raises(StreamError):
+            await stranger.swarm.request(target.peer_id, RELAY_ACCEPT_PROTOCOL, request.SerializeToString(), 1000)
+        assert target.acceptor.accepting == 0
+        assert stranger.server.counts().refused == {}
+        with (await target.open_pipe())[0]:
+            pass
+
+
+@pytest.mark.parametrize(
+    "request_", [b"", b"\xff\xff", relay_pb2.AcceptRequest(session=bytes(16), secret=bytes(32)).SerializeToString()]
+)
+async def test_a_relay_that_asks_nonsense_loses_its_stream_only(request_: bytes) -> None:
+    async with open_relay() as relay, open_target(relay) as target:
+        with pytest.raises(StreamError):
+            await relay.swarm.request(target.peer_id, RELAY_ACCEPT_PROTOCOL, request_, 1000)
+        with (await target.open_pipe())[0]:
+            pass
+
+
+async def test_a_relay_cannot_have_us_accept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lattica.mesh.relay_acceptor.ACCEPT_BURST", 3.0)
+    monkeypatch.setattr("lattica.mesh.relay_acceptor.ACCEPT_RATE", 0.01)
+    async with open_relay() as relay, open_target(relay) as target:
+        for _ in range(3):
+            with (await target.open_pipe())[0]:
+                pass
+        assert await refusal(relay.address, target.token()) is RelayStatus.TARGET_BUSY
+
+
+async def test_who_is_no_relay_gives_no_lease() -> None:
+    async with open_relay() as relay, open_target(relay) as target:
+        relay.server.stop_serving()
+        with pytest.raises(StreamError):
+            await request_lease(target.swarm, relay.peer_id)
+        assert await refusal(relay.address, target.token()) is RelayStatus.CLOSING
+
+
+async def test_leases_are_limited_and_those_of_peers_that_left_make_room() -> None:
+    async with open_relay(SpliceLimits(leases=2)) as relay, open_target(relay):
+        async with open_target(relay) as second, open_swarm(IdentityKey.generate()) as third:
+            await third.connect(relay.peer_id, [relay.address])
+            with pytest.raises(NetworkError, match="refuses a lease: it has given out all"):
+                await request_lease(third, relay.peer_id)
+            assert (await request_lease(second.swarm, relay.peer_id)).key  # a new one for an old
+        await until(lambda: len(relay.swarm.connections()) == 1)
+        async with open_target(relay) as fourth:
+            assert fourth.lease.key
+
+
+async def test_half_of_a_hundred_pipes_leave_and_the_others_carry_on() -> None:
+    async with open_relay(SpliceLimits(pipes_per_client=100)) as relay, open_target(relay) as target:
+        pipes = [await target.open_pipe() for _ in range(100)]
+        assert relay.server.counts().pipes == 100
+        for number, (near, far) in enumerate(pipes):
+            if number % 2:
+                near.close()
+                if number % 4 == 1:  # the others' targets notice by themselves
+                    far.close()
+        for number, (_, far) in enumerate(pipes):
+            if number % 4 == 3:
+                assert await receive_all(far) == b""
+                far.close()
+        await until(lambda: relay.server.counts().pipes == 50)
+        for number, (near, far) in enumerate(pipes[::2]):
+            word = f"still here {number}".encode()
+            await send_all(near, word, then_end=False)
+            assert await receive_some(far) == word
+            await send_all(far, word * 2, then_end=False)
+            assert await receive_some(near) == word * 2
+        for near, _ in pipes:
+            near.close()
+
+
+async def test_a_client_opens_all_its_pipes_at_once() -> None:
+    async with open_relay() as relay, open_target(relay) as target:
+        token = target.token()
+        async with asyncio.TaskGroup() as tasks:
+            dials = [tasks.create_task(dial_through(relay.address, token)) for _ in range(40)]
+        assert relay.server.counts().pipes == 40
+        for dial in dials:
+            dial.result().close()
+
+
+async def test_a_relay_that_closes_ends_its_pipes_and_tells_who_waits() -> None:
+    async with open_relay() as relay, open_target(relay) as target, open_target(relay, acceptor=False) as silent:
+
+        async def never_comes(_: PeerId, __: bytes) -> bytes:
+            return relay_pb2.AcceptResponse(answer=relay_pb2.ACCEPT_ANSWER_COMING).SerializeToString()
+
+        silent.swarm.serve_requests(RELAY_ACCEPT_PROTOCOL, never_comes, 1000)
+        near, far = await target.open_pipe()
+        with near:
+            async with asyncio.TaskGroup() as tasks:
+                waiting = tasks.create_task(refusal(relay.address, silent.token()))
+                await until(lambda: relay.server.counts().waiting == 1)
+                relay.server.close()
+            assert waiting.result() is RelayStatus.CLOSING
+            assert await receive_all(near) == b""
+            assert await receive_all(far) == b""
+        await until(lambda: relay.server.counts().pipes == 0)
+
+
+async def test_a_node_that_closes_leaves_nobody_waiting() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        async with open_relay() as relay:
+            target = await stack.enter_async_context(open_target(relay))
+            near, far = await target.open_pipe()
+            stack.enter_context(near)
+        assert await receive_all(near) == b""
+        assert await receive_all(far) == b""
+        with pytest.raises(ConnectionRefusedError):
+            await dial_through(relay.address, target.token())
+
+
+async def flood(sock: socket.socket, until: float) -> None:
+    """Send as much as goes."""
+    while time.monotonic() < until:
+        await asyncio.get_running_loop().sock_sendall(sock, bytes(32 * 1024))
+
+
+async def drain(sock: socket.socket, until: float) -> int:
+    """How much arrives."""
+    received = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(until - time.monotonic()):
+            while part := await asyncio.get_running_loop().sock_recv(sock, 1 << 20):
+                received += len(part)
+    return received
+
+
+async def test_all_pipes_to_a_target_share_its_rate_and_another_target_has_its_own() -> None:
+    rate = 4 * MB
+    async with (
+        open_relay(SpliceLimits(target_bytes_s=rate)) as relay,
+        open_target(relay) as busy,
+        open_target(relay) as other,
+    ):
+        pipes = [await busy.open_pipe(), await busy.open_pipe(OTHER), await other.open_pipe()]
+        end = time.monotonic() + 2.5
+        async with asyncio.TaskGroup() as tasks:
+            senders = [tasks.create_task(flood(near, end)) for near, _ in pipes]
+            drains = [tasks.create_task(drain(far, end)) for _, far in pipes]
+            await asyncio.wait(drains)
+            for sender in senders:
+                sender.cancel()
+        first, second, third = (one.result() for one in drains)
+        assert first + second == pytest.approx(2.5 * rate, rel=0.15)
+        assert third == pytest.approx(2.5 * rate, rel=0.15)
+        assert min(first, second) > max(first, second) / 3
+        for near, _ in pipes:
+            near.close()
+
+
+async def test_the_relays_metrics_tell_what_happened_without_naming_anybody() -> None:
+    registry = CollectorRegistry()
+    async with open_relay(metrics=RelayMetrics(registry)) as relay, open_target(relay) as target:
+        near, far = await target.open_pipe()
+        await send_all(near, bytes(1000))
+        await receive_all(far)
+        await send_all(far, bytes(10))
+        await receive_all(near)
+        near.close()
+        assert await refusal(relay.address, b"forged") is RelayStatus.FORGED
+        await until(lambda: relay.server.counts().pipes == 0)
+        text = generate_latest(registry).decode()
+        assert str(target.peer_id) not in text
+    for line in (
+        'lattica_mesh_relay_prefaces_total{kind="dial",outcome="joined"} 1.0',
+        'lattica_mesh_relay_prefaces_total{kind="accept",outcome="joined"} 1.0',
+        'lattica_mesh_relay_prefaces_total{kind="dial",outcome="forged"} 1.0',
+        'lattica_mesh_relay_lease_requests_total{outcome="granted"} 1.0',
+        'lattica_mesh_relay_bytes_total{direction="to_target"} 1000.0',
+        'lattica_mesh_relay_bytes_total{direction="to_client"} 10.0',
+        "lattica_mesh_relay_pipes 0.0",
+        "lattica_mesh_relay_waiting 0.0",
+        "lattica_mesh_relay_leases 1.0",
+    ):
+        assert line in text
