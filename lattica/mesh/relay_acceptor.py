@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 
 from google.protobuf.message import DecodeError
 
@@ -28,10 +27,11 @@ MAX_ACCEPTING_PER_RELAY = 64
 """Pipes of one relay that are being accepted, up to the proof of their client: one client may open so many at once."""
 MAX_ACCEPTING = 128
 """The same for all relays together."""
-ACCEPT_RATE = 50.0
-"""Pipes that one relay may have us accept per second, on average: each costs us a connection."""
-ACCEPT_BURST = 200.0
-"""Pipes that it may have us accept at once, after a quiet time."""
+ACCEPT_RATE, ACCEPT_BURST = 50.0, 256.0
+"""Pipes that one relay may have us accept per second, and at once after a quiet time: each costs us a connection."""
+CLIENT_RATE, CLIENT_BURST = 5.0, 64.0
+"""The same for one client at one relay, so that it does not use up the relay's: as many as it may have open (64), which
+it opens again when its network has changed."""
 
 Accept = Callable[[socket.socket, PeerAddress, PeerId], Awaitable[None]]
 """Takes over an inbound pipe, its first byte unread: socket, the relay's address, the relay.
@@ -58,7 +58,7 @@ class Acceptor:
         self._accept = accept
         self._tasks = tasks
         self._accepting: Counter[PeerId] = Counter()
-        self._rates: dict[PeerId, TokenBucket] = {}
+        self._rates: dict[Hashable, TokenBucket] = {}  # without those that are full
 
     def serve(self) -> None:
         """Come when a relay calls."""
@@ -78,27 +78,32 @@ class Acceptor:
         lease = self._lease_at(relay)
         if lease is None or now >= lease.expires_at:
             raise RemoteProtocolError("asks us to accept pipes without a lease", relay)
-        session, secret = _parse(relay, message)
+        request = _parse(relay, message)
         address = self._address_of(lease)
-        if not self._may_accept(relay, now):
+        if not self._may_accept(relay, request.client, now):
             logger.info("relayed pipe not accepted relay=%s reason=too many at one time", relay)
             return relay_pb2.AcceptResponse(answer=relay_pb2.ACCEPT_ANSWER_BUSY).SerializeToString()
         try:
-            task = self._tasks.start(self._come(relay, address, session, secret))
+            task = self._tasks.start(self._come(relay, address, encode_accept(request.session, request.secret)))
         except RuntimeError as error:
             raise NetworkError("the node is closing") from error
         self._accepting[relay] += 1
         task.add_done_callback(lambda _: self._done(relay))
         return relay_pb2.AcceptResponse(answer=relay_pb2.ACCEPT_ANSWER_COMING).SerializeToString()
 
-    def _may_accept(self, relay: PeerId, now: float) -> bool:
+    def _may_accept(self, relay: PeerId, client: bytes, now: float) -> bool:
         if self._accepting[relay] >= MAX_ACCEPTING_PER_RELAY or self.accepting >= MAX_ACCEPTING:
             return False
-        self._rates = {one: rate for one, rate in self._rates.items() if rate.available(now) < ACCEPT_BURST}
-        rate = self._rates.setdefault(relay, TokenBucket(ACCEPT_RATE, ACCEPT_BURST, now))
-        if not rate.available(now):
+        self._rates = {who: rate for who, rate in self._rates.items() if rate.available(now) < rate.burst}
+        rates = (
+            self._rates.get(relay) or TokenBucket(ACCEPT_RATE, ACCEPT_BURST, now),
+            self._rates.get((relay, client)) or TokenBucket(CLIENT_RATE, CLIENT_BURST, now),
+        )
+        if not all(rate.available(now) for rate in rates):
             return False
-        rate.spend(1)
+        for who, rate in zip((relay, (relay, client)), rates, strict=True):
+            rate.spend(1)
+            self._rates[who] = rate
         return True
 
     def _done(self, relay: PeerId) -> None:
@@ -121,29 +126,22 @@ class Acceptor:
                 return address
         raise NetworkError(f"no address of the relay {lease.relay} is known to be its own")
 
-    async def _come(self, relay: PeerId, address: PeerAddress, session: bytes, secret: bytes) -> None:
+    async def _come(self, relay: PeerId, address: PeerAddress, preface: bytes) -> None:
         try:
             sock = await connect_tcp(address)
             try:
-                await introduce(sock, encode_accept(session, secret), JOIN_TIMEOUT_S)
+                await introduce(sock, preface, JOIN_TIMEOUT_S)
             except BaseException:
                 sock.close()
                 raise
-            await self._hand_over(sock, address, relay)
-        except (NetworkError, OSError, TimeoutError) as error:
-            logger.info("relayed pipe not accepted relay=%s reason=%s", relay, describe(error))
-
-    async def _hand_over(self, sock: socket.socket, address: PeerAddress, relay: PeerId) -> None:
-        try:
             await self._accept(sock, address, relay)
-        except (NetworkError, OSError, TimeoutError, asyncio.CancelledError):
-            raise
+        except (NetworkError, OSError) as error:
+            logger.info("relayed pipe not accepted relay=%s reason=%s", relay, describe(error))
         except Exception:  # a fault of ours must not cost the node its other tasks
             logger.exception("relayed pipe failed relay=%s", relay)
-            sock.close()
 
 
-def _parse(relay: PeerId, message: bytes) -> tuple[bytes, bytes]:
+def _parse(relay: PeerId, message: bytes) -> relay_pb2.AcceptRequest:
     request = relay_pb2.AcceptRequest()
     try:
         request.ParseFromString(message)
@@ -152,4 +150,4 @@ def _parse(relay: PeerId, message: bytes) -> tuple[bytes, bytes]:
         raise RemoteProtocolError("malformed request to accept a pipe", relay) from error
     if len(request.session) != SESSION_BYTES or len(request.secret) != SECRET_BYTES:
         raise RemoteProtocolError("request to accept a pipe without a session", relay)
-    return request.session, request.secret
+    return request

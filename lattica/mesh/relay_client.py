@@ -35,7 +35,8 @@ JOIN_TIMEOUT_S = 15.0
 MAX_LEASE_S = 24 * 3600
 """Seconds that a lease lasts at most; a longer one is no honest relay's."""
 RENEW_BEFORE_S = 900.0
-"""Seconds before its end at which a lease is made anew: more than the last token minted with it lives."""
+"""Seconds before its end at which a lease is made anew: more than the last token minted with it lives. One
+that is not twice as long is made anew half-way."""
 MAX_RELAY_ADDRESSES = 8
 """Addresses of a relay that are kept."""
 MAX_REFUSAL = 200
@@ -52,6 +53,7 @@ class RelayLease:
         addresses: TCP addresses at which the relay may be dialled, those that have proven to be its own first.
         key: Mints tokens.
         expires_at: Seconds of `time.monotonic`.
+        renew_at: When it should be made anew, by the same clock.
         relay_expires_at: The same moment in seconds since the epoch, by the relay's clock.
         max_pipes: Pipes to us at one time.
         max_pipes_per_client: Of those, from one client.
@@ -63,14 +65,15 @@ class RelayLease:
     addresses: tuple[PeerAddress, ...]
     key: bytes = field(repr=False)
     expires_at: float
+    renew_at: float
     relay_expires_at: int
     max_pipes: int
     max_pipes_per_client: int
     bytes_s: int | None
 
     def is_fresh(self, now: float) -> bool:
-        """Whether it has at least `RENEW_BEFORE_S` left."""
-        return now < self.expires_at - RENEW_BEFORE_S
+        """Whether it need not be made anew yet."""
+        return now < self.renew_at
 
     def mint(self, client: PeerId, now: float, *, valid_s: float = TOKEN_S) -> bytes:
         """A token with which ``client`` can open pipes to us through the relay.
@@ -123,6 +126,7 @@ async def request_lease(swarm: Swarm, relay: PeerId) -> RelayLease:
         addresses=relay_addresses(swarm, relay),
         key=response.minting_key,
         expires_at=asked_at + response.valid_s,
+        renew_at=asked_at + max(response.valid_s - RENEW_BEFORE_S, response.valid_s / 2),
         relay_expires_at=response.expires_at,
         max_pipes=response.max_pipes,
         max_pipes_per_client=response.max_pipes_per_client,

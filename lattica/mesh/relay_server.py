@@ -215,6 +215,8 @@ class RelayServer:
         except (ClientLeftError, OSError) as error:
             logger.debug("pipe not relayed target=%s reason=%s", session.token.target, error)
             self._count("dial", "client_left")
+        except Exception:  # a fault of ours must not cost the node its other tasks
+            logger.exception("relaying failed target=%s", session.token.target)
         else:
             self._join(session, target)
 

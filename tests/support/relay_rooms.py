@@ -6,8 +6,11 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+
+import pytest
+from descriptors import count_descriptors
 
 from lattica.background import background_tasks
 from lattica.identity import IdentityKey, PeerAddress, PeerId
@@ -18,11 +21,12 @@ from lattica.mesh.relay_client import RelayLease, dial_through, request_lease
 from lattica.mesh.relay_limits import SpliceLimits
 from lattica.mesh.relay_metrics import RelayMetrics
 from lattica.mesh.relay_server import RelayServer
-from lattica.mesh.relay_wire import RELAY_MAGIC
+from lattica.mesh.relay_wire import RELAY_MAGIC, RelayRefusedError, RelayStatus
 from lattica.swarm import Swarm, open_swarm
 
 LIBP2P_FIRST_BYTE = 0x13
 CLIENT = IdentityKey.from_seed(b"client".ljust(32)).peer_id
+OTHER = IdentityKey.from_seed(b"other client".ljust(32)).peer_id
 
 
 @dataclass
@@ -45,6 +49,7 @@ class Target:
     Attributes:
         pipes: What the acceptor has handed over; closed at the end.
         origins: For each, the address and relay that it was handed over with.
+        failures: What to raise instead of keeping the next ones; their sockets are closed.
     """
 
     swarm: Swarm
@@ -52,6 +57,7 @@ class Target:
     leases: dict[PeerId, RelayLease]
     pipes: asyncio.Queue[socket.socket] = field(default_factory=asyncio.Queue)
     origins: list[tuple[PeerAddress, PeerId]] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
 
     @property
     def peer_id(self) -> PeerId:
@@ -101,14 +107,24 @@ async def open_relay(
 
 
 @contextlib.asynccontextmanager
-async def open_target(relay: Relay, *, acceptor: bool = True) -> AsyncIterator[Target]:
-    """A peer with a lease at ``relay``; without its acceptor it does not come when called."""
+async def open_target(
+    relay: Relay, *, acceptor: bool = True, until: asyncio.Event | None = None
+) -> AsyncIterator[Target]:
+    """A peer with a lease at ``relay``; without its acceptor it does not come when called.
+
+    Its pipes' clients have proven who they are at once, or when ``until`` is set.
+    """
     async with open_swarm(IdentityKey.generate()) as swarm, background_tasks() as tasks:
 
         async def take(sock: socket.socket, remote: PeerAddress, relay: PeerId) -> None:
             target.origins.append((remote, relay))
             target.pipes.put_nowait(sock)
             sockets.append(sock)
+            if target.failures:
+                sock.close()
+                raise target.failures.pop(0)
+            if until is not None:
+                await until.wait()
 
         sockets: list[socket.socket] = []
         leases: dict[PeerId, RelayLease] = {}
@@ -145,3 +161,28 @@ async def receive_some(sock: socket.socket) -> bytes:
     """What comes next."""
     async with asyncio.timeout(10):
         return await asyncio.get_running_loop().sock_recv(sock, 256 * 1024)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when it is so."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def refusal(address: PeerAddress, token: bytes) -> RelayStatus:
+    """Why the relay does not join a client with this token."""
+    with pytest.raises(RelayRefusedError) as caught:
+        (await dial_through(address, token)).close()
+    assert str(caught.value)
+    return caught.value.status
+
+
+@contextlib.asynccontextmanager
+async def leaving_no_descriptors() -> AsyncIterator[None]:
+    """Fails if what happens meanwhile leaves any."""
+    async with open_relay():  # what the first of a process leaves for the next
+        pass
+    before = count_descriptors()
+    yield
+    assert count_descriptors() == before
