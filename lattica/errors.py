@@ -132,6 +132,22 @@ class PeerUnreachableError(NetworkError):
         return f"cannot reach {self.peer_id}: {tried or 'no addresses known'}"
 
 
+class PunchFailedError(NetworkError):
+    """No TCP connection could be punched through the NATs between us and a peer.
+
+    Attributes:
+        attempts: What was tried (an address, a STUN server, the peer) and why it failed.
+    """
+
+    def __init__(self, attempts: Mapping[str, str]) -> None:
+        super().__init__(attempts)
+        self.attempts = dict(attempts)
+
+    def __str__(self) -> str:
+        tried = "; ".join(f"{what}: {reason}" for what, reason in self.attempts.items())
+        return f"hole punching failed ({tried or 'nothing could be tried'})"
+
+
 class BootstrapError(NetworkError):
     """Not one bootstrap address answered.
 

@@ -1,0 +1,93 @@
+"""What STUN servers' answers say about the NAT before us. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+
+from lattica.mesh.stun import Endpoint
+
+MAX_PORT_STEP = 16
+"""Largest difference between successive ports that is taken for a rule; three random ports are that close once in four million."""
+
+
+class NatMapping(Enum):
+    """When two connections from one local port have one external port (RFC 4787, section 4.1)."""
+
+    ENDPOINT_INDEPENDENT = "endpoint-independent"
+    ADDRESS_DEPENDENT = "address-dependent"
+    ADDRESS_AND_PORT_DEPENDENT = "address-and-port-dependent"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one STUN server said.
+
+    Attributes:
+        server: Where it was asked.
+        mapped: Where it saw us.
+        rtt: Seconds from its request to its answer.
+    """
+
+    server: Endpoint
+    mapped: Endpoint
+    rtt: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatReport:
+    """What one probe round from one local TCP port learned about our own NAT.
+
+    Attributes:
+        mapped: Where the server that was asked last saw us.
+        mapping: RFC 4787 mapping behaviour, or ``None`` if fewer than two servers answered, or one at two of its ports.
+            Where servers at two addresses cannot tell whether the port matters, it is said to.
+        port_step: Difference between successive mapped ports of one local port; 0 means that it has one for all,
+            ``None`` that there is no rule, or that fewer than two servers answered.
+        rtt: Round trip to the nearest server, in seconds.
+    """
+
+    mapped: Endpoint
+    mapping: NatMapping | None
+    port_step: int | None
+    rtt: float
+
+
+def nat_report(answers: Sequence[Answer]) -> NatReport:
+    """Put answers together; one at least, in the order in which the servers were asked."""
+    mapping = _mapping(answers)
+    return NatReport(
+        mapped=answers[-1].mapped,
+        mapping=mapping,
+        port_step=_port_step([answer.mapped.port for answer in answers]) if mapping is not None else None,
+        rtt=min(answer.rtt for answer in answers),
+    )
+
+
+def _mapping(answers: Sequence[Answer]) -> NatMapping | None:
+    seen = {answer.server: answer.mapped for answer in answers}
+    hosts: dict[str, set[Endpoint]] = {}
+    for server, mapped in seen.items():
+        hosts.setdefault(server.host, set()).add(mapped)
+    if any(len(mapped) > 1 for mapped in hosts.values()):
+        return NatMapping.ADDRESS_AND_PORT_DEPENDENT
+    if len(hosts) < 2:
+        return None
+    if len(set(seen.values())) == 1:
+        return NatMapping.ENDPOINT_INDEPENDENT
+    if len(seen) > len(hosts):  # two ports of one host saw the same
+        return NatMapping.ADDRESS_DEPENDENT
+    return NatMapping.ADDRESS_AND_PORT_DEPENDENT
+
+
+def _port_step(ports: Sequence[int]) -> int | None:
+    """The smallest step, if all go the same way and not far: somebody else's connections may come between."""
+    steps = [after - before for before, after in pairwise(ports)]
+    if not any(steps):
+        return 0
+    nearest = min(steps, key=abs)
+    if nearest and all(0 < step * (1 if nearest > 0 else -1) <= MAX_PORT_STEP for step in steps):
+        return nearest
+    return None
