@@ -101,11 +101,12 @@ async def punch(
 
     Args:
         signal: Stays the caller's to close.
-        servers: STUN servers over TCP; those at IP addresses of the family of ``local_host`` count, the first three of them.
-        prove: Called with each connected socket, several at one time; its first result wins. It speaks first, and returns
-            only when the peer has answered, so that both sides know which socket won. It owns the socket, which must be closed
-            when it returns ``None``, raises or is cancelled (closing it twice does no harm). It may raise `NetworkError` and
-            `OSError`; `LinkRefusedError` ends the punch.
+        servers: STUN servers over TCP; those at IP addresses of the family of ``local_host`` count, the first three
+            of them.
+        prove: Called with each connected socket, several at one time; its first result wins. It speaks first, and
+            returns only when the peer has answered, so that both sides know which socket won. It owns the socket,
+            which must be closed when it returns ``None``, raises or is cancelled (closing it twice does no harm). It
+            may raise `NetworkError` and `OSError`; `LinkRefusedError` ends the punch.
         local_host: The address to punch from; ``"::"`` for IPv6.
         attempts: Gets what becomes of each server and target while it runs.
 
@@ -214,7 +215,7 @@ class _Proofs(Generic[T]):
         except (NetworkError, OSError) as error:
             reason, result = describe(error), None
         else:
-            reason = "somebody else"
+            reason = "connected to somebody else" if result is None else "another connection was faster"
         if result is None or self._won:
             sock.close()
             self._attempts[address.text] = reason

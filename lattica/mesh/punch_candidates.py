@@ -1,7 +1,7 @@
 """Which of a peer's addresses are worth a SYN, and may get one. Pure.
 
-A peer says where to dial, and must not make a port scanner of us: `MAX_TARGETS` addresses in a round, no system's ports,
-nothing on our own machine, and private addresses only where they can mean the peer.
+A peer says where to dial, and must not make a port scanner of us: `MAX_TARGETS` addresses in a round, no system's
+ports, nothing on our own machine, and private addresses only where they can mean the peer.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def punch_plan(own: Offer, theirs: Offer) -> PunchPlan:
 def plausible_candidates(own: Offer, theirs: Offer) -> list[Endpoint]:
     """Where to dial ``theirs``, most promising first, each once and `MAX_TARGETS` at most.
 
-    - Private, CGNAT, link-local and other addresses that are not global count only if both sides have one public address,
-      or, for the mapped one, if ours is not global either: then our STUN servers are in the same private network.
+    - Private, CGNAT, link-local and other addresses that are not global count only if both sides have one public
+      address, or, for the mapped one, if ours is not global either: then our STUN servers are in the same private
+      network.
     - Never our own, nor any that means this machine, nobody or everybody.
     - A NAT that counts its ports up (or down) has used `mapped` for the server: its next ones are dialled first.
     - If it is our NAT that counts, interface addresses come last, as each may cost it a port.

@@ -1,8 +1,9 @@
 """Both sides of one hole punch as machines: messages and results in, actions out; no I/O, no clock.
 
-A round is ``Learn`` (a new local port and its mapping), CONNECT from each side, SYNC, ``Dial``. Both sides learn at the same time.
-The initiator measures a round trip r between the CONNECTs and dials r/2 after its SYNC, the answerer when SYNC comes: at
-one time, but for the jitter of the relay. How little depends on that is said in `lattica.mesh.punch_port`.
+A round is ``Learn`` (a new local port and its mapping), CONNECT from each side, SYNC, ``Dial``. Both sides learn at
+the same time. The initiator measures a round trip r between the CONNECTs and dials r/2 after its SYNC, the answerer
+when SYNC comes: at one time, but for the jitter of the relay. How little depends on that is said in
+`lattica.mesh.punch_port`.
 """
 
 from __future__ import annotations

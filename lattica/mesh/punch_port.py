@@ -3,16 +3,17 @@
 What two NATs see decides how to dial. Each forgets nothing and admits whoever its own side has sent a SYN to:
 
 - **One that drops** what is unsolicited needs no timing and no repetition. The first SYN is lost at the peer's NAT, but
-  has opened ours; the peer's SYN, whenever it comes, enters by it, meets our socket in SYN-SENT (simultaneous open), and our SYN-ACK
-  enters by theirs. So a dial that is not answered stays as it is: to close it and dial again would only put a new sequence
-  number in the way of answers to the old one. SYNs that are lost for real are sent again by the kernel after 1 s.
-- **One that answers with RST** makes our connect fail, and on its way back the RST closes what our SYN had opened (conntrack
-  drops an entry whose only answer is a RST). So a dial that is refused is repeated after a short pause: the hole is open but for
-  the pauses, one part in five of the time, and a peer's SYN that comes later than that first one finds it so. If it falls into a
-  pause it is refused in its turn, and comes again one round trip later. Two sides that repeat with the same pauses could go on
-  like that for ever; so pauses are random.
-- Between our pauses, and where NATs filter less, the peer's SYN meets no dial; then the listener takes the connection. So does it
-  when the peer's NAT has given the SYN a port that nobody could know.
+  has opened ours; the peer's SYN, whenever it comes, enters by it, meets our socket in SYN-SENT (simultaneous open),
+  and our SYN-ACK enters by theirs. So a dial that is not answered stays as it is: to close it and dial again would
+  only put a new sequence number in the way of answers to the old one. SYNs that are lost for real are sent again by
+  the kernel after 1 s.
+- **One that answers with RST** makes our connect fail, and on its way back the RST closes what our SYN had opened
+  (conntrack drops an entry whose only answer is a RST). So a dial that is refused is repeated after a short pause:
+  the hole is open but for the pauses, one part in five of the time, and a peer's SYN that comes later than that first
+  one finds it so. If it falls into a pause it is refused in its turn, and comes again one round trip later. Two sides
+  that repeat with the same pauses could go on like that for ever; so pauses are random.
+- Between our pauses, and where NATs filter less, the peer's SYN meets no dial; then the listener takes the
+  connection. So does it when the peer's NAT has given the SYN a port that nobody could know.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import logging
 import random
 import socket
 import time
-from typing import Any
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 from lattica.background import background_tasks
 from lattica.identity import PeerAddress
@@ -43,7 +44,7 @@ BACKLOG = MAX_CONNECTIONS
 PAUSE_SHARE = 0.25
 """The pause after a refused dial, on average, as a share of the time that the refusal took."""
 PAUSE_GROWTH_S = 0.002
-"""Seconds by which pauses get longer at least with each refusal, so that a peer next door gets some 50 dials and not thousands."""
+"""Seconds by which pauses get longer with each refusal: a peer next door gets some 50 dials and not thousands."""
 MAX_PAUSE_S = 0.1
 
 HandOver = Callable[[socket.socket, Endpoint], Coroutine[Any, Any, None]]

@@ -1,7 +1,7 @@
 """STUN's Binding request and its answers (RFC 8489): what address does my packet come from? Pure: bytes in, bytes out.
 
 Written here instead of taken from `aioice`, which takes 0.1 s to import (mDNS and dnspython come along) and answers
-one hostile message in two with a `struct.error` or `UnicodeDecodeError`. Over TCP a message is framed by its own header.
+hostile messages with `struct.error` and `UnicodeDecodeError`. Over TCP a message is framed by its own header.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from lattica.errors import RemoteProtocolError
 
 HEADER_BYTES = 20
 MAX_STUN_MESSAGE = 548
-"""Bytes of a message, which fit any IPv4 path (RFC 8489, section 6.1); a Binding request takes 20, its answer 32 or 44."""
+"""Bytes of a message that fit any IPv4 path (RFC 8489, section 6.1); a request takes 20, its answer 32 or 44."""
 TRANSACTION_BYTES = 12
 STUN_FIRST_BYTE = 0x00
 """Of every Binding request; its answers begin with 0x01."""
 MAX_UNKNOWN = 4
-"""Attributes that we do not know of which an error tells the types; so an answer is never much longer than a request."""
+"""Types of attributes that an error names; so an answer is never much longer than its request."""
 
 _COOKIE = 0x2112A442
 _HEADER = struct.Struct("!HHI12s")

@@ -121,9 +121,10 @@ def can_ask(server: PeerAddress, local_host: str) -> bool:
 async def learn_from_many(
     servers: Sequence[PeerAddress], *, local_host: str = "0.0.0.0", attempts: dict[str, str] | None = None
 ) -> AsyncIterator[LearnedPort]:
-    """A new local TCP port and its mappings, as up to `MAX_STUN_SERVERS` of the servers see it; held while the block runs.
+    """A new local TCP port, whose mappings are known and held while the block runs.
 
-    Servers that cannot be asked from ``local_host`` are passed over. ``attempts`` gets the reason for each that failed.
+    `MAX_STUN_SERVERS` are asked at one time, in their order. Servers that cannot be asked from ``local_host`` are
+    passed over. ``attempts`` gets the reason for each that failed.
 
     Raises:
         NetworkError: Nobody answered.

@@ -10,7 +10,7 @@ from itertools import pairwise
 from lattica.mesh.stun import Endpoint
 
 MAX_PORT_STEP = 16
-"""Largest difference between successive ports that is taken for a rule; three random ports are that close once in four million."""
+"""Largest difference of successive ports that is taken for a rule; three random ones are as close once in 4 million."""
 
 
 class NatMapping(Enum):

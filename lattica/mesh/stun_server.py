@@ -21,9 +21,9 @@ async def answer_stun(sock: socket.socket, remote: PeerAddress) -> None:
     """Route of the listener: tell a client its address as often as it asks; returns when it has gone.
 
     A client keeps its connection while it punches, for a few seconds, and all that time the listener counts it as
-    unproven. That is meant: it is what bounds these connections (as one of 48 from one host, and of 256 in all), and who is
-    displaced, the oldest first, has had its answer long ago and loses only what holds its mapping open; a NAT keeps
-    that for minutes after a connection's end (RFC 5382, REQ-5).
+    unproven. That is meant: it is what bounds these connections (as one of 48 from one host, and of 256 in all), and
+    who is displaced, the oldest first, has had its answer long ago and loses only what holds its mapping open; a NAT
+    keeps that for minutes after a connection's end (RFC 5382, REQ-5).
 
     Args:
         sock: Non-blocking, first byte unread. Closed on every way out.

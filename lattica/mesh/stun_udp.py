@@ -96,8 +96,8 @@ class StunResponder(asyncio.DatagramProtocol):
 async def open_udp_responder(host: str, port: int) -> AsyncIterator[StunResponder | None]:
     """Answer Binding requests on UDP while the block runs.
 
-    An answer is 12 bytes longer than the shortest request (24 for IPv6): a forged source is sent 60 bytes for 48, headers included.
-    Where the port cannot be had there is one warning and ``None``: the node lives without.
+    An answer is 12 bytes longer than the shortest request (24 for IPv6): a forged source is sent 60 bytes for 48,
+    headers included. Where the port cannot be had there is one warning and ``None``: the node lives without.
     """
     loop = asyncio.get_running_loop()
     try:

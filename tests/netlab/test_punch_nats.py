@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from punch_sites import PunchLab, punch_lab, talks
+from punch_sites import punch_lab, talks
 
 from netlab import Host, Lab, Nat, NatKind, Shape, Unsolicited
 from netlab.nat import Filtering, Mapping, Ports

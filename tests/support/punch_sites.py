@@ -1,4 +1,4 @@
-"""Two sites of a netlab that punch, and the public hosts that they need: STUN servers and a relay for their messages."""
+"""Two sites of a netlab that punch, and the public hosts they need: STUN servers and a relay for messages."""
 
 from __future__ import annotations
 
