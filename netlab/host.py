@@ -39,6 +39,11 @@ class Host(Namespace):
         return self.link if self.router is None else self.router.access
 
     @property
+    def routers(self) -> tuple[Router, ...]:
+        """The routers between it and its public network, its own first."""
+        return () if self.router is None else (self.router, *self.router.above)
+
+    @property
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
         """Its own addresses, IPv4 first."""
         lease = self._uplink.lease

@@ -67,6 +67,12 @@ class Router(Upstream):
         return upstream.access if isinstance(upstream, Router) else self.uplink
 
     @property
+    def above(self) -> "tuple[Router, ...]":
+        """The routers between it and its public network, the nearest first."""
+        upstream = self._uplink.upstream
+        return (upstream, *upstream.above) if isinstance(upstream, Router) else ()
+
+    @property
     def external_address(self) -> IPv4Address:
         """Its own address outside, which may be private itself, behind a carrier's NAT."""
         if self._uplink.lease.ipv4 is None:
