@@ -15,8 +15,8 @@ FONT = "DejaVu Sans, Verdana, Arial, sans-serif"
 FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
 
 FILL: Mapping[str, str] = {
-    "lan": "#1a7f5a",
-    "direct": "#3aa876",
+    "lan": "#14614a",
+    "direct": "#2b9264",
     "punched-tcp": "#3b7fc4",
     "punched-udp": "#7fb2e5",
     "relayed": "#f2b84b",
@@ -142,7 +142,8 @@ def _legend(shown: Iterable[Cell]) -> Iterator[str]:
     yield _text(
         MARGIN,
         108,
-        "seconds: to the first answer, finding the peer included; “best”: to the first answer over the path named",
+        "seconds to the first answer, finding the peer included; “best”: to the first one over the path named. "
+        "none: a public address; others: NAT mapping/filtering (RFC 4787)",
         size=11,
         anchor="start",
     )
