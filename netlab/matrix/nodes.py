@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from netlab.host import Host
-from netlab.matrix.programs import PORT, Program, Programs, command_line, python
+from netlab.matrix.programs import PORT, Program, Programs, command_line, common_fields
 from netlab.processes import stop
 
 START_LIMIT = 30.0  # seconds until a node has printed its line; an interpreter on a busy machine takes some
@@ -76,7 +76,7 @@ class Node:
         return ""
 
     def _run(self, suffix: str, template: str, **fields: str) -> Program:
-        argv = command_line(template, {"python": python(), "home": str(self.home), **fields})
+        argv = command_line(template, {**common_fields(self.home), **fields})
         return Program(self.host, argv, self.home.with_name(self.name + suffix))
 
 

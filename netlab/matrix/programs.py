@@ -18,6 +18,7 @@ from netlab.errors import LabError
 from netlab.host import Host
 
 PORT = 4737
+SCRIPTS = Path(__file__).parent.parent / "scripts"
 POLL = 0.02  # seconds between two looks at what a program has printed
 MAX_OUTPUT = 16 << 20  # bytes of standard output that are read; a program under test may run wild
 MAX_REASON = 300  # characters of a program's own words
@@ -27,30 +28,29 @@ _FIELD = re.compile(r"{(\w+)}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programs:
-    """Command lines of what is tested; by default the `lattica` command.
+    """Command lines of what is tested; by default the `lattica` command. All have the fields of `common_fields`.
 
     Attributes:
-        node: Runs until SIGTERM; its first line of JSON has ``peer_id`` and ``addresses``. Fields: ``python``,
-            ``home`` (a fresh folder), ``port``, ``relay`` (an address of the relay's).
+        node: Runs until SIGTERM; its first line of JSON has ``peer_id`` and ``addresses``. Fields: ``port``, ``relay``
+            (an address of the relay's).
         status: Prints JSON with ``connections`` (a number) and ``addresses``; empty: a node is ready when it has
-            printed its line. Fields: ``python``, ``home``.
+            printed its line.
         probe: Prints JSON with ``path`` and ``elapsed_s`` for each answer of the peer. It is stopped when enough is
-            known, or ends with 0 by itself, or fails with a sentence on standard error. Fields: ``python``, ``home``,
-            ``peer`` (the called node's ``peer_id``).
+            known, or ends with 0 by itself, or fails with a sentence on standard error. Field: ``peer`` (the called
+            node's ``peer_id``).
         relayed: What is in an address that leads through the relay; a node that cannot be reached from outside
             is ready when it has one. Empty: it need not.
     """
 
-    node: str = "{python} -m lattica --json --home {home} up --port {port} [--bootstrap {relay}]"
+    node: str = "env PYTHON={python} sh {scripts}/node.sh {home} {port} [{relay}]"
     status: str = "{python} -m lattica --json --home {home} status"
     probe: str = "{python} -m lattica --json --home {home} ping {peer} --count 200 --interval 0.1"
     relayed: str = "/p2p-circuit"
 
     def check(self) -> None:
         """Refuse what cannot be filled in; raises `LabError`."""
-        filled = {"python": "", "home": "", "port": "", "relay": "", "peer": ""}
-        for template in (self.node, self.status, self.probe):
-            command_line(template, filled)
+        for template, own in ((self.node, ("port", "relay")), (self.status, ()), (self.probe, ("peer",))):
+            command_line(template, {**common_fields(Path()), **dict.fromkeys(own, "")})
 
 
 def command_line(template: str, fields: Mapping[str, str]) -> list[str]:
@@ -122,9 +122,9 @@ class Program:
         return said[:MAX_REASON] or f"{ending} and said nothing"
 
 
-def python() -> str:
-    """The interpreter that runs the lab, for the templates."""
-    return sys.executable
+def common_fields(home: Path) -> dict[str, str]:
+    """The fields that every template may use: the lab's own interpreter, its scripts, and the node's folder."""
+    return {"python": sys.executable, "scripts": str(SCRIPTS), "home": str(home)}
 
 
 def _object(line: bytes) -> Mapping[str, object] | None:
