@@ -8,12 +8,15 @@ INTEROP := .interop
 # gRPC would print about every process that a program using it starts.
 export GRPC_ENABLE_FORK_SUPPORT := false
 
-.PHONY: help setup demo interop test test-all lint types imports proto check-proto lab bench bench-content bench-dht bench-relay clean
+.PHONY: help setup demo interop test test-all lint types imports proto check-proto lab lab-quick lab-docker bench bench-content \
+  bench-dht bench-relay clean
 
 help:
 	@echo "make demo   a real model from one peer to others, found by DHT, streamed over gRPC, verified"
 	@echo "make test   the tests (a few minutes)"
 	@echo "make lint   style, types, import rules, generated code"
+	@echo "make lab    every pair of NAT kinds in network namespaces, as root (a quarter of an hour); netlab/results/matrix.*"
+	@echo "make lab-quick, lab-docker   a few of the pairs; the same homes in containers"
 	@echo "make bench  the benchmarks; tables, and benchmarks/results/*.json"
 
 $(STAMP): pyproject.toml tools/system_packages.sh
@@ -66,6 +69,18 @@ proto: $(STAMP)
 
 check-proto: $(STAMP)
 	$(BIN)/python tools/generate_proto.py --check
+
+# MATRIX passes options on: make lab MATRIX="--pairs EIM_APDF:EIM_APDF --rounds 20"
+lab: $(STAMP)
+	$(BIN)/python -m netlab matrix $(MATRIX)
+
+lab-quick: $(STAMP)
+	$(BIN)/python -m netlab matrix --pairs none:none none:EIM_APDF EIM_APDF:EIM_APDF EIM_APDF:CGNAT_EIM_ADF \
+	  EIM_EIF:APDM_APDF_RANDOM STATEFUL:EIM_APDF APDM_APDF_RANDOM:APDM_APDF_SEQUENTIAL $(MATRIX)
+
+# Needs a Docker engine; ALICE_NAT, BOB_NAT and MODEL are its variables.
+lab-docker:
+	sh netlab/scripts/docker_lab.sh
 
 bench: bench-content bench-dht bench-relay
 

@@ -25,6 +25,9 @@ RESULTS = Path("netlab/results")
 PAIRS_PER_RELAY = 12
 """Pairs that one relay's node serves: it remembers those that are gone, which should not become a crowd."""
 
+INTERRUPTED = 130
+"""Exit code, as a shell gives it for SIGINT."""
+
 Batch = Sequence[Pair]
 
 
@@ -49,7 +52,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_matrix(options: argparse.Namespace) -> int:
-    """Try every pair of NAT kinds with a program, by default lattica; 0 if all connect, 1 if one does not."""
+    """Try every pair of NAT kinds with a program, by default lattica; 0 if all connect, else 1."""
     programs = Programs(
         node=options.node_command,
         status=options.status_command,
@@ -69,6 +72,9 @@ def run_matrix(options: argparse.Namespace) -> int:
     except LabError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; the results are those of the pairs above", file=sys.stderr)
+        return INTERRUPTED
     finally:
         _write(rows, options.out)
     return 1 if any(not row.ok for row in rows) else 0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -108,3 +111,20 @@ def test_rounds_that_are_none_are_misuse(rounds: str) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["matrix", "--rounds", rounds])
     assert caught.value.code == 2
+
+
+@pytest.mark.netns
+@pytest.mark.slow
+def test_an_interrupted_matrix_keeps_its_results_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "netlab", "matrix", "--pairs", "none:none", "--rounds", "1000"]
+    matrix = subprocess.Popen(
+        [*command, "--out", str(tmp_path), *TINY_COMMANDS], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert matrix.stderr is not None
+    assert "none : none  direct" in matrix.stderr.readline()
+    matrix.send_signal(signal.SIGINT)
+    _, stderr = matrix.communicate(timeout=45)
+    assert matrix.returncode == 130
+    assert stderr.splitlines()[-1] == "interrupted; the results are those of the pairs above"
+    assert all(row["ok"] for row in results(tmp_path))
+    assert [name for name in _lab_namespaces() if name.startswith(f"netlab.{matrix.pid}.")] == []
