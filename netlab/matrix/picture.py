@@ -10,6 +10,7 @@ from netlab.matrix.table import seconds, summary
 CELL_WIDTH, CELL_HEIGHT, GAP = 96, 58, 3
 LEFT, TOP, MARGIN = 176, 176, 24
 LINE = 15  # pixels between two lines of text
+MIN_WIDTH = 1040  # for the explanation above
 SCALE = 2.0  # pixels of the PNG for one of the SVG
 FONT = "DejaVu Sans, Verdana, Arial, sans-serif"
 FONT_FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts")
@@ -32,7 +33,7 @@ def svg(rows: Sequence[Row]) -> str:
     """The picture."""
     found = {(cell.a, cell.b): cell for cell in cells(rows)}
     callers, called = (list(dict.fromkeys(pair[side] for pair in found)) for side in (0, 1))
-    width = max(LEFT + len(called) * CELL_WIDTH + MARGIN, 900)
+    width = max(LEFT + len(called) * CELL_WIDTH + MARGIN, MIN_WIDTH)
     height = TOP + len(callers) * CELL_HEIGHT + MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '

@@ -1,7 +1,7 @@
 """The programs under test, of which the lab knows only their command lines and the JSON that they print.
 
-Templates are split into words as a shell does; then ``{fields}`` are filled in. What is in ``[brackets]`` is left out
-where its field has no value, as for the relay, which has no relay itself.
+Templates are split into words as a shell does; then ``{fields}`` are filled in. What is in ``[brackets]`` with a field
+is left out where that has no value, as for the relay, which has no relay itself.
 """
 
 import json
@@ -66,7 +66,10 @@ def command_line(template: str, fields: Mapping[str, str]) -> list[str]:
         return fields[match[1]]
 
     def keep(match: re.Match[str]) -> str:
-        return match[1] if all(field in fields for field in _FIELD.findall(match[1])) else ""
+        needed = _FIELD.findall(match[1])
+        if not needed:
+            return match[0]  # a program's own brackets
+        return match[1] if all(field in fields for field in needed) else ""
 
     try:
         words = shlex.split(_OPTIONAL.sub(keep, template))

@@ -64,6 +64,10 @@ def test_optional_words_are_left_out_where_a_field_has_no_value() -> None:
     assert command_line(template, {"home": "h", "relay": "r"}) == ["node", "h", "--join", "r", "--last"]
 
 
+def test_brackets_without_a_field_are_the_programs_own() -> None:
+    assert command_line("node '[1, 2]' [x]", {}) == ["node", "[1, 2]", "[x]"]
+
+
 def test_a_field_that_there_is_not_is_refused_by_name() -> None:
     with pytest.raises(LabError, match="haus"):
         command_line("node {haus}", {"home": "h"})
