@@ -25,7 +25,8 @@ from lattica.mesh.reach import Reach
 from lattica.mesh.relay_acceptor import Acceptor
 from lattica.mesh.relay_role import RelayRole, RelaySettings
 from lattica.mesh.relay_wire import RELAY_MAGIC
-from lattica.mesh.stun_server import answer_stun, open_udp_responder
+from lattica.mesh.stun_server import answer_stun
+from lattica.mesh.stun_udp import open_udp_responder
 from lattica.mesh.ways import PIPE_PROTOCOL, Ways
 from lattica.swarm import Swarm
 

@@ -106,15 +106,26 @@ class Reach:
             self._news.clear()
             await self._news.wait()
 
+    @property
+    def bound_host(self) -> str:
+        """The address that our port is bound to; sockets for peers are bound to the same."""
+        return self._host
+
     def stun_servers(self) -> list[PeerAddress]:
-        """Nodes that tell us how a NAT maps a port of ours: those that we have dialled ourselves, our relays first."""
+        """Nodes that tell us how a NAT maps a port of ours: those that we have dialled ourselves, our relays first.
+
+        A node that has dialled nobody is its own: it asks at its public address.
+        """
         held = self.keeper.plan.held()
         connections = [
-            one for one in self._swarm.connections()
+            one
+            for one in self._swarm.connections()
             if one.direction is Direction.OUTBOUND and one.remote.is_tcp and self._is_lattica(one.peer_id)
-        ]  # fmt: skip
+        ]
         connections.sort(key=lambda one: held.index(one.peer_id) if one.peer_id in held else len(held))
-        return [one.remote for one in connections]
+        own = [candidate.address for candidate in self._hosts]
+        own.sort(key=lambda address: not is_global(address.host))
+        return [one.remote for one in connections] or own
 
     def _is_lattica(self, peer: PeerId) -> bool:
         info = self._swarm.peer_info(peer)
