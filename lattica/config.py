@@ -37,13 +37,13 @@ class NodeConfig(BaseSettings):
         port: TCP port; 0 takes any free one.
         bootstrap: Multiaddrs of peers to join the network by, each ending in ``/p2p/<peer ID>``.
         announce: Multiaddrs at which this node can also be reached: a forwarded port, a DNS name.
-        relays: Multiaddrs of relays to be reached through behind a NAT, each ending in ``/p2p/<peer ID>``; the bootstrap
-            peers and relays that are met on the way serve as well.
+        relays: Multiaddrs of relays to be reached through behind a NAT, each ending in ``/p2p/<peer ID>``; the
+            bootstrap peers and relays that are met on the way serve as well.
         relay: Whether this node is a relay for others: ``auto`` is one unless it is behind a NAT or firewall itself.
-        relay_rate: Bytes/s that it relays in all, and half of that for one peer; 0 is without limit.
+        relay_rate: Bytes/s that it relays in all; 0 is without limit.
         require_bootstrap: Whether opening a node fails when no bootstrap peer answers; if not, it keeps trying.
-        dht: ``server`` answers other peers' lookups, ``client`` only asks; ``auto`` is a server unless peers cannot dial
-            it.
+        dht: ``server`` answers other peers' lookups, ``client`` only asks; ``auto`` is a server unless peers cannot
+            dial it.
         dht_protocol: Protocol ID of the DHT to join; ``/ipfs/kad/1.0.0`` is the public one.
     """
 

@@ -50,5 +50,6 @@ async def watch_paths(output: Output, control: Any, peer: str) -> None:
                 "reason": event.reason,
                 "elapsed_s": round(event.elapsed_s, 4),
             },
-            f"{event.elapsed_s:9.3f} s  {event.peer_id}  {event.event:9}  {event.path} {event.remote} {event.reason}".rstrip(),
+            f"{event.elapsed_s:9.3f} s  {event.peer_id}  {event.event:9}  "
+            f"{event.path} {event.remote} {event.reason}".rstrip(),
         )

@@ -227,7 +227,7 @@ class Mesh:
         return next((pipe.path for pipe in reversed(self._table.of(peer)) if pipe.path), None)
 
     def path_failures(self, peer: PeerId) -> Mapping[str, str]:
-        """Why there is no better path to ``peer``: what was tried last and how it failed; empty if none was looked for."""
+        """Why there is no better path to ``peer``: what was tried last, how it failed; empty if nothing was."""
         return self._opener.searches.failures(peer)
 
     def watch_paths(self) -> AbstractContextManager[AsyncIterator[PathEvent]]:

@@ -20,7 +20,7 @@ from lattica.mesh.ways import Ways
 RENEW_STAGGER_S = 1.0
 """Seconds after which an old link's addresses have had their chance, and the peer is looked for anew as well."""
 DIRECT_HEAD_START_S = 0.3
-"""Seconds that dialling has before punching and a relay are tried too: most peers that can be dialled answer in that time."""
+"""Seconds that dialling has before punching and a relay are tried too: most peers that can be dialled answer in it."""
 RELAY_HEAD_START_S = 0.5
 """Seconds that the relays have before the control connection is used, which is slower by far."""
 

@@ -12,8 +12,8 @@ from lattica.mesh.tcp_info import tcp_info
 LOOK_S = 0.5
 """Seconds between two looks; one costs a system call for each pipe."""
 DROP_AFTER_S = 10.0
-"""Seconds after which a stalled pipe is given up if a good one has taken its place: its calls fail, and can be repeated. An
-outage of five seconds ends before: TCP sends again after at most twice its length."""
+"""Seconds after which a stalled pipe is given up if a good one has taken its place: its calls fail, can be repeated.
+An outage of five seconds ends before: TCP sends again after at most twice its length."""
 
 
 class PathWatch:

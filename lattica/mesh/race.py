@@ -21,8 +21,8 @@ async def race(
     """The first result that is not ``None``; ``None`` if every attempt gave that.
 
     The next attempt starts ``stagger`` seconds after the one before it (a sequence: that many after each one), or as
-    soon as one has failed. Losers are cancelled; a result that comes too late goes to ``discard``, and so does the winner
-    if the caller is cancelled.
+    soon as one has failed. Losers are cancelled; a result that comes too late goes to ``discard``, and so does the
+    winner if the caller is cancelled.
     """
     results: list[T] = []
     settled = asyncio.Event()

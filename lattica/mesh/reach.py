@@ -206,7 +206,7 @@ class Reach:
             await self._drop_dead()
 
     async def _drop_dead(self) -> None:
-        """Close control connections that do not answer, so that they are dialled anew: they belong to the old addresses."""
+        """Close control connections that do not answer, so that they are dialled anew: they belong to old addresses."""
 
         async def check(peer: PeerId) -> None:
             try:

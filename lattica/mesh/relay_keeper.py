@@ -18,14 +18,14 @@ from lattica.swarm import ConnectionInfo, Direction, Swarm
 logger = logging.getLogger(__name__)
 
 CHECK_S = 5.0
-"""Seconds between two looks at whether the relays still answer: a NAT that forgot us does not tell, and until we know nobody
-reaches us."""
+"""Seconds between two looks at whether the relays still answer: a NAT that forgot us does not tell, and until we know
+nobody reaches us."""
 PING_TIMEOUT_S = 3.0
 """Seconds that a relay has to answer a ping; after that its connection counts as lost."""
 RESERVE_TIMEOUT_S = 15.0
 """Seconds to connect to a relay and to be granted a reservation."""
 TOKEN_S = 600.0
-"""Seconds that a token for our relays is good for. The peer asks us for another after that, as it does when a link ages."""
+"""Seconds that a token for our relays is good for; the peer asks us for another after that, as for a link that ages."""
 
 
 @dataclass(frozen=True, slots=True)

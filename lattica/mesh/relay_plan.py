@@ -17,7 +17,7 @@ MAX_CANDIDATES = 32
 """Relays that are remembered; those that the operator names come on top."""
 RETRY_MIN_S = 0.5
 RETRY_MAX_S = 5.0
-"""Bounds of the pause before a relay that failed is asked again while we hold too few: one that restarts is back at once."""
+"""Bounds of the pause before a relay that failed is asked again while we hold too few: a restart is over soon."""
 PATIENT_AFTER = 12
 """Failures in a row, a minute's worth, after which the pause grows beyond that, to `RETRY_PATIENT_S`."""
 RETRY_PATIENT_S = 60.0

@@ -17,8 +17,8 @@ from lattica.mesh.pipes import OpenPipe
 
 PAUSES_S = (0.0, 1.0, 4.0, 15.0, 60.0)
 LAST_PAUSE_S = 300.0
-"""Seconds before each attempt, and from then on. 97.6% of the punches that succeed do so at once (arXiv 2510.27500); a later
-one helps when a network has changed."""
+"""Seconds before each attempt, and from then on. 97.6% of the punches that succeed do so at once (arXiv 2510.27500); a
+later one helps when a network has changed."""
 JITTER = 0.2
 """Share by which a pause varies, so that the searches of many peers do not fall together."""
 READY_S = 5.0

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 _HEAD = struct.Struct("=8B24I")
 _RETRANSMITS, _UNACKED, _RTT = 2, 8 + 4, 8 + 15
 STALLED_RETRANSMITS = 3
-"""Retransmissions in a row without an acknowledgement after which a connection counts as stalled: 1.4 s on a fast path, some 5 s
-with a round trip of 300 ms. Chance losses do not come to that: at 2% one in a hundred thousand."""
+"""Retransmissions in a row without an acknowledgement after which a connection counts as stalled: 1.4 s on a fast
+path, some 5 s with a round trip of 300 ms. Chance losses do not come to that: at 2% one in a hundred thousand."""
 
 
 @dataclass(frozen=True, slots=True)

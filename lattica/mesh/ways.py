@@ -64,7 +64,7 @@ class Ways:
         return dial_order(proven, link.candidates, same_host=same_host, same_site=self._same_site(link))
 
     def _same_site(self, link: Link) -> bool:
-        """Whether its private addresses may be ours too: unless both sides know that they come from different places."""
+        """Whether its private addresses may be ours: unless both sides know that they come from different places."""
         ours = set(self._public_hosts())
         return not ours or not link.public_hosts or bool(ours & link.public_hosts)
 
