@@ -24,7 +24,7 @@ def write(home: Path, text: str) -> None:
 
 def test_the_defaults_listen_on_any_free_port_of_every_interface(tmp_path: Path) -> None:
     config = NodeConfig.load(home=tmp_path)
-    assert (config.host, config.port, config.bootstrap, config.dht) == ("0.0.0.0", 0, (), "server")
+    assert (config.host, config.port, config.bootstrap, config.dht) == ("0.0.0.0", 0, (), "auto")
     assert config.require_bootstrap
 
 
