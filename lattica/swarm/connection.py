@@ -130,6 +130,7 @@ class Connection:
                 self.info.peer_id,
                 self.info.remote,
                 on_circuit=self._count_circuit,
+                on_bulk=self._muxed.count_bulk,
             )
             nursery.start_soon(self._serve, inbound)
 
@@ -138,7 +139,6 @@ class Connection:
             raise StreamError(f"more than {MAX_CIRCUITS} circuits")
         self._inbound -= 1
         self._inbound_circuits += 1
-        self._muxed.circuits += 1
 
     async def _serve(self, stream: MuxStream) -> None:
         self._inbound += 1
@@ -164,7 +164,6 @@ class Connection:
         finally:
             if stream.carries_circuit:
                 self._inbound_circuits -= 1
-                self._muxed.circuits -= 1
             else:
                 self._inbound -= 1
 
@@ -202,7 +201,6 @@ class Connection:
             raise StreamError(f"the connection is closed: {error}") from error
 
     async def _new_stream(self, slots: trio.Semaphore) -> MuxStream:
-        circuit = slots is self._outbound_circuits
         try:
             # When it is cancelled, Yamux.open_stream keeps its slot for ever.
             with trio.CancelScope(shield=True):
@@ -210,14 +208,10 @@ class Connection:
         except BaseException:
             slots.release()
             raise
-        self._muxed.circuits += circuit
-
-        def end() -> None:
-            self._muxed.circuits -= circuit
-            slots.release()
-
-        stream = MuxStream(muxed, self.info.peer_id, self.info.remote, on_end=end)
-        if circuit:
+        stream = MuxStream(
+            muxed, self.info.peer_id, self.info.remote, on_end=slots.release, on_bulk=self._muxed.count_bulk
+        )
+        if slots is self._outbound_circuits:
             stream.carry_circuit()
         return stream
 

@@ -30,7 +30,7 @@ CLOSE_TIMEOUT_S = 1.0
 WINDOW = 256 * 1024
 """Bytes that the peer may send ahead on a new stream; yamux's own figure."""
 MAX_WINDOW = 1024 * 1024
-"""Bytes that the peer may send ahead on a stream that has moved some; circuits stay at `WINDOW`."""
+"""Bytes that the peer may send ahead on a stream that has moved some; on one for bulk it stays at `WINDOW`."""
 RECHECK_S = 1.0
 """Seconds after which a writer that waits for window looks whether its stream was reset, which yamux tells nobody."""
 _READ_SIZE = 64 * 1024
@@ -58,6 +58,7 @@ class MuxStream:
         remote: PeerAddress,
         on_end: Callable[[], None] | None = None,
         on_circuit: Callable[[], None] | None = None,
+        on_bulk: Callable[[int], None] | None = None,
     ) -> None:
         self.peer = peer
         self.remote = remote
@@ -66,6 +67,8 @@ class MuxStream:
         self.write_timeout = WRITE_TIMEOUT_S
         self._on_end = on_end
         self._on_circuit = on_circuit
+        self._on_bulk = on_bulk
+        self._is_bulk = False
         self._max_window = MAX_WINDOW
         self._window_lock = _WindowLock()
         stream.window_lock = self._window_lock  # type: ignore[assignment]
@@ -75,19 +78,24 @@ class MuxStream:
         self._window = WINDOW
         self._unacknowledged = 0
 
+    def carry_bulk(self) -> None:
+        """From here on either reader may stall as long as it likes: writes wait, and a window is allowed for."""
+        self.write_timeout = float("inf")
+        self._max_window = WINDOW
+        if not self._is_bulk and self._on_bulk is not None:
+            self._on_bulk(1)
+        self._is_bulk = True
+
     def carry_circuit(self) -> None:
-        """From here on the stream carries a circuit: its writes wait, and it counts among circuits, not among streams.
+        """As `carry_bulk`; and the stream counts among circuits, not among the other streams.
 
         Raises:
             StreamError: The connection has too many circuits.
         """
-        if self.carries_circuit:
-            return
-        if self._on_circuit is not None:
+        if not self.carries_circuit and self._on_circuit is not None:
             self._on_circuit()
         self.carries_circuit = True
-        self.write_timeout = float("inf")
-        self._max_window = WINDOW
+        self.carry_bulk()
 
     async def read_some(self, limit: int) -> bytes:
         """Between 1 and ``limit`` bytes; ``b""`` at the end of the stream."""
@@ -232,6 +240,9 @@ class MuxStream:
     async def _forget(self) -> None:
         """Have yamux drop its record of the stream, which otherwise stays until the peer closes its side too."""
         connection, stream = self._stream.conn, self._stream
+        if self._on_bulk is not None and self._is_bulk:
+            self._on_bulk(-1)
+            self._on_bulk = None
         with trio.CancelScope(shield=True):
             async with connection.streams_lock:
                 stream.closed = stream.send_closed = stream.recv_closed = True

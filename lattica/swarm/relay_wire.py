@@ -5,6 +5,7 @@ Source: https://github.com/libp2p/specs/blob/master/relay/circuit-v2.md
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -139,7 +140,7 @@ def encode_reservation(
     voucher = circuit_pb2.ReservationVoucher(relay=key.peer_id.raw, peer=peer.raw, expiration=expire)
     reservation = circuit_pb2.RelayReservation(
         expire=expire,
-        addrs=[address.with_peer(key.peer_id).to_bytes(with_peer=True) for address in addresses[:MAX_RELAY_ADDRESSES]],
+        addrs=_fitting([address.with_peer(key.peer_id).to_bytes(with_peer=True) for address in addresses]),
         voucher=seal(key, VOUCHER_DOMAIN, VOUCHER_CODEC, voucher.SerializeToString()),
     )
     return circuit_pb2.HopMessage(
@@ -217,6 +218,12 @@ def _addresses(raw: Sequence[bytes]) -> list[PeerAddress]:
         except AddressError:  # a kind of address that we do not know
             continue
     return addresses
+
+
+def _fitting(addresses: Sequence[bytes]) -> Sequence[bytes]:
+    """As many as a message takes, the rest of it being 400 bytes."""
+    ends = itertools.accumulate(len(address) + 4 for address in addresses[:MAX_RELAY_ADDRESSES])
+    return addresses[: sum(end <= MAX_RELAY_MESSAGE - 512 for end in ends)]
 
 
 def _status(status: RelayStatus) -> circuit_pb2.RelayStatus.ValueType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import select
 import socket
 
@@ -35,7 +34,7 @@ async def join(stream: MuxStream, sock: socket.socket) -> None:
     A side whose reader stalls makes the other side's writer wait, for as long as it likes. The end of one direction is
     passed on. When the stream is lost, the socket is closed; when the socket is, the stream is reset.
     """
-    stream.write_timeout = math.inf
+    stream.carry_bulk()
     ours = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
     ends = 0
     try:

@@ -36,7 +36,7 @@ UPGRADE_TIMEOUT_S = 10.0
 MAX_BUFFERED = 16 << 20
 """Bytes that a connection may hold unread, over all its streams; a peer that sends more loses the connection.
 
-Each circuit may have one window more: others decide how slowly those are read.
+Each circuit, and each socket over a stream, may have one window more: others decide how slowly those are read.
 """
 KEEPALIVE_IDLE_S = 15
 KEEPALIVE_INTERVAL_S = 5
@@ -49,16 +49,20 @@ class BoundedYamux(Yamux):
     """Yamux that holds its peer to the receive window: py-libp2p's only logs a peer that sends more.
 
     Attributes:
-        circuits: How many of its streams carry circuits; its user keeps count.
+        bulk: How many of its streams carry bulk, whose readers may stall.
     """
 
     def __init__(self, secured: ISecureConn, peer_id: ID, *, is_initiator: bool) -> None:
         super().__init__(secured, peer_id, is_initiator=is_initiator)
-        self.circuits = 0
+        self.bulk = 0
+
+    def count_bulk(self, change: int) -> None:
+        """One stream more, or less, carries bulk."""
+        self.bulk += change
 
     async def _read_data_body(self, length: int) -> bytes:
         buffered = sum(map(len, self.stream_buffers.values()))
-        if buffered + length > MAX_BUFFERED + self.circuits * WINDOW:
+        if buffered + length > MAX_BUFFERED + self.bulk * WINDOW:
             # The one error on which handle_incoming ends the connection instead of going on.
             raise trio.TooSlowError
         return await super()._read_data_body(length)

@@ -110,12 +110,12 @@ async def keep_asking(streams: list[Stream]) -> None:
 
 
 async def slots(one: Swarm, other: Swarm) -> tuple[int, int, int]:
-    """Streams that ``one`` still counts on its connection to ``other``: inbound, inbound circuits, all circuits."""
+    """Streams that ``one`` still counts on its connection to ``other``: inbound, inbound circuits, bulk."""
 
     async def count() -> tuple[int, int, int]:
         link = one._host.direct_connection_to(other.key.peer_id)
         assert link is not None
-        return link._inbound, link._inbound_circuits, link._muxed.circuits
+        return link._inbound, link._inbound_circuits, link._muxed.bulk
 
     async with asyncio.timeout(10):
         while any(found := await one._thread.call(count)):
@@ -145,6 +145,6 @@ async def test_the_clients_of_one_connection_do_not_use_up_its_streams() -> None
         link = client._host.direct_connection_to(relay.key.peer_id)
         assert link is not None
         await until(lambda: link._outbound.value == link._outbound.max_value or link._outbound.value == 128)
-        assert link._muxed.circuits == len(targets)
+        assert link._muxed.bulk == len(targets)
         assert relay.relay_counters().circuits == len(targets)
         assert await client.ping(relay.key.peer_id) < 10

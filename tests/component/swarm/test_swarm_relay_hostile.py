@@ -299,7 +299,7 @@ async def test_a_circuit_on_which_the_relay_babbles_fails_and_is_given_back(monk
             await ended.wait()
         link = client._host.direct_connection_to(relay.key.peer_id)
         assert link is not None
-        await until(lambda: link._muxed.circuits == 0)
+        await until(lambda: link._muxed.bulk == 0)
 
 
 async def ask_stop(relay: Swarm, target: PeerId, request: bytes) -> tuple[RelayStatus | None, Stream]:
@@ -387,5 +387,5 @@ async def test_cancelled_dials_leave_no_circuit_behind() -> None:
         for one, other in ((net.client, net.relay), (net.relay, net.client), (net.relay, net.target)):
             link = one._host.direct_connection_to(other.key.peer_id)
             assert link is not None
-            await until(lambda link=link: link._muxed.circuits == 0)  # type: ignore[misc]
+            await until(lambda link=link: link._muxed.bulk == 0)  # type: ignore[misc]
         await net.client.connect(peer, [net.address])

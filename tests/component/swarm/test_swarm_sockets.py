@@ -15,6 +15,7 @@ from swarm_pairs import connected, wired
 from lattica.errors import StreamError
 from lattica.identity import IdentityKey, PeerId
 from lattica.swarm import Swarm, socket_streams
+from lattica.swarm.transport import MAX_BUFFERED
 
 PIPE = "/test/pipe/1"
 STALL_S = 6.0
@@ -102,6 +103,37 @@ async def test_a_reader_that_stalls_makes_the_writer_wait_and_breaks_nothing(way
             await sending
             sock.shutdown(socket.SHUT_WR)
             assert await received.get() == data
+
+
+async def test_many_readers_that_stall_do_not_cost_the_connection() -> None:
+    """What their windows hold together is more than a connection may buffer of other streams."""
+    count, size = 120, 640 * 1024
+    async with connected() as (alice, bob, _), asyncio.timeout(50), asyncio.TaskGroup() as tasks:
+        go_on = asyncio.Event()
+        totals: asyncio.Queue[int] = asyncio.Queue()
+
+        async def late(peer: PeerId, sock: socket.socket) -> None:
+            with sock:
+                await go_on.wait()
+                totals.put_nowait(len(await read_all(sock)))
+
+        bob.serve_sockets(PIPE, late)
+        loop = asyncio.get_running_loop()
+
+        async def send(sock: socket.socket) -> None:
+            with sock:
+                await loop.sock_sendall(sock, bytes(size))
+                sock.shutdown(socket.SHUT_WR)
+                await read_all(sock)
+
+        for _ in range(count):
+            tasks.create_task(send(await alice.open_socket(bob.key.peer_id, PIPE)))
+        link = bob._host.connection_to(alice.key.peer_id)
+        assert link is not None
+        await until(lambda: sum(map(len, [*link._muxed.stream_buffers.values()])) > MAX_BUFFERED, 30)
+        assert await alice.ping(bob.key.peer_id) < 5
+        go_on.set()
+        assert [await totals.get() for _ in range(count)] == [size] * count
 
 
 async def test_a_protocol_that_is_not_served_gives_no_socket() -> None:

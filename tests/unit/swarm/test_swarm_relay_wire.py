@@ -68,13 +68,15 @@ def test_a_reservation_carries_addresses_and_a_voucher_signed_for_its_owner() ->
     assert (voucher.relay, voucher.peer, voucher.expiration) == (RELAY.peer_id.raw, ALICE.raw, 1_700_000_000)
 
 
-def test_a_reservation_with_many_addresses_fits_into_one_message() -> None:
-    long_names = [PeerAddress.parse(f"/dns4/{'x' * 60}.{'y' * 60}.example.com/tcp/{port}") for port in range(1, 100)]
+@pytest.mark.parametrize(("length", "fit"), [(10, MAX_RELAY_ADDRESSES), (60, 12)])
+def test_a_reservation_with_many_addresses_fits_into_one_message(length: int, fit: int) -> None:
+    name = ".".join(letter * length for letter in "abcd")
+    long_names = [PeerAddress.parse(f"/dns4/{name}/tcp/{port}") for port in range(1, 100)]
     raw = encode_reservation(RELAY, ALICE, 1 << 40, long_names, LIMIT)
     assert len(raw) <= MAX_RELAY_MESSAGE
     message = decode_hop(raw, RELAY.peer_id)
     assert isinstance(message, StatusMessage)
-    assert len(message.addresses) == MAX_RELAY_ADDRESSES
+    assert len(message.addresses) == fit
 
 
 def test_of_a_relays_addresses_so_many_are_taken_and_strange_ones_left() -> None:
