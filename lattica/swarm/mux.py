@@ -13,7 +13,6 @@ from libp2p.network.connection.exceptions import RawConnError
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
 from libp2p.stream_muxer.yamux.yamux import (
     HEADER_SIZE,
-    MAX_MESSAGE_SIZE,
     TYPE_DATA,
     YAMUX_HEADER_FORMAT,
     YamuxStream,
@@ -31,6 +30,10 @@ WINDOW = 256 * 1024
 """Bytes that the peer may send ahead on a new stream; yamux's own figure."""
 MAX_WINDOW = 1024 * 1024
 """Bytes that the peer may send ahead on a stream that has moved some; on one for bulk it stays at `WINDOW`."""
+MAX_CIRCUIT_FRAME = 65_535 - 16 - HEADER_SIZE
+"""Bytes of data in one frame of a stream that carries a circuit: with header and tag they make one Noise message."""
+MAX_FRAME = MAX_CIRCUIT_FRAME - 2 - 16 - HEADER_SIZE
+"""Bytes of data in one frame of any other stream: inside a circuit they make one frame of that."""
 RECHECK_S = 1.0
 """Seconds after which a writer that waits for window looks whether its stream was reset, which yamux tells nobody."""
 _READ_SIZE = 64 * 1024
@@ -70,6 +73,7 @@ class MuxStream:
         self._on_bulk = on_bulk
         self._is_bulk = False
         self._max_window = MAX_WINDOW
+        self._max_frame = MAX_FRAME
         self._window_lock = _WindowLock()
         stream.window_lock = self._window_lock  # type: ignore[assignment]
         self._stream = stream
@@ -95,6 +99,7 @@ class MuxStream:
         if not self.carries_circuit and self._on_circuit is not None:
             self._on_circuit()
         self.carries_circuit = True
+        self._max_frame = MAX_CIRCUIT_FRAME
         self.carry_bulk()
 
     async def read_some(self, limit: int) -> bytes:
@@ -196,7 +201,7 @@ class MuxStream:
         while sent < len(data):
             if stream.send_closed or stream.closed:
                 raise MuxedStreamError("it is closed")
-            size = min(stream.send_window, MAX_MESSAGE_SIZE - HEADER_SIZE, len(data) - sent)
+            size = min(stream.send_window, self._max_frame, len(data) - sent)
             if size <= 0:
                 with trio.move_on_after(RECHECK_S):
                     await self._window_lock.changed.wait()

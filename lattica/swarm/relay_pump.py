@@ -7,18 +7,18 @@ from collections.abc import Callable
 import trio
 
 from lattica.errors import StreamError
-from lattica.swarm.mux import MuxStream
+from lattica.swarm.mux import MAX_CIRCUIT_FRAME, MuxStream
 from lattica.swarm.relay_wire import CircuitLimit
 
 HALF_CLOSED_S = 30.0
 """Seconds that a circuit lives on after one side has said that it will send no more."""
-_READ_SIZE = 64 * 1024
+_READ_SIZE = MAX_CIRCUIT_FRAME
 
 
 async def carry(one: MuxStream, other: MuxStream, limit: CircuitLimit, rate: int, count: Callable[[int], None]) -> str:
     """Carry bytes both ways until the circuit ends, and return why it did. Both streams are given back, always.
 
-    A side whose reader stalls makes the other wait; nothing is collected here but one read of 64 KiB.
+    A side whose reader stalls makes the other wait; nothing is collected here but one frame.
 
     Args:
         one: One end.

@@ -9,7 +9,7 @@ import socket
 import trio
 
 from lattica.errors import StreamError
-from lattica.swarm.mux import MuxStream
+from lattica.swarm.mux import MAX_FRAME, MuxStream
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ LINGER_S = 30.0
 """Seconds that the peer has to end its side after our socket was closed altogether; TCP's FIN_WAIT_2 is similar."""
 HANG_UP_CHECK_S = 1.0
 """Seconds between looks at whether a socket that sends no more was closed; no event tells the two apart."""
-_READ_SIZE = 64 * 1024
+_READ_SIZE = MAX_FRAME
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
