@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
+from lattica.background import background_tasks
 from lattica.errors import LatticaError, StreamError
 from lattica.identity import PeerAddress
 from lattica.mesh.listener import open_listener
@@ -70,32 +71,37 @@ async def connected_signal(relay: PeerAddress) -> AsyncIterator[TcpSignal]:
 
 async def _relay(stop: asyncio.Event) -> None:
     """Join each two connections."""
-    waiting: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    loop = asyncio.get_running_loop()
 
-    async def one_way(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def one_way(source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(4096):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+            while data := await loop.sock_recv(source, 4096):
+                await loop.sock_sendall(sink, data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not waiting:
-            waiting.append((reader, writer))
-            return
-        other_reader, other_writer = waiting.pop()
-        for each in (writer, other_writer):
-            each.write(b".")
-        async with asyncio.TaskGroup() as both:
-            both.create_task(one_way(reader, other_writer))
-            both.create_task(one_way(other_reader, writer))
+    with ExitStack() as closing:
+        server = closing.enter_context(socket.create_server(("0.0.0.0", RELAY_PORT)))
+        server.setblocking(False)
 
-    async with await asyncio.start_server(accept, "0.0.0.0", RELAY_PORT):
-        await stop.wait()
+        async def serve() -> None:
+            while True:
+                pair: list[socket.socket] = []
+                while len(pair) < 2:
+                    pair.append(closing.enter_context((await loop.sock_accept(server))[0]))
+                    pair[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for each in pair:
+                    await loop.sock_sendall(each, b".")
+                for source, sink in (pair, pair[::-1]):
+                    tasks.start(one_way(source, sink))
+
+        async with background_tasks() as tasks:
+            tasks.start(serve())
+            await stop.wait()
 
 
 async def _stun(stop: asyncio.Event) -> None:
-    async with open_listener("0.0.0.0", STUN_PORT, {0x00: answer_stun}) as listener:
+    async with open_listener("::", STUN_PORT, {0x00: answer_stun}) as listener:
         listener.start()
         await stop.wait()
 
@@ -148,11 +154,15 @@ class PunchLab:
 
     Attributes:
         servers: The STUN servers.
+        servers6: The same, by IPv6.
         relay: Where `connected_signal` connects.
     """
 
-    def __init__(self, stack: ExitStack, servers: list[PeerAddress], relay: PeerAddress) -> None:
+    def __init__(
+        self, stack: ExitStack, servers: list[PeerAddress], servers6: list[PeerAddress], relay: PeerAddress
+    ) -> None:
         self.servers = servers
+        self.servers6 = servers6
         self.relay = relay
         self._stack = stack
 
@@ -232,14 +242,15 @@ class LateSignal:
 @contextlib.contextmanager
 def punch_lab(lab: Lab) -> Iterator[PunchLab]:
     """Three STUN servers and a relay in a lab; sockets of its meetings are closed at the end."""
-    hosts = [lab.host(f"stun-{number}") for number in range(3)]
+    hosts = [lab.host(f"stun-{number}", ipv6=True) for number in range(3)]
     relay = lab.host("relay")
     with ExitStack() as stack:
         for host in hosts:
             stack.enter_context(serving(host, _stun))
         stack.enter_context(serving(relay, _relay))
         servers = [PeerAddress.tcp(str(host.ipv4), STUN_PORT) for host in hosts]
-        yield PunchLab(stack, servers, PeerAddress.tcp(str(relay.ipv4), RELAY_PORT))
+        servers6 = [PeerAddress.tcp(str(host.ipv6), STUN_PORT) for host in hosts]
+        yield PunchLab(stack, servers, servers6, PeerAddress.tcp(str(relay.ipv4), RELAY_PORT))
 
 
 def talks(meeting: Meeting) -> bool:
