@@ -28,6 +28,8 @@ from relay_rooms import (
 from lattica._proto import relay_pb2
 from lattica.errors import NetworkError, StreamError
 from lattica.identity import IdentityKey, PeerId
+from lattica.mesh.pipes import accept_pipe, receive_exactly
+from lattica.mesh.preface import ANSWER_BYTES, NONCE_BYTES, TicketOffice, check_answer, encode_preface
 from lattica.mesh.relay_client import dial_through, request_lease
 from lattica.mesh.relay_limits import SpliceLimits
 from lattica.mesh.relay_metrics import RelayMetrics
@@ -63,6 +65,24 @@ async def test_bytes_pass_both_ways_and_each_side_ends_its_own() -> None:
         await until(lambda: relay.server.counts().pipes == 0)
         counts = relay.server.counts()
     assert (counts.joined, counts.relayed, counts.leases, counts.refused) == (1, 8 * MB, 1, {})
+
+
+async def test_a_pipes_own_preface_proves_who_is_at_its_ends() -> None:
+    """What the relay's token does not: it only leads to the target."""
+    office, (server, grpc) = TicketOffice(b"the target's key"), socket.socketpair()
+    ticket, nonce = office.issue(CLIENT, int(time.time()) + 60), bytes(NONCE_BYTES)
+
+    async def connect_server(peer: PeerId) -> socket.socket:
+        return server
+
+    async with open_relay() as relay, open_target(relay) as target:
+        near, far = await target.open_pipe()
+        with near, server, grpc:
+            async with asyncio.TaskGroup() as tasks:
+                accepted = tasks.create_task(accept_pipe(far, office, connect_server))
+                await send_all(near, encode_preface(ticket, nonce), then_end=False)
+                check_answer(ticket, nonce, await receive_exactly(near, ANSWER_BYTES))
+            assert accepted.result() == (CLIENT, server)
 
 
 async def test_a_token_opens_several_pipes_until_it_expires() -> None:
@@ -264,8 +284,10 @@ async def test_all_pipes_to_a_target_share_its_rate_and_another_target_has_its_o
         assert first + second == pytest.approx(2.5 * rate, rel=0.15)
         assert third == pytest.approx(2.5 * rate, rel=0.15)
         assert min(first, second) > max(first, second) / 3
-        for near, _ in pipes:
-            near.close()
+        for pipe in pipes:
+            for sock in pipe:
+                sock.close()
+        await until(lambda: not relay.server._budgets)
 
 
 async def test_the_relays_metrics_tell_what_happened_without_naming_anybody() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -204,7 +206,8 @@ async def test_a_preface_that_is_not_finished_is_closed_in_time(monkeypatch: pyt
             assert await receive_all(sock) == b""
 
 
-async def test_a_stranger_cannot_have_us_dial() -> None:
+async def test_a_stranger_cannot_have_us_dial(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with open_relay() as relay, open_target(relay) as target, open_relay() as stranger:
         await target.swarm.connect(stranger.peer_id, [stranger.address])
         await until(lambda: stranger.swarm.is_connected(target.peer_id))
@@ -213,8 +216,18 @@ async def test_a_stranger_cannot_have_us_dial() -> None:
             await stranger.swarm.request(target.peer_id, RELAY_ACCEPT_PROTOCOL, request.SerializeToString(), 1000)
         assert target.acceptor.accepting == 0
         assert stranger.server.counts().refused == {}
+        assert [line for line in caplog.messages if "without a lease" in line]
+        assert "handler failed" not in caplog.text
         with (await target.open_pipe())[0]:
             pass
+
+
+async def test_a_relay_whose_lease_is_over_cannot_have_us_dial() -> None:
+    async with open_relay() as relay, open_target(relay) as target:
+        token = target.token()
+        target.leases[relay.peer_id] = dataclasses.replace(target.lease, expires_at=time.monotonic())
+        assert await refusal(relay.address, token) is RelayStatus.TARGET_REFUSES
+        assert target.pipes.empty()
 
 
 @pytest.mark.parametrize(
