@@ -15,7 +15,7 @@ from lattica.mesh.links import Link
 from lattica.mesh.pipes import OpenPipe, close_pipe
 from lattica.mesh.race import race
 from lattica.mesh.searches import Searches
-from lattica.mesh.ways import Ways
+from lattica.mesh.ways import Verdict, Ways
 
 RENEW_STAGGER_S = 1.0
 """Seconds after which an old link's addresses have had their chance, and the peer is looked for anew as well."""
@@ -81,17 +81,22 @@ class Opener:
 
     async def _over(self, link: Link, attempts: dict[str, str]) -> OpenPipe | None:
         """Over a link: dialled; with a little patience punched, or through a relay; at last through libp2p."""
+        verdict = Verdict()
         patience = DIRECT_HEAD_START_S if self._ways.addresses(link) else 0.0
         ways: Sequence[Callable[[], Awaitable[OpenPipe | None]]] = (
-            partial(self._searched, link.peer_id, patience, attempts),
-            partial(self._ways.dial, link, attempts),
-            partial(self._ways.relay, link, attempts),
-            partial(self._ways.circuit, link, attempts),
+            partial(self._searched, link.peer_id, patience, attempts, verdict),
+            partial(self._ways.dial, link, attempts, verdict),
+            partial(self._ways.relay, link, attempts, verdict),
+            partial(self._ways.circuit, link, attempts, verdict),
         )
         return await race(ways, stagger=(0.0, patience, RELAY_HEAD_START_S, 0.0), discard=close_pipe)
 
-    async def _searched(self, peer: PeerId, patience: float, attempts: dict[str, str]) -> OpenPipe | None:
+    async def _searched(
+        self, peer: PeerId, patience: float, attempts: dict[str, str], verdict: Verdict
+    ) -> OpenPipe | None:
         await asyncio.sleep(patience)
+        if verdict.refused:
+            return None
         pipe = await self.searches.next_pipe(peer)
         if pipe is None:
             attempts.update(self.searches.failures(peer))
@@ -102,5 +107,5 @@ class Opener:
         link = self._table.get(peer)
         if link is None or time.monotonic() >= link.expires_at:
             link = await self._table.renew(peer, attempts, link)
-        ways = [partial(self._ways.dial, link, attempts), partial(self._ways.punch, link, attempts)]
+        ways = [partial(self._ways.dial, link, attempts, Verdict()), partial(self._ways.punch, link, attempts)]
         return await race(ways, stagger=0.0, discard=close_pipe)

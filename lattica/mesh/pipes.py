@@ -206,8 +206,10 @@ def close_pipe(pipe: OpenPipe) -> None:
 
 
 def configure(sock: socket.socket) -> None:
-    """Set `TCP_OPTIONS`, as far as the system has them."""
+    """Make a socket non-blocking and set `TCP_OPTIONS`, as far as the system has them; a circuit's socket has none."""
     sock.setblocking(False)
+    if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
     for level, name, value in TCP_OPTIONS:
         if hasattr(socket, name):
             sock.setsockopt(level, getattr(socket, name), value)

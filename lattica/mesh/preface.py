@@ -45,7 +45,11 @@ class Status(IntEnum):
 
 
 class LinkRefusedError(NetworkError):
-    """The server does not know the link: it has expired, or its identity is another one."""
+    """The peer is there, but takes no pipe: it does not know the link, which has expired or is another identity's."""
+
+
+class PeerBusyError(LinkRefusedError):
+    """The peer is there, but takes no pipe now: it has too many, or is closing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +131,7 @@ def check_answer(ticket: PipeTicket, nonce: bytes, answer: bytes) -> None:
     """Check what the server said to our preface.
 
     Raises:
-        LinkRefusedError: The server does not know the link.
-        NetworkError: It is busy.
+        LinkRefusedError: The server does not know the link, or is busy.
         RemoteProtocolError: It is not the server of this link.
     """
     if len(answer) != ANSWER_BYTES:
@@ -137,7 +140,7 @@ def check_answer(ticket: PipeTicket, nonce: bytes, answer: bytes) -> None:
     if status == Status.REFUSED:
         raise LinkRefusedError("the peer does not know this link any more")
     if status == Status.BUSY:
-        raise NetworkError("the peer takes no more pipes now")
+        raise PeerBusyError("the peer takes no more pipes now")
     if status != Status.OK or not hmac.compare_digest(mac, _mac(ticket.secret, b"server", nonce)):
         raise RemoteProtocolError("the address belongs to somebody else")
 

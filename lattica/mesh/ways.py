@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -20,6 +21,17 @@ from lattica.swarm import Direction, Swarm
 
 PIPE_PROTOCOL = "/lattica/pipe/1.0.0"
 """A pipe's bytes on a stream of a control connection."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What is known of a peer while several ways to it are tried.
+
+    Attributes:
+        refused: Whether it has answered, and takes no pipe: then no other way helps.
+    """
+
+    refused: bool = False
 
 
 class Puncher(Protocol):
@@ -68,27 +80,30 @@ class Ways:
         ours = set(self._public_hosts())
         return not ours or not link.public_hosts or bool(ours & link.public_hosts)
 
-    async def dial(self, link: Link, attempts: dict[str, str]) -> OpenPipe | None:
+    async def dial(self, link: Link, attempts: dict[str, str], verdict: Verdict) -> OpenPipe | None:
         """Over TCP, to where the peer listens."""
         try:
             return await dial_first(link, self.addresses(link), attempts)
         except LinkRefusedError:  # told in ``attempts``
+            verdict.refused = True
             return None
 
-    async def relay(self, link: Link, attempts: dict[str, str]) -> OpenPipe | None:
+    async def relay(self, link: Link, attempts: dict[str, str], verdict: Verdict) -> OpenPipe | None:
         """Through one of the relays that the peer has named."""
         offers = [offer for offer in link.relays if time.monotonic() < offer.expires_at]
-        ways = [partial(self._relay, link, offer, attempts) for offer in offers]
+        ways = [partial(self._relay, link, offer, attempts, verdict) for offer in offers]
         return await race(ways, stagger=DIAL_STAGGER_S, discard=close_pipe)
 
-    async def _relay(self, link: Link, offer: RelayOffer, attempts: dict[str, str]) -> OpenPipe | None:
+    async def _relay(
+        self, link: Link, offer: RelayOffer, attempts: dict[str, str], verdict: Verdict
+    ) -> OpenPipe | None:
         async def attempt() -> OpenPipe:
             sock = await dial_through(offer.address, offer.token)
             return await prove_pipe(link, sock, PathKind.RELAYED, offer.address)
 
-        return await told(attempts, f"relay {offer.address.text}", attempt)
+        return await _told(attempts, f"relay {offer.address.text}", attempt, verdict)
 
-    async def circuit(self, link: Link, attempts: dict[str, str]) -> OpenPipe | None:
+    async def circuit(self, link: Link, attempts: dict[str, str], verdict: Verdict) -> OpenPipe | None:
         """On a stream of the control connection, wherever that leads: slow, but there."""
 
         async def attempt() -> OpenPipe:
@@ -96,7 +111,7 @@ class Ways:
             sock = await self._swarm.open_socket(link.peer_id, PIPE_PROTOCOL)
             return await prove_pipe(link, sock, PathKind.CIRCUIT, self._control_address(link.peer_id))
 
-        return await told(attempts, "circuit", attempt)
+        return await _told(attempts, "circuit", attempt, verdict)
 
     def _control_address(self, peer: PeerId) -> PeerAddress:
         remotes = [info.remote for info in self._swarm.connections() if info.peer_id == peer]
@@ -107,7 +122,9 @@ class Ways:
         return await self._puncher.punch(link, attempts)
 
 
-async def told(attempts: dict[str, str], what: str, attempt: Callable[[], Awaitable[OpenPipe]]) -> OpenPipe | None:
+async def _told(
+    attempts: dict[str, str], what: str, attempt: Callable[[], Awaitable[OpenPipe]], verdict: Verdict
+) -> OpenPipe | None:
     """The result of ``attempt``, or ``None``; ``attempts`` gets the reason under ``what``."""
     attempts[what] = "no answer yet"
     try:
@@ -115,6 +132,7 @@ async def told(attempts: dict[str, str], what: str, attempt: Callable[[], Awaita
     except PeerUnreachableError as error:
         attempts[what] = "; ".join(error.attempts.values()) or "not connected"
     except (NetworkError, OSError) as error:
+        verdict.refused = verdict.refused or isinstance(error, LinkRefusedError)
         attempts[what] = describe(error)
     else:
         attempts.pop(what, None)
