@@ -295,7 +295,8 @@ async def test_a_peer_that_forgot_the_link_is_asked_for_another() -> None:
     async with open_two() as two:
         await say(two)
         first = two.alice.mesh._link_table.get(two.bob.peer_id)
-        two.bob.mesh.links.office = type(two.bob.mesh.links.office)(b"another")
+        links = two.bob.mesh.links
+        links.office = two.bob.mesh._inbound._office = type(links.office)(b"another")
         for pipe in two.alice.mesh._table.of(two.bob.peer_id):
             two.alice.mesh._table.drop(pipe)
         await until(lambda: not two.alice.mesh.paths(two.bob.peer_id))
