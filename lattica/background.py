@@ -26,6 +26,13 @@ class Background:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    def start_unless_ending(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any] | None:
+        """As `start`, for what is not worth doing any more when the block is ending: then ``None``."""
+        try:
+            return self.start(coroutine)
+        except RuntimeError:
+            return None
+
     def cancel_all(self) -> None:
         """Cancel every task that still runs."""
         for task in self._tasks:

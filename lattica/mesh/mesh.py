@@ -272,8 +272,9 @@ class Mesh:
         self._emit(PathEventKind.STALLED, pipe)
         if pipe.peer_id not in self._replacing:
             self._replacing.add(pipe.peer_id)
-            task = self._tasks.start(self._replace(pipe.peer_id))
-            task.add_done_callback(lambda _: self._replacing.discard(pipe.peer_id))
+            task = self._tasks.start_unless_ending(self._replace(pipe.peer_id))
+            if task is not None:
+                task.add_done_callback(lambda _: self._replacing.discard(pipe.peer_id))
 
     def pipe_recovered(self, pipe: LivePipe) -> None:
         """It does again."""

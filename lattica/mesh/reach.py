@@ -162,7 +162,7 @@ class Reach:
         own = {candidate.host for candidate in host_candidates(self._host, self._port)}
         ask = self._machine.observed(info.peer_id, info.observed.host, own)
         if ask and DIALBACK_PROTOCOL in info.protocols:
-            self._tasks.start(self._ask_dialback(info.peer_id))
+            self._tasks.start_unless_ending(self._ask_dialback(info.peer_id))
         self._settle()
 
     def _learn_relay(self, info: PeerInfo, connection: ConnectionInfo) -> None:
@@ -221,7 +221,7 @@ class Reach:
 
     def _changed(self) -> None:
         self._news.set()
-        self._tasks.start(self._advertise())
+        self._tasks.start_unless_ending(self._advertise())
         for listener in self._moved:
             listener()
 

@@ -66,7 +66,7 @@ class RelayRole:
 
     def changed(self, state: Reachability) -> None:
         """We have learnt how we can be reached."""
-        self._tasks.start(self._apply(state))
+        self._tasks.start_unless_ending(self._apply(state))
 
     async def accept(self, sock: socket.socket, remote: PeerAddress) -> None:
         """Route of the listener: somebody wants to be joined with somebody else."""

@@ -63,15 +63,14 @@ class Searches:
         """Search for a better path to ``peer`` now, unless an attempt is under way."""
         if peer in self._wake:
             self._wake[peer].set()
-        else:
-            self._wake[peer] = asyncio.Event()
-            task = self._running[peer] = self._tasks.start(self._run(peer), name=f"lattica-search-{peer.short}")
-            task.add_done_callback(partial(self._ended, peer))
-
-    def stop(self, peer: PeerId) -> None:
-        """End the search for a peer that nobody talks to any more."""
-        if peer in self._running:
-            self._running[peer].cancel()
+            return
+        self._wake[peer] = asyncio.Event()
+        task = self._tasks.start_unless_ending(self._run(peer))
+        if task is None:
+            del self._wake[peer]
+            return
+        self._running[peer] = task
+        task.add_done_callback(partial(self._ended, peer))
 
     def failures(self, peer: PeerId) -> dict[str, str]:
         """Why the better ways failed in the latest attempt; empty while none has."""
@@ -80,6 +79,8 @@ class Searches:
     async def next_pipe(self, peer: PeerId) -> OpenPipe | None:
         """The pipe that the attempt under way opens; ``None`` if it fails."""
         self.start(peer)
+        if peer not in self._running:  # the mesh is closing
+            return None
         future: asyncio.Future[OpenPipe | None] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(peer, [])
         waiting.append(future)

@@ -111,7 +111,7 @@ class Node:
         address = PeerAddress.parse(text)
         if address.peer_id is None:
             raise AddressError(text, "it names no peer; it has to end in /p2p/<peer ID>")
-        if address.is_tcp:
+        if address.is_tcp or address.is_circuit:
             self.mesh.add_addresses(address.peer_id, [address])
         return address.peer_id
 

@@ -1,6 +1,6 @@
 // A foreign peer: js-libp2p, in a process of its own. Talks JSON lines on its standard output; ends with its input.
 //
-//   peer.mjs relay [unlimited]   a circuit relay, with its default limits or without; says where it listens
+//   peer.mjs relay [unlimited [LISTEN]]   a circuit relay, with its default limits or without; says where it listens
 //   peer.mjs listen RELAY        reserves at the relay with this address; says at which circuit address it is reached
 //   peer.mjs ping ADDRESS        connects to the address, pings; says how long that took and over which address
 
@@ -13,10 +13,10 @@ import { tcp } from '@libp2p/tcp'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 
-const [role, argument] = process.argv.slice(2)
+const [role, argument, listenAt] = process.argv.slice(2)
 
 const listen = {
-  relay: ['/ip4/127.0.0.1/tcp/0'],
+  relay: [listenAt ?? '/ip4/127.0.0.1/tcp/0'],
   listen: [`${argument}/p2p-circuit`],
   ping: []
 }[role]
@@ -27,7 +27,8 @@ if (role === 'relay') {
 }
 
 const node = await createLibp2p({
-  addresses: { listen },
+  // A public address counts as its own only when told so: nobody here could confirm it.
+  addresses: { listen, announce: listenAt == null ? [] : [listenAt] },
   transports: [tcp(), circuitRelayTransport()],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
