@@ -8,16 +8,16 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
+from typing import cast
 
 import trio
-from libp2p.abc import ISecureConn
+from libp2p.abc import IRawConnection, ISecureConn
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.io.exceptions import IOException
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect import Multiselect
-from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
@@ -29,6 +29,7 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from lattica.errors import NetworkError
 from lattica.identity import IdentityKey, PeerId
 from lattica.swarm.mux import WINDOW
+from lattica.swarm.proposal import ProposedConnection
 from lattica.swarm.raw import RawConnection
 
 UPGRADE_TIMEOUT_S = 10.0
@@ -84,7 +85,8 @@ class Upgrader:
     def __init__(self, key: IdentityKey) -> None:
         pair = create_new_key_pair(key.seed)
         noise = NoiseTransport(pair, noise_privkey=create_new_x25519_key_pair().private_key)
-        self._security = SecurityMultistream({NOISE: noise})
+        self._noise = noise
+        self._inbound = SecurityMultistream({NOISE: noise})
 
     async def upgrade(self, raw: RawConnection, peer_id: PeerId | None) -> tuple[PeerId, BoundedYamux]:
         """Authenticate the other side (``peer_id`` if we dialled it) and start multiplexing.
@@ -114,18 +116,18 @@ class Upgrader:
 
     async def _upgrade(self, raw: RawConnection, peer_id: PeerId | None) -> tuple[PeerId, BoundedYamux]:
         if peer_id is None:
-            secured = await self._security.secure_inbound(raw)
+            secured = await self._inbound.secure_inbound(raw)
         else:
-            secured = await self._security.secure_outbound(raw, ID(peer_id.raw))
+            proposed = cast(IRawConnection, ProposedConnection(raw, NOISE))
+            secured = await self._noise.secure_outbound(proposed, ID(peer_id.raw))
         remote = PeerId(secured.get_remote_peer().to_bytes())
         if peer_id is not None and remote != peer_id:
             raise PeerIDMismatchesPubkey(f"{remote} answered")
-        communicator = MultiselectCommunicator(secured)
-        timeout = int(UPGRADE_TIMEOUT_S) + 1  # never reached: `upgrade` has the deadline
         if raw.is_initiator:
-            await MultiselectClient().select_one_of([TProtocol(YAMUX)], communicator, timeout)
+            secured = cast(ISecureConn, ProposedConnection(secured, YAMUX))
         else:
-            await Multiselect({TProtocol(YAMUX): None}).negotiate(communicator, timeout)
+            timeout = int(UPGRADE_TIMEOUT_S) + 1  # never reached: `upgrade` has the deadline
+            await Multiselect({TProtocol(YAMUX): None}).negotiate(MultiselectCommunicator(secured), timeout)
         return remote, BoundedYamux(secured, ID(remote.raw), is_initiator=raw.is_initiator)
 
 

@@ -280,6 +280,7 @@ async def test_three_hundred_inbound_connections_one_after_the_other() -> None:
         for _ in range(count):
             await alice.disconnect(bob.key.peer_id)
             await alice.connect(bob.key.peer_id, [address])
+            await alice.ping(bob.key.peer_id)  # she counts it as open a round trip before he does
         assert await alice.request(bob.key.peer_id, ECHO, b"x", 100) == b"x"
         await watch.until(lambda: len(watch.connected) == len(watch.disconnected) == count)
         assert len(bob.connections()) == 1
