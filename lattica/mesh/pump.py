@@ -81,7 +81,8 @@ class Pair:
     def move(self) -> bool:
         """Move what can be moved; true if there may be more right now."""
         first, second = self._turns
-        self._turns = second, first  # each is first in turn: the first may use up the budget of both
+        if self.budgets:  # each is first in turn: the first may use up the budget of both
+            self._turns = second, first
         more = first.move()
         return second.move() or more
 
@@ -293,10 +294,12 @@ class Pump:
 
     def _patience(self) -> float | None:
         """Seconds until a pair has budget again, or a half-closed one has stood still for too long."""
+        if not self._half_closed and not self._paused:
+            return None
         soonest = self._resume_at if self._paused else math.inf
         if self._half_closed:
             soonest = min(soonest, *(until for _, until in self._half_closed.values()))
-        return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
+        return max(0.0, soonest - time.monotonic())
 
     def _drop_stalled(self) -> None:
         if self._half_closed:
