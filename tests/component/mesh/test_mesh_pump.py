@@ -330,7 +330,8 @@ def test_without_descriptors_a_pair_that_needs_one_is_closed(
 
     monkeypatch.setattr(os, "pipe2", exhausted)
     joined = bench.join()
-    joined.near.sendall(b"request")
+    with contextlib.suppress(BrokenPipeError):  # the pump may have noticed before we say anything
+        joined.near.sendall(b"request")
     if splice:
         joined.wait_closed()
     else:
