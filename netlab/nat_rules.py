@@ -80,8 +80,8 @@ def _translate_outbound(wan: str, translation: Translation) -> Iterator[str]:
     yield from _allocation(translation)
     yield "}"
     yield "chain translate_outbound { type nat hook postrouting priority srcnat; policy accept;"
-    # The router's own packets, which came in by no interface, need no port: a RST to a stranger would use one up.
-    yield "meta iif 0 accept"
+    # The router's own packets need no port: a RST to a stranger would use one up.
+    yield "fib saddr type local accept"
     yield f'iifname != "{wan}" oifname "{wan}" jump allocate'
     yield f'iifname != "{wan}" ct status dnat jump allocate'
     yield "}"

@@ -41,10 +41,12 @@ logger = logging.getLogger(__name__)
 MAX_CONNECTIONS = 16
 """Connections of one round that are waited for or proven; twice as many as there are targets."""
 BACKLOG = MAX_CONNECTIONS
+MAX_DIALS = 32
+"""Dials of one target in one round; `PAUSE_GROWTH_S` makes them last a second at least."""
 PAUSE_SHARE = 0.25
 """The pause after a refused dial, on average, as a share of the time that the refusal took."""
 PAUSE_GROWTH_S = 0.002
-"""Seconds by which pauses get longer with each refusal: a peer next door gets some 50 dials and not thousands."""
+"""Seconds by which pauses get longer with each refusal, so that `MAX_DIALS` last on a LAN, too."""
 MAX_PAUSE_S = 0.1
 
 HandOver = Callable[[socket.socket, Endpoint], Coroutine[Any, Any, None]]
@@ -114,11 +116,10 @@ class PunchPort:
     async def _dial(
         self, target: Endpoint, take: Callable[[socket.socket, Endpoint], None], attempts: dict[str, str]
     ) -> None:
-        """Dial until it connects."""
+        """Dial until it connects, or has been refused often enough."""
         loop, name = asyncio.get_running_loop(), PeerAddress.tcp(*target).text
         attempts[name] = "no answer"
-        refusals = 0
-        while True:
+        for refusals in range(1, MAX_DIALS + 1):
             started = time.monotonic()
             sock = bind_shared(*self._local)
             try:
@@ -134,7 +135,6 @@ class PunchPort:
                 attempts[name] = "connected"
                 take(sock, target)
                 return
-            refusals += 1
             pause = max((time.monotonic() - started) * PAUSE_SHARE, refusals * PAUSE_GROWTH_S)
             await asyncio.sleep(min(pause, MAX_PAUSE_S) * random.uniform(0.2, 1.8))  # noqa: S311 - guards nothing
 

@@ -41,7 +41,7 @@ class NatReport:
     """What one probe round from one local TCP port learned about our own NAT.
 
     Attributes:
-        mapped: Where the server that was asked last saw us.
+        mapped: Where the server that was asked last saw us; with a `port_step`, the port that was given out last.
         mapping: RFC 4787 mapping behaviour, or ``None`` if fewer than two servers answered, or one at two of its ports.
             Where servers at two addresses cannot tell whether the port matters, it is said to.
         port_step: Difference between successive mapped ports of one local port; 0 means that it has one for all,
@@ -58,12 +58,12 @@ class NatReport:
 def nat_report(answers: Sequence[Answer]) -> NatReport:
     """Put answers together; one at least, in the order in which the servers were asked."""
     mapping = _mapping(answers)
-    return NatReport(
-        mapped=answers[-1].mapped,
-        mapping=mapping,
-        port_step=_port_step([answer.mapped.port for answer in answers]) if mapping is not None else None,
-        rtt=min(answer.rtt for answer in answers),
-    )
+    ports = [answer.mapped.port for answer in answers]
+    step = _port_step(ports) if mapping is not None else None
+    latest = answers[-1].mapped
+    if step:
+        latest = latest._replace(port=max(ports) if step > 0 else min(ports))
+    return NatReport(mapped=latest, mapping=mapping, port_step=step, rtt=min(answer.rtt for answer in answers))
 
 
 def _mapping(answers: Sequence[Answer]) -> NatMapping | None:
@@ -83,11 +83,16 @@ def _mapping(answers: Sequence[Answer]) -> NatMapping | None:
 
 
 def _port_step(ports: Sequence[int]) -> int | None:
-    """The smallest step, if all go the same way and not far: somebody else's connections may come between."""
-    steps = [after - before for before, after in pairwise(ports)]
-    if not any(steps):
+    """The smallest step, if none is large: somebody else's connections may come between.
+
+    SYNs that leave one after the other may overtake each other; so only if three or more ports go down one after the
+    other does the NAT count down.
+    """
+    ordered = sorted(set(ports))
+    gaps = [after - before for before, after in pairwise(ordered)]
+    if not gaps:
         return 0
-    nearest = min(steps, key=abs)
-    if nearest and all(0 < step * (1 if nearest > 0 else -1) <= MAX_PORT_STEP for step in steps):
-        return nearest
-    return None
+    if max(gaps) > MAX_PORT_STEP:
+        return None
+    goes_down = len(ports) > 2 and list(ports) == ordered[::-1]
+    return -min(gaps) if goes_down else min(gaps)
