@@ -80,6 +80,10 @@ async def _relay(stop: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
 
+    async def join(one: socket.socket, other: socket.socket) -> None:
+        with one, other:
+            await asyncio.gather(one_way(one, other), one_way(other, one))
+
     with ExitStack() as closing:
         server = closing.enter_context(socket.create_server(("0.0.0.0", RELAY_PORT)))
         server.setblocking(False)
@@ -92,8 +96,7 @@ async def _relay(stop: asyncio.Event) -> None:
                     pair[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for each in pair:
                     await loop.sock_sendall(each, b".")
-                for source, sink in (pair, pair[::-1]):
-                    tasks.start(one_way(source, sink))
+                tasks.start(join(*pair))
 
         async with background_tasks() as tasks:
             tasks.start(serve())
@@ -147,6 +150,10 @@ class Meeting:
     sockets: tuple[socket.socket, socket.socket] | None = None
     error: Exception | None = None
     attempts: dict[str, str] = field(default_factory=dict)
+
+    def close(self) -> None:
+        for sock in self.sockets or ():
+            sock.close()
 
 
 class PunchLab:
