@@ -123,7 +123,7 @@ class Host:
     async def _take_circuit(self, raw: RawConnection, remote: PeerAddress, peer: PeerId) -> None:
         """A circuit that a relay brings us; it says that ``peer`` is at its other end."""
         async with self._circuit_upgrades:
-            await self._add(raw, None, remote, Direction.INBOUND, said_to_be=peer)
+            await self._add(raw, peer, remote, Direction.INBOUND)
 
     async def connect(self, peer: PeerId, addresses: Sequence[PeerAddress], *, direct: bool = False) -> ConnectionInfo:
         """An open connection to ``peer``: the one we have, or the first that a race over ``addresses`` makes.
@@ -169,21 +169,12 @@ class Host:
         return await self._add(raw, peer, address, Direction.OUTBOUND)
 
     async def _add(
-        self,
-        raw: RawConnection,
-        peer: PeerId | None,
-        remote: PeerAddress,
-        direction: Direction,
-        *,
-        said_to_be: PeerId | None = None,
+        self, raw: RawConnection, peer: PeerId | None, remote: PeerAddress, direction: Direction
     ) -> Connection:
         actual, muxed = await self._upgrader.upgrade(raw, peer)
         if actual == self.key.peer_id:
             raw.abort()
             raise NetworkError("the address is this node's own")
-        if said_to_be not in {None, actual}:
-            raw.abort()
-            raise NetworkError(f"the relay said that it is {said_to_be}, but it is {actual}")
         relay = remote.relay.peer_id if remote.relay is not None else None
         info = ConnectionInfo(peer_id=actual, remote=remote.with_peer(actual), direction=direction, relay=relay)
         connection = Connection(info, raw, muxed, self.handlers)

@@ -89,7 +89,9 @@ class Upgrader:
         self._inbound = SecurityMultistream({NOISE: noise})
 
     async def upgrade(self, raw: RawConnection, peer_id: PeerId | None) -> tuple[PeerId, BoundedYamux]:
-        """Authenticate the other side (``peer_id`` if we dialled it) and start multiplexing.
+        """Authenticate the other side, which has to be ``peer_id`` unless that is ``None``, and start multiplexing.
+
+        Whoever dialled (``raw`` knows) names the peer; of an inbound circuit the relay did.
 
         ``raw`` is closed on failure and cancellation.
 
@@ -115,11 +117,11 @@ class Upgrader:
             raise
 
     async def _upgrade(self, raw: RawConnection, peer_id: PeerId | None) -> tuple[PeerId, BoundedYamux]:
-        if peer_id is None:
-            secured = await self._inbound.secure_inbound(raw)
-        else:
+        if raw.is_initiator and peer_id is not None:
             proposed = cast(IRawConnection, ProposedConnection(raw, NOISE))
             secured = await self._noise.secure_outbound(proposed, ID(peer_id.raw))
+        else:
+            secured = await self._inbound.secure_inbound(raw)
         remote = PeerId(secured.get_remote_peer().to_bytes())
         if peer_id is not None and remote != peer_id:
             raise PeerIDMismatchesPubkey(f"{remote} answered")

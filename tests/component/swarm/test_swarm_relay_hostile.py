@@ -366,7 +366,7 @@ async def test_a_relay_that_lies_about_who_calls_is_caught() -> None:
             return await honest(lie)  # type: ignore[arg-type]
 
         relay._reach = reach  # type: ignore[method-assign, assignment]
-        with pytest.raises(PeerUnreachableError):
+        with pytest.raises(PeerUnreachableError):  # before the dialler takes it for a connection
             await net.client.connect(net.target.key.peer_id, [net.address])
         assert not net.target.is_connected(lied_about)
         assert not net.target.is_connected(net.client.key.peer_id)
