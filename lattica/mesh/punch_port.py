@@ -84,7 +84,7 @@ class PunchPort:
                 self._taken += 1
                 task = handing.start(hand_over(sock, remote))
                 # A task that is cancelled before its first step has not seen its socket.
-                task.add_done_callback(lambda done: sock.close() if done.cancelled() else None)
+                task.add_done_callback(lambda done: sock.close() if done.cancelled() or done.exception() else None)
                 handed.append(task)
 
             tasks.start(self._accept(plan, take))
