@@ -5,88 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
-from lattica.background import Background, background_tasks
+from lattica.background import background_tasks
 from lattica.errors import NetworkError, PunchFailedError
 from lattica.identity import PeerAddress
 from lattica.mesh.pipes import describe
 from lattica.mesh.preface import LinkRefusedError
-from lattica.mesh.punch_machine import (
-    PROVE_LIMIT_S,
-    Action,
-    Answerer,
-    Dial,
-    Finish,
-    Initiator,
-    Learn,
-    PunchMachine,
-    Send,
-    Stop,
-)
-from lattica.mesh.punch_messages import (
-    MAX_PUNCH_MESSAGE,
-    Offer,
-    Outcome,
-    PunchMessage,
-    Result,
-    decode_punch,
-    encode_punch,
-)
-from lattica.mesh.punch_port import HandOver, open_punch_port
+from lattica.mesh.punch_driver import SEND_TIMEOUT_S, Hopeless, Opened, PunchDriver, PunchSignal
+from lattica.mesh.punch_machine import PROVE_LIMIT_S, Answerer, Initiator
+from lattica.mesh.punch_messages import Outcome, Result, encode_punch
 from lattica.mesh.stun import Endpoint
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SEND_TIMEOUT_S = 5.0
-"""Seconds that the stream has to take a message."""
-
-
-class PunchSignal(Protocol):
-    """An authenticated stream of messages to the peer; may raise `NetworkError` when it is lost."""
-
-    async def send(self, message: bytes) -> None:
-        """Send one message."""
-
-    async def receive(self, limit: int) -> bytes | None:
-        """The next message, of at most ``limit`` bytes; ``None``: the peer has ended the stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Learned:
-    offer: Offer
-
-
-@dataclass(frozen=True, slots=True)
-class _Hopeless:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Received:
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    reason: str
-
-
-class _RoundOver:
-    pass
-
-
-class _Opened:
-    pass
-
-
-_Event: TypeAlias = _Learned | _Hopeless | _Received | _Ended | _RoundOver | _Opened
+__all__ = ["PunchSignal", "answer_punch", "punch", "refuse_punch"]
 
 
 async def punch(
@@ -115,14 +52,15 @@ async def punch(
         LinkRefusedError: From ``prove``.
         RemoteProtocolError: The peer does not keep to the protocol.
 
-    It ends by itself, after half a minute at the latest. Cancelled, it leaves nothing open.
+    It ends by itself: after 8 s if nothing connects, after `PUNCH_LIMIT_S` (40 s) if the peer dawdles. Cancelled, it
+    leaves nothing open.
     """
     attempts = {} if attempts is None else attempts
     proofs: _Proofs[T] = _Proofs(prove, attempts)
     machine = Initiator()
     try:
         async with background_tasks() as tasks:
-            driver = _Driver(machine, signal, servers, local_host, attempts, tasks)
+            driver = PunchDriver(machine, signal, servers, local_host, attempts, tasks)
             finish = await driver.run(partial(proofs.hand_over, driver))
     except BaseException:
         proofs.discard()
@@ -172,7 +110,7 @@ async def answer_punch(
             accepting.add(task)
 
         async with background_tasks() as tasks:
-            finish = await _Driver(Answerer(), signal, servers, local_host, attempts, tasks).run(hand_over)
+            finish = await PunchDriver(Answerer(), signal, servers, local_host, attempts, tasks).run(hand_over)
         if accepting:
             await asyncio.wait(accepting, timeout=PROVE_LIMIT_S)
     tried = "; ".join(f"{what}: {reason}" for what, reason in attempts.items())
@@ -201,8 +139,8 @@ class _Proofs(Generic[T]):
         self._attempts = attempts
         self._won: list[tuple[T, socket.socket]] = []
 
-    async def hand_over(self, driver: _Driver, sock: socket.socket, remote: Endpoint) -> None:
-        """See `HandOver`."""
+    async def hand_over(self, driver: PunchDriver, sock: socket.socket, remote: Endpoint) -> None:
+        """See `lattica.mesh.punch_port.HandOver`."""
         address = PeerAddress.tcp(*remote)
         self._attempts[address.text] = "connected, proving"
         try:
@@ -220,11 +158,11 @@ class _Proofs(Generic[T]):
             sock.close()
             self._attempts[address.text] = reason
             if self.refused is not None:
-                driver.post(_Hopeless("you do not know the link"))
+                driver.post(Hopeless("you do not know the link"))
             return
         self._won.append((result, sock))
         self._attempts.pop(address.text, None)
-        driver.post(_Opened())
+        driver.post(Opened())
 
     def take(self) -> T | None:
         """The winner, whose socket is the caller's from now on."""
@@ -235,122 +173,6 @@ class _Proofs(Generic[T]):
         for _, sock in self._won:
             sock.close()
         self._won.clear()
-
-
-class _Driver:
-    """Runs a machine: events in, actions carried out."""
-
-    def __init__(
-        self,
-        machine: PunchMachine,
-        signal: PunchSignal,
-        servers: Sequence[PeerAddress],
-        local_host: str,
-        attempts: dict[str, str],
-        tasks: Background,
-    ) -> None:
-        self._machine = machine
-        self._signal = signal
-        self._servers = servers
-        self._local_host = local_host
-        self._attempts = attempts
-        self._tasks = tasks
-        self._events: asyncio.Queue[_Event] = asyncio.Queue()  # of ours; the peer's come one at a time
-        self._handled = asyncio.Event()
-        self._dial: asyncio.Future[Dial] | None = None
-        self._round: asyncio.Task[None] | None = None
-        self._finish: Finish | None = None
-        self._hand_over: HandOver
-
-    def post(self, event: _Event) -> None:
-        """Tell of an event."""
-        self._events.put_nowait(event)
-
-    async def run(self, hand_over: HandOver) -> Finish:
-        """Run to the end; raises `RemoteProtocolError` if that is what the peer breaks."""
-        self._hand_over = hand_over
-        self._tasks.start(self._read())
-        await self._perform(self._machine.start(time.monotonic()))
-        while self._finish is None:
-            try:
-                async with asyncio.timeout(self._time_left()):
-                    event = await self._events.get()
-            except TimeoutError:
-                await self._perform(self._machine.expire())
-                continue
-            await self._perform(self._react(event))
-            self._handled.set()
-        return self._finish
-
-    def _time_left(self) -> float | None:
-        deadline = self._machine.deadline
-        return None if deadline is None else max(deadline - time.monotonic(), 0.0)
-
-    def _react(self, event: _Event) -> Sequence[Action]:
-        machine, now = self._machine, time.monotonic()
-        match event:
-            case _Learned(offer):
-                return machine.learned(offer, now)
-            case _Received(data):
-                return machine.receive(decode_punch(data), now)
-            case _Ended(reason):
-                return machine.ended(reason)
-            case _Hopeless(reason):
-                return machine.give_up(reason)
-            case _Opened():
-                return machine.opened()
-            case _RoundOver():
-                return machine.round_over(now)
-
-    async def _perform(self, actions: Sequence[Action]) -> None:
-        for action in actions:
-            match action:
-                case Send(message):
-                    await self._send(message)
-                case Learn():
-                    self._dial = asyncio.get_running_loop().create_future()
-                    self._round = self._tasks.start(self._run_round(self._dial))
-                case Dial() if self._dial is not None:
-                    self._dial.set_result(action)
-                case Stop() if self._round is not None:
-                    self._round.cancel()
-                    await asyncio.wait([self._round])
-                case Finish():
-                    self._finish = action
-
-    async def _send(self, message: PunchMessage) -> None:
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await self._signal.send(encode_punch(message))
-        except TimeoutError:
-            self.post(_Ended("the stream to the peer takes no messages"))
-        except NetworkError as error:
-            self.post(_Ended(f"the stream to the peer was lost: {error}"))
-
-    async def _read(self) -> None:
-        while True:
-            try:
-                data = await self._signal.receive(MAX_PUNCH_MESSAGE)
-            except NetworkError as error:
-                self.post(_Ended(f"the stream to the peer was lost: {error}"))
-                return
-            if data is None:
-                self.post(_Ended("the peer ended the stream"))
-                return
-            self._handled.clear()
-            self.post(_Received(data))
-            await self._handled.wait()  # a peer that sends faster than we work is not read
-
-    async def _run_round(self, dial: asyncio.Future[Dial]) -> None:
-        try:
-            async with open_punch_port(self._servers, self._local_host, self._attempts) as port:
-                self.post(_Learned(port.offer))
-                action = await dial
-                await port.run_round(action.plan, action.at, action.until, self._hand_over, self._attempts)
-        except (NetworkError, OSError) as error:
-            self.post(_Hopeless(describe(error)))
-        else:
-            self.post(_RoundOver())
 
 
 async def _accept(

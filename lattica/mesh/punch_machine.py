@@ -23,6 +23,8 @@ PROVE_LIMIT_S = 5.0
 """Seconds that the proof of a connection may last beyond the window."""
 ANSWER_TIMEOUT_S = 8.0
 """Seconds in which the peer's next message has to come; it may have to ask STUN servers before (3 s)."""
+PUNCH_LIMIT_S = 40.0
+"""Seconds that a punch may take in all, however slow the peer makes it; three rounds take ten if nobody dawdles."""
 LATE_S = 0.1
 """Seconds that the side which should dial later waits: more than a relay's jitter, mostly."""
 RANDOM_ROUNDS = 2
@@ -84,18 +86,25 @@ class PunchMachine:
     Attributes:
         state: Where it is.
         attempt: Number of the round, from 1.
-        deadline: When to call `expire`, in seconds; ``None`` if somebody else watches the time.
     """
 
     def __init__(self) -> None:
         self.state = State.LEARNING
         self.attempt = 1
-        self.deadline: float | None = None
+        self._answer_by: float | None = None
+        self._ends_at = 0.0
         self._own: Offer | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """When to call `expire`, in seconds; ``None`` when it is over."""
+        if self.state is State.DONE:
+            return None
+        return self._ends_at if self._answer_by is None else min(self._answer_by, self._ends_at)
 
     def start(self, now: float) -> Sequence[Action]:
         """Begin."""
-        self.deadline = now + ANSWER_TIMEOUT_S
+        self._answer_by, self._ends_at = now + ANSWER_TIMEOUT_S, now + PUNCH_LIMIT_S
         return (Learn(self.attempt),)
 
     def learned(self, offer: Offer, now: float) -> Sequence[Action]:
@@ -124,6 +133,8 @@ class PunchMachine:
 
     def expire(self) -> Sequence[Action]:
         """The deadline has come."""
+        if self.deadline == self._ends_at:
+            return self.give_up(f"not done within {PUNCH_LIMIT_S:.0f} s")
         return self.give_up(f"the peer was silent for {ANSWER_TIMEOUT_S:.0f} s")
 
     def give_up(self, reason: str) -> Sequence[Action]:
@@ -131,7 +142,7 @@ class PunchMachine:
         return (Send(Result(Outcome.FAILED, reason)), *self._finish(Outcome.FAILED, reason))
 
     def _finish(self, outcome: Outcome, reason: str = "") -> Sequence[Action]:
-        self.state, self.deadline = State.DONE, None
+        self.state = State.DONE
         return Stop(), Finish(outcome, reason)
 
     def _unexpected(self, message: PunchMessage) -> RemoteProtocolError:
@@ -151,7 +162,7 @@ class Initiator(PunchMachine):
     def learned(self, offer: Offer, now: float) -> Sequence[Action]:
         """Offer the port to the peer."""
         self._own, self._sent_at = offer, now
-        self.state, self.deadline = State.AWAIT_CONNECT, now + ANSWER_TIMEOUT_S
+        self.state, self._answer_by = State.AWAIT_CONNECT, now + ANSWER_TIMEOUT_S
         return (Send(Connect(self.attempt, offer)),)
 
     def receive(self, message: PunchMessage, now: float) -> Sequence[Action]:
@@ -165,7 +176,7 @@ class Initiator(PunchMachine):
 
     def _dial(self, theirs: Offer, held: float, now: float) -> Sequence[Action]:
         assert self._own is not None  # noqa: S101 - it has been sent
-        self.state, self.deadline = State.PUNCHING, None
+        self.state, self._answer_by = State.PUNCHING, None
         if self._own.is_random or theirs.is_random:
             self._rounds = RANDOM_ROUNDS
         round_trip = max(now - self._sent_at - held, 0.0)
@@ -182,7 +193,7 @@ class Initiator(PunchMachine):
         if self._is_last or self.attempt >= self._rounds:
             return self.give_up(f"nothing connected in {self.attempt} rounds")
         self.attempt += 1
-        self.state, self.deadline = State.LEARNING, now + ANSWER_TIMEOUT_S
+        self.state, self._answer_by = State.LEARNING, now + ANSWER_TIMEOUT_S
         return Stop(), Learn(self.attempt)
 
     def ended(self, reason: str) -> Sequence[Action]:
@@ -226,13 +237,13 @@ class Answerer(PunchMachine):
 
     def _take(self, message: Connect, now: float) -> Sequence[Action]:
         self._theirs, self._received_at = message, now
-        self.deadline = now + ANSWER_TIMEOUT_S
+        self._answer_by = now + ANSWER_TIMEOUT_S
         return self._answer(now)
 
     def _answer(self, now: float) -> Sequence[Action]:
         if self._own is None or self._theirs is None:
             return ()
-        self.state, self.deadline = State.AWAIT_SYNC, now + ANSWER_TIMEOUT_S
+        self.state, self._answer_by = State.AWAIT_SYNC, now + ANSWER_TIMEOUT_S
         return (Send(Connect(self.attempt, self._own, now - self._received_at)),)
 
     def _dial(self, now: float) -> Sequence[Action]:
@@ -242,7 +253,7 @@ class Answerer(PunchMachine):
         at = now + (LATE_S if plan.is_late else 0.0)
         # Until the initiator ends the round, with its proofs, and has learned its next port.
         until = at + WINDOW_S + PROVE_LIMIT_S
-        self.state, self.deadline, self._theirs = State.PUNCHING, until + ANSWER_TIMEOUT_S, None
+        self.state, self._answer_by, self._theirs = State.PUNCHING, until + ANSWER_TIMEOUT_S, None
         return (Dial(plan, at, until),)
 
     def round_over(self, now: float) -> Sequence[Action]:

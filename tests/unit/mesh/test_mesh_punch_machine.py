@@ -13,6 +13,7 @@ from lattica.mesh.punch_machine import (
     ANSWER_TIMEOUT_S,
     LATE_S,
     PROVE_LIMIT_S,
+    PUNCH_LIMIT_S,
     RANDOM_ROUNDS,
     WINDOW_S,
     Action,
@@ -184,6 +185,18 @@ def test_a_silent_peer_is_given_up(machine: Callable[[], PunchMachine]) -> None:
     assert one.deadline is not None
     assert one.deadline <= 6.0 + ANSWER_TIMEOUT_S
     assert "silent" in finish(one.expire()).reason
+
+
+@pytest.mark.parametrize("make", [punching_initiator, punching_answerer])
+def test_a_punch_ends_however_the_peer_drags_it_out(make: Callable[[], PunchMachine]) -> None:
+    machine = make()
+    if isinstance(machine, Answerer):
+        for attempt, now in ((2, 12.0), (3, 27.0)):
+            machine.receive(Connect(attempt, ALICE), now)
+            machine.learned(BOB, now)
+            machine.receive(Sync(attempt), now)
+    assert machine.deadline == PUNCH_LIMIT_S
+    assert finish(machine.expire()) == Finish(Outcome.FAILED, "not done within 40 s")
 
 
 def test_a_lost_stream_ends_the_punch_but_for_the_dials_that_are_out() -> None:
