@@ -127,11 +127,7 @@ def test_a_peer_whose_relay_never_speaks_gives_up_with_a_sentence(tmp_path: Path
     "homes",
     [
         pytest.param(False, id="public"),
-        pytest.param(
-            True,
-            id="homes",
-            marks=pytest.mark.xfail(strict=True, reason="no relayed addresses yet; remove this mark when there are"),
-        ),
+        pytest.param(True, id="homes"),
     ],
 )
 def test_a_model_goes_across_the_twin(homes: bool, lab: Lab, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lattica.mesh.preface import (
     MAX_TOKEN,
     NONCE_BYTES,
     LinkRefusedError,
+    PeerBusyError,
     PipeTicket,
     Status,
     TicketOffice,
@@ -171,9 +172,9 @@ def test_the_clients_own_code_sent_back_is_no_answer() -> None:
         check_answer(TICKET, NONCE, bytes((Status.OK,)) + PREFACE[-MAC_BYTES:])
 
 
-def test_a_refusal_asks_for_a_new_link_and_a_busy_peer_does_not() -> None:
-    with pytest.raises(LinkRefusedError):
+def test_a_peer_that_does_not_know_the_link_is_told_from_a_busy_one() -> None:
+    with pytest.raises(LinkRefusedError, match="does not know") as caught:
         check_answer(TICKET, NONCE, encode_refusal(Status.REFUSED))
-    with pytest.raises(NetworkError, match="no more pipes") as caught:
+    assert not isinstance(caught.value, PeerBusyError)
+    with pytest.raises(PeerBusyError, match="no more pipes"):
         check_answer(TICKET, NONCE, encode_refusal(Status.BUSY))
-    assert not isinstance(caught.value, LinkRefusedError)
