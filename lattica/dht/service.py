@@ -97,10 +97,11 @@ class Dht:
         await self._upkeep.refresh()
         return self.routing_table_size
 
-    async def find_peer(self, peer_id: PeerId) -> PeerInfo:
+    async def find_peer(self, peer_id: PeerId, *, thorough: bool = True) -> PeerInfo:
         """Where a peer can be reached.
 
-        By its connection if we have one, else by its own word if it answers, else by what most others say.
+        By its connection if we have one, else by its own word if it answers, else by what most others say. Unless
+        ``thorough``, the first who names an address ends the search: for callers who dial it, and ask again if not.
 
         Raises:
             PeerUnreachableError: Nobody who could be asked knows an address.
@@ -118,7 +119,7 @@ class Dht:
                 own.extend((*named, *responder.addresses))
             else:
                 votes.update(named)
-            if own or self._machine.addresses_of_connected(peer_id):
+            if own or (named and not thorough) or self._machine.addresses_of_connected(peer_id):
                 lookup.stop()
 
         lookup = self._machine.lookup(peer_id.raw, self._clock())

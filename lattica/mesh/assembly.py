@@ -74,7 +74,7 @@ async def open_mesh(
             for peer, addresses in (relays or {}).items():
                 reach.keeper.add(peer, addresses, named=True)
             links = Links(key, swarm, reach)
-            link_table = LinkTable(links, swarm)
+            link_table = LinkTable(links, swarm, reach.candidates)
             inbound = Inbound(links.office, table)
             role = RelayRole(key, swarm, table, relay or RelaySettings(), tasks)
             punching = Punching(swarm, link_table, reach, inbound.accept)

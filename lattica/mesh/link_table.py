@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
+from collections.abc import Callable, Collection
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -13,9 +15,11 @@ from lattica.errors import NetworkError, PeerUnreachableError, StreamError
 from lattica.identity import PeerAddress, PeerId
 from lattica.mesh.address_book import MAX_BOOK, AddressBook
 from lattica.mesh.links import Link, Links
-from lattica.mesh.paths import control_order
+from lattica.mesh.paths import Candidate, control_order
 from lattica.mesh.ports import PeerFinder
 from lattica.swarm import Swarm
+
+logger = logging.getLogger(__name__)
 
 LINK_TIMEOUT_S = 10.0
 """Seconds that a connected peer has to answer a link request."""
@@ -35,11 +39,12 @@ class LinkTable:
         finder: Finds addresses of peers that we know only by ID.
     """
 
-    def __init__(self, links: Links, swarm: Swarm) -> None:
+    def __init__(self, links: Links, swarm: Swarm, own: Callable[[], Collection[Candidate]]) -> None:
         self.book = AddressBook()
         self.finder: PeerFinder | None = None
         self._links = links
         self._swarm = swarm
+        self._own = own
         self._table: dict[PeerId, Link] = {}
         self._locks: WeakValueDictionary[PeerId, asyncio.Lock] = WeakValueDictionary()
 
@@ -87,6 +92,7 @@ class LinkTable:
                 await self.disconnect(peer)
             else:
                 del attempts["link"]
+                logger.debug("link made peer=%s relays=%d", peer, len(link.relays))
                 return link
         raise PeerUnreachableError(peer, attempts)
 
@@ -110,28 +116,33 @@ class LinkTable:
             await asyncio.wait([dialling], timeout=FIND_AFTER_S)
             if dialling.done() and dialling.result():
                 return
-            finding = tasks.start(self._find(peer, attempts))
-            await asyncio.wait([dialling, finding], return_when=asyncio.FIRST_COMPLETED)
-            if not finding.done() and dialling.result():
-                attempts.pop("dht", None)
-                return
-            found = await finding
             tried = {address.text for address in known}
-            fresh = [address for address in found if address.text not in tried]
-            if not fresh and await dialling:
-                return
-            again = [] if dialling.done() else known
-            await cancelled(dialling)  # it holds the peer's turn to be dialled
-            if not fresh or not await self._dial(peer, [*fresh, *again], attempts):
-                raise PeerUnreachableError(peer, attempts)
+            for thorough in (False, True):
+                finding = tasks.start(self._find(peer, attempts, thorough=thorough))
+                await asyncio.wait([dialling, finding], return_when=asyncio.FIRST_COMPLETED)
+                if not finding.done() and dialling.result():
+                    attempts.pop("dht", None)
+                    return
+                found = await finding
+                fresh = [address for address in found if address.text not in tried]
+                if not fresh and await dialling:
+                    return
+                again = [] if dialling.done() else known
+                await cancelled(dialling)  # it holds the peer's turn to be dialled
+                if fresh and await self._dial(peer, [*fresh, *again], attempts):
+                    return
+                if not found:
+                    break
+                tried |= {address.text for address in fresh}
+        raise PeerUnreachableError(peer, attempts)
 
-    async def _find(self, peer: PeerId, attempts: dict[str, str]) -> list[PeerAddress]:
+    async def _find(self, peer: PeerId, attempts: dict[str, str], *, thorough: bool) -> list[PeerAddress]:
         """Addresses that the finder finds; none if it fails, and ``attempts`` says why."""
         if self.finder is None:
             return []
         attempts["dht"] = "no answer yet"
         try:
-            found = list(await self.finder.find_peer(peer))
+            found = list(await self.finder.find_peer(peer, thorough=thorough))
         except PeerUnreachableError as error:
             attempts["dht"] = "; ".join(error.attempts.values()) or "nobody knows the peer"
             return []
@@ -139,6 +150,7 @@ class LinkTable:
             attempts["dht"] = str(error)
             return []
         del attempts["dht"]
+        logger.debug("peer found peer=%s addresses=%d", peer, len(found))
         self.book.add(peer, found)
         return found
 
@@ -150,13 +162,14 @@ class LinkTable:
     async def _dial(self, peer: PeerId, addresses: list[PeerAddress], attempts: dict[str, str]) -> bool:
         attempts.update({address.text: "no answer yet" for address in addresses})
         try:
-            await self._swarm.connect(peer, control_order(addresses))
+            await self._swarm.connect(peer, control_order(addresses, self._own()))
         except PeerUnreachableError as error:
             attempts.update(error.attempts)
             return False
         except StreamError as error:
             attempts["swarm"] = str(error)
             return False
+        logger.debug("control connection peer=%s", peer)
         for address in addresses:
             attempts.pop(address.text, None)
         return True

@@ -19,7 +19,7 @@ from lattica.mesh.link_table import LinkTable
 from lattica.mesh.links import Links
 from lattica.mesh.listener import Listener
 from lattica.mesh.opener import Opener
-from lattica.mesh.paths import Candidate, PathInfo
+from lattica.mesh.paths import Candidate, PathInfo, control_order
 from lattica.mesh.pipes import OpenPipe, describe
 from lattica.mesh.ports import PeerFinder
 from lattica.mesh.reach import Reach
@@ -144,6 +144,10 @@ class Mesh:
     def add_addresses(self, peer: PeerId, addresses: Sequence[PeerAddress]) -> None:
         """Remember where a peer may be reached."""
         self.book.add(peer, addresses)
+
+    def control_order(self, addresses: Sequence[PeerAddress]) -> list[PeerAddress]:
+        """A peer's addresses as `Swarm.connect` should try them, without those that mean ourselves here."""
+        return control_order(addresses, self.candidates)
 
     async def connect(self, peer: PeerId, *, timeout: float | None = None) -> None:
         """Have a control connection to ``peer``.

@@ -161,11 +161,13 @@ def is_global(host: str) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def control_order(addresses: Sequence[PeerAddress]) -> list[PeerAddress]:
-    """A peer's addresses for a control connection, most promising first.
+def control_order(addresses: Sequence[PeerAddress], own: Collection[Candidate]) -> list[PeerAddress]:
+    """A peer's addresses for a control connection, most promising first, without those that are our own here.
 
-    Its own global ones, then its relays: behind a NAT its private ones lead elsewhere, or nowhere, and come last.
+    Its global ones, then its relays: behind a NAT its private ones lead elsewhere, or nowhere, and come last.
     """
-    if not any(address.is_circuit for address in addresses):
-        return list(addresses)
-    return sorted(addresses, key=lambda a: 1 if a.is_circuit else 0 if is_global(a.host) else 2)
+    ours = {(candidate.host, candidate.port) for candidate in own}
+    others = [address for address in addresses if (address.host, address.port) not in ours]
+    if not any(address.is_circuit for address in others):
+        return others
+    return sorted(others, key=lambda a: 1 if a.is_circuit else 0 if is_global(a.host) else 2)

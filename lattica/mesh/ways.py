@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from lattica.mesh.preface import LinkRefusedError
 from lattica.mesh.race import race
 from lattica.mesh.relay_client import dial_through
 from lattica.swarm import Direction, Swarm
+
+logger = logging.getLogger(__name__)
 
 PIPE_PROTOCOL = "/lattica/pipe/1.0.0"
 """A pipe's bytes on a stream of a control connection."""
@@ -99,6 +102,7 @@ class Ways:
     ) -> OpenPipe | None:
         async def attempt() -> OpenPipe:
             sock = await dial_through(offer.address, offer.token)
+            logger.debug("joined by relay peer=%s relay=%s", link.peer_id, offer.address.text)
             return await prove_pipe(link, sock, PathKind.RELAYED, offer.address)
 
         return await _told(attempts, f"relay {offer.address.text}", attempt, verdict)

@@ -40,13 +40,16 @@ class SwarmDhtTransport:
 
     async def request(self, peer: PeerId, addresses: Sequence[bytes], message: bytes) -> bytes:
         """One request and its response, over a new connection if there is none."""
-        await self._swarm.connect(peer, parse_addresses(addresses))
+        await self._connect(peer, addresses)
         return await self._swarm.request(peer, self._protocol, message, MAX_RESPONSE_BYTES)
 
     async def send(self, peer: PeerId, addresses: Sequence[bytes], message: bytes) -> None:
         """One message without a response."""
-        await self._swarm.connect(peer, parse_addresses(addresses))
+        await self._connect(peer, addresses)
         await self._swarm.send(peer, self._protocol, message)
+
+    async def _connect(self, peer: PeerId, addresses: Sequence[bytes]) -> None:
+        await self._swarm.connect(peer, self._mesh.control_order(parse_addresses(addresses)))
 
     def serve(self, handler: RequestHandler | None) -> None:
         """Answer requests with ``handler``, or stop."""
@@ -62,9 +65,9 @@ class DhtPeerFinder:
     def __init__(self, dht: Dht) -> None:
         self._dht = dht
 
-    async def find_peer(self, peer: PeerId) -> Sequence[PeerAddress]:
+    async def find_peer(self, peer: PeerId, *, thorough: bool = True) -> Sequence[PeerAddress]:
         """Where ``peer`` listens, says the DHT; raises `PeerUnreachableError`."""
-        addresses = parse_addresses((await self._dht.find_peer(peer)).addresses)
+        addresses = parse_addresses((await self._dht.find_peer(peer, thorough=thorough)).addresses)
         if not addresses:
             raise PeerUnreachableError(peer, {"dht": "it knows no address that can be dialled"})
         return addresses

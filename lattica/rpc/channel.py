@@ -33,6 +33,8 @@ RENEW_BEFORE_S = 1800.0
 """Seconds before its certificate's end at which a session is replaced; meanwhile it serves on."""
 RENEW_PAUSE_S = 60.0
 """Seconds between attempts to replace a session that ages."""
+WARM_UP_TIMEOUT_S = 10.0
+"""Seconds that a session over a better path has for its handshake, while the old one serves on."""
 OPEN_TIMEOUT_S = 30.0
 """Seconds to find a peer and open a session, whatever the deadlines of the calls that wait for it."""
 
@@ -188,6 +190,8 @@ class PeerChannel(grpc.aio.Channel):
                 route.close()
                 return self.closing_error()
             session = Session(route, self.peer_id)
+            if self._session is not None and self._session.is_good(time.monotonic()):
+                await self._warm_up(session)
         except Exception as error:  # noqa: BLE001 - belongs to the calls that wait
             return error
         finally:
@@ -199,6 +203,17 @@ class PeerChannel(grpc.aio.Channel):
         self._session = session
         session.watch = self.spawn(partial(self._watch, session))
         return session
+
+    async def _warm_up(self, session: Session) -> None:
+        """Shake hands before a session takes the place of one that works; raises `PeerUnreachableError`."""
+        try:
+            async with asyncio.timeout(WARM_UP_TIMEOUT_S):
+                await session.channel.channel_ready()
+        except BaseException as error:
+            await session.close(0.0)
+            if isinstance(error, TimeoutError):
+                raise PeerUnreachableError(self.peer_id, {"session": "no handshake in time"}) from error
+            raise
 
     async def _watch(self, session: Session) -> None:
         """Move new calls to a better path when there is one; those under way end where they are."""

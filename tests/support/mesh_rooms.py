@@ -69,7 +69,7 @@ class StaticFinder:
     known: dict[PeerId, Sequence[PeerAddress]] = field(default_factory=dict)
     asked: list[PeerId] = field(default_factory=list)
 
-    async def find_peer(self, peer: PeerId) -> Sequence[PeerAddress]:
+    async def find_peer(self, peer: PeerId, *, thorough: bool = True) -> Sequence[PeerAddress]:
         self.asked.append(peer)
         if peer not in self.known:
             raise PeerUnreachableError(peer, {"lookup": "nobody knows it"})

@@ -172,7 +172,7 @@ async def test_calls_in_flight_when_their_node_closes_fail_with_a_reason(monkeyp
 
 
 class _NeverFinds:
-    async def find_peer(self, peer: PeerId) -> Sequence[PeerAddress]:
+    async def find_peer(self, peer: PeerId, *, thorough: bool = True) -> Sequence[PeerAddress]:
         await asyncio.Event().wait()
         raise AssertionError
 

@@ -103,7 +103,7 @@ async def test_a_peer_that_nobody_knows_is_said_to_be_that() -> None:
 
 async def test_a_search_that_fails_otherwise_is_told_as_well() -> None:
     class Broken:
-        async def find_peer(self, peer: PeerId) -> Sequence[PeerAddress]:
+        async def find_peer(self, peer: PeerId, *, thorough: bool = True) -> Sequence[PeerAddress]:
             raise NetworkError("the network is down")
 
     async with open_rooms() as alice:
@@ -130,7 +130,7 @@ class SlowFinder(StaticFinder):
 
     go: asyncio.Event
 
-    async def find_peer(self, peer: PeerId) -> Sequence[PeerAddress]:
+    async def find_peer(self, peer: PeerId, *, thorough: bool = True) -> Sequence[PeerAddress]:
         self.asked.append(peer)
         await self.go.wait()
         return self.known[peer]
