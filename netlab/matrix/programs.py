@@ -85,15 +85,23 @@ class Program:
         host: Where.
         argv: Its command line.
         log: Its standard output and error go to this name with ``.out`` and ``.err``.
+        stdin: What it reads; nothing by default.
+
+    Attributes:
+        process: The process.
     """
 
-    def __init__(self, host: Host, argv: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, host: Host, argv: Sequence[str], log: Path, *, stdin: int = subprocess.DEVNULL
+    ) -> None:
         self._output = log.with_name(f"{log.name}.out")
         self._errors = log.with_name(f"{log.name}.err")
         self._read = 0
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             try:
-                self.process: subprocess.Popen[bytes] = host.popen(argv, stdout=output, stderr=errors)
+                self.process: subprocess.Popen[bytes] = host.popen(
+                    argv, stdin=stdin, stdout=output, stderr=errors
+                )
             except OSError as error:
                 raise LabError(f"cannot run {argv[0]}: {error.strerror}") from error
 

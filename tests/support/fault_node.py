@@ -1,0 +1,120 @@
+"""A program around a node, for tests that need more than the `lattica` command: long streams, calls with a deadline of
+the test's, and a count of the tasks.
+
+``fault_node.py HOME PORT [BOOTSTRAP]...`` prints who it is as a line of JSON. Each line on its standard input is a
+request, ``{"id": 1, "do": "call", ...}``; the answer is a line with the same ``id``. They run side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvloop
+
+import lattica
+from lattica.background import Background, background_tasks
+from lattica.config import NodeConfig
+from lattica.identity import PeerId
+
+METHOD = "/lattica.tests.Ticks/Watch"
+"""A server stream: for a request ``"<count> <seconds between>"`` the numbers from 0, as text."""
+
+
+class Ticks(grpc.GenericRpcHandler):
+    """Serves `METHOD`."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return grpc.unary_stream_rpc_method_handler(_ticks) if details.method == METHOD else None
+
+
+async def _ticks(request: bytes, _: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[bytes]:
+    count, pause = request.split()
+    for number in range(int(count)):
+        yield str(number).encode()
+        await asyncio.sleep(float(pause))
+
+
+class FaultNode:
+    """Carries out requests; each returns what the answer says."""
+
+    def __init__(self, node: lattica.Node) -> None:
+        self._node = node
+
+    async def do(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        match request["do"]:
+            case "call":
+                return await self._call(PeerId.parse(request["peer"]), request["deadline"])
+            case "stream":
+                return await self._stream(PeerId.parse(request["peer"]), request["count"], request["pause"])
+            case "tasks":
+                return {"tasks": sorted(task.get_name() for task in asyncio.all_tasks())}
+        raise ValueError(request["do"])
+
+    async def _call(self, peer: PeerId, deadline: float) -> Mapping[str, Any]:
+        """One tick, within a deadline."""
+        return await self._watch(peer, b"1 0", deadline)
+
+    async def _stream(self, peer: PeerId, count: int, pause: float) -> Mapping[str, Any]:
+        return await self._watch(peer, f"{count} {pause}".encode(), count * pause + 60)
+
+    async def _watch(self, peer: PeerId, request: bytes, deadline: float) -> Mapping[str, Any]:
+        started, received, error = time.monotonic(), 0, ""
+        method = self._node.rpc.channel(peer).unary_stream(METHOD)
+        try:
+            async for tick in method(request, timeout=deadline):
+                assert int(tick) == received
+                received += 1
+        except grpc.aio.AioRpcError as failure:
+            error = f"{failure.code().name}: {failure.details()}"
+        return {"received": received, "error": error, "seconds": time.monotonic() - started}
+
+
+def encode(message: Mapping[str, object]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def _answer(message: Mapping[str, object]) -> None:
+    sys.stdout.buffer.write(encode(message))
+    sys.stdout.buffer.flush()
+
+
+async def _serve(node: lattica.Node, tasks: Background) -> None:
+    program = FaultNode(node)
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer
+    )
+
+    async def do(request: Mapping[str, Any]) -> None:
+        _answer({"id": request["id"], **await program.do(request)})
+
+    try:
+        while line := await reader.readline():
+            tasks.start(do(json.loads(line)), name="request")
+    finally:
+        transport.close()
+
+
+async def main(home: Path, port: int, *bootstrap: str) -> None:
+    """Run until SIGTERM, or until the standard input ends."""
+    config = NodeConfig.load(home=home, port=port, bootstrap=bootstrap)
+    async with lattica.open_node(config) as node, background_tasks() as tasks:
+        node.rpc.add_servicer(lambda ticks, server: server.add_generic_rpc_handlers((ticks,)), Ticks())
+        _answer({"peer_id": str(node.peer_id), "addresses": [str(address) for address in node.addresses]})
+        serving = tasks.start(_serve(node, tasks))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+        await asyncio.wait([serving])
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    uvloop.run(main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -1,0 +1,357 @@
+"""Running nodes on the hosts of a lab, to be called, watched, killed and started again while the lab changes.
+
+A node is a process of its own. Its control socket is in the file system, which the lab's hosts share with the test, so
+that the test asks and commands it directly, without a process for each command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import fault_node
+import grpc
+
+from lattica._proto import control_pb2, control_pb2_grpc
+from lattica.node import connect_control
+from netlab import Host, Nat, Shape
+from netlab.matrix.programs import PORT, Program, command_line, common_fields
+from netlab.processes import stop
+
+LINK = Shape(delay=0.01)
+"""Of every site: 40 ms for a round trip between two homes."""
+HOME = Nat.EIM_APDF
+"""What most homes have, and what can be punched."""
+START_S = 30.0
+"""Seconds until a node has printed its line: an interpreter on a busy machine takes some."""
+READY_S = 15.0
+"""Seconds from then until a node behind a NAT has a relayed address, and until two nodes have a punched path."""
+STOP_S = 10.0
+"""Seconds from SIGTERM to SIGKILL."""
+PING_LIMIT_S = 15.0 + 1.0
+"""Seconds that one ping may take, however it ends: its deadline, and the work of a busy machine."""
+POLL_S = 0.05
+
+CLI = "{python} -m lattica -v --json --home {home} up --port {port} [--bootstrap {first}] [--bootstrap {second}]"
+"""The command that users start nodes with."""
+SCRIPT = f"{{python}} {fault_node.__file__} {{home}} {{port}} [{{first}}] [{{second}}]"
+"""A program that opens a node, serves a long stream, and does what it is told on its standard input."""
+
+Stub: TypeAlias = "control_pb2_grpc.ControlAsyncStub"
+
+
+class Pings:
+    """Pings to one peer, one after the other, while other things happen.
+
+    Attributes:
+        replies: Those that were answered, and when, in seconds of `time.monotonic`.
+        failures: Reasons of those that were not, and when.
+        longest_s: Seconds that the slowest took, answered or not.
+    """
+
+    def __init__(self) -> None:
+        self.replies: list[tuple[float, control_pb2.PingReply]] = []
+        self.failures: list[tuple[float, str]] = []
+        self.longest_s = 0.0
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths that answers came by, each once, in order."""
+        return [path for path, _ in itertools.groupby(reply.path for _, reply in self.replies)]
+
+    def answered_after(self, moment: float) -> bool:
+        """Whether a ping that was begun after a moment was answered."""
+        return any(at - reply.rtt_s > moment for at, reply in self.replies)
+
+
+class LabNode:
+    """One node; it keeps its home, hence its identity, when it is started again.
+
+    Attributes:
+        name: For logs.
+        host: Where it runs.
+        home: Its folder.
+        peer_id: Who it is.
+        addresses: Where it said that it is when it started.
+        control: Its control API.
+    """
+
+    def __init__(self, name: str, host: Host, folder: Path, template: str) -> None:
+        self.name = name
+        self.host = host
+        self.home = folder / name
+        self.peer_id = ""
+        self.addresses: Sequence[str] = ()
+        self.control: Stub
+        self._template = template
+        self._log = folder / f"{name}-log"
+        self._starts = itertools.count(1)
+        self._program: Program | None = None
+        self._connected = contextlib.AsyncExitStack()
+        self._requests = itertools.count(1)
+        self._answers: dict[object, Mapping[str, object]] = {}
+
+    # Life
+
+    async def start(self, *bootstrap: str, port: int = PORT) -> None:
+        """Start it, with the addresses of up to two nodes to join; again after `stop` or `kill`."""
+        peers = dict(zip(("first", "second"), bootstrap, strict=False))
+        argv = command_line(self._template, {**common_fields(self.home), "port": str(port), **peers})
+        log = self._log.with_name(f"{self._log.name}-{next(self._starts)}")
+        self._program = program = Program(self.host, argv, log, stdin=subprocess.PIPE)
+        line = await asyncio.to_thread(program.first_message, time.monotonic() + START_S)
+        assert line is not None, f"{self.name} did not start: {program.complaint()}"
+        self.peer_id, addresses = str(line["peer_id"]), line["addresses"]
+        assert isinstance(addresses, list)
+        self.addresses = addresses
+        control = await self._connected.enter_async_context(connect_control(self.home))
+        assert control is not None, f"{self.name} serves no control API"
+        self.control = control
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self.program.process.pid
+
+    @property
+    def program(self) -> Program:
+        """What runs."""
+        assert self._program is not None, f"{self.name} does not run"
+        return self._program
+
+    def freeze(self) -> None:
+        """Stop its process without ending it."""
+        self.program.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self.program.process.send_signal(signal.SIGCONT)
+
+    async def kill(self) -> None:
+        """kill -9."""
+        self.program.process.kill()
+        await self._ended()
+
+    async def stop(self) -> None:
+        """SIGTERM; it has to end by itself, with code 0."""
+        await asyncio.to_thread(stop, [self.program.process], STOP_S)
+        code = self.program.process.returncode
+        assert code == 0, f"{self.name} ended with {code}: {self.program.complaint()}"
+        await self._ended()
+
+    async def close(self) -> None:
+        """End it in any case."""
+        if self._program is not None:
+            await asyncio.to_thread(stop, [self._program.process], STOP_S)
+            await self._ended()
+
+    async def _ended(self) -> None:
+        await self._connected.aclose()
+        await asyncio.to_thread(self.program.process.wait)
+        if self.program.process.stdin is not None:
+            self.program.process.stdin.close()
+        self._program = None
+
+    # What it says
+
+    def at(self, ip: object) -> str:
+        """Its address at an IP address."""
+        return next(address for address in self.addresses if f"/{ip}/" in address and "p2p-circuit" not in address)
+
+    async def status(self) -> control_pb2.StatusResponse:
+        """As `lattica status`."""
+        return await self.control.Status(control_pb2.StatusRequest(), timeout=START_S)
+
+    async def relayed_by(self) -> list[str]:
+        """The relays through which it says that it can be reached."""
+        status = await self.status()
+        return [address for address in status.addresses if "p2p-circuit" in address]
+
+    async def pipes(self, peer: LabNode) -> list[control_pb2.Pipe]:
+        """Its live pipes to and from a peer, as `lattica paths`."""
+        answer = await self.control.Paths(control_pb2.PathsRequest(peer=peer.peer_id), timeout=START_S)
+        return list(answer.pipes)
+
+    def sockets(self) -> int:
+        """Sockets that its process has open."""
+        return self._descriptors("socket:")
+
+    def descriptors(self) -> int:
+        """Whatever its process has open."""
+        return self._descriptors("")
+
+    def _descriptors(self, kind: str) -> int:
+        count = 0
+        for link in list(Path(f"/proc/{self.pid}/fd").iterdir()):
+            with contextlib.suppress(FileNotFoundError):
+                count += str(link.readlink()).startswith(kind)
+        return count
+
+    def threads(self) -> int:
+        """Threads of its process."""
+        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
+
+    def complaints(self) -> list[str]:
+        """What it has logged of faults of its own, in all its lives."""
+        logs = sorted(self._log.parent.glob(f"{self._log.name}-*.err"))
+        lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
+        return [line for line in lines if " ERROR " in line or line.startswith("Traceback")]
+
+    # What it does
+
+    async def ping(self, peer: LabNode) -> control_pb2.PingReply:
+        """Call a peer once; raises `grpc.aio.AioRpcError` with the reason, within `PING_LIMIT_S`."""
+        call = self.control.Ping(control_pb2.PingRequest(peer=peer.peer_id, count=1), timeout=PING_LIMIT_S)
+        return await anext(aiter(call))
+
+    @contextlib.asynccontextmanager
+    async def pinging(self, peer: LabNode, *, interval: float = 0.1) -> AsyncIterator[Pings]:
+        """Ping a peer all the time while the block runs."""
+        pings = Pings()
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(self._ping_on(peer, interval, pings))
+            try:
+                yield pings
+            finally:
+                running.cancel()
+
+    async def _ping_on(self, peer: LabNode, interval: float, pings: Pings) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                reply = await self.ping(peer)
+            except grpc.aio.AioRpcError as error:
+                pings.failures.append((time.monotonic(), error.details() or error.code().name))
+            else:
+                pings.replies.append((time.monotonic(), reply))
+            pings.longest_s = max(pings.longest_s, time.monotonic() - started)
+            await asyncio.sleep(interval)
+
+    async def wait_answer(self, peer: LabNode, seconds: float) -> control_pb2.PingReply:
+        """Ping until there is an answer, which has to come within ``seconds``."""
+        deadline, reasons = time.monotonic() + seconds, [""]
+        while time.monotonic() < deadline:
+            try:
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+                    return await self.ping(peer)
+            except grpc.aio.AioRpcError as error:
+                reasons.append(error.details() or error.code().name)
+            except TimeoutError:
+                reasons.append("no answer yet")
+            await asyncio.sleep(POLL_S)
+        raise AssertionError(f"{self.name} got no answer of {peer.name} within {seconds:.0f} s: {reasons[-1]}")
+
+    async def wait_path(self, peer: LabNode, path: str = "punched-tcp", seconds: float = READY_S) -> None:
+        """Ping until the answer comes by a path."""
+        last = ""
+
+        async def comes() -> bool:
+            nonlocal last
+            last = (await self.ping(peer)).path
+            return last == path
+
+        try:
+            await eventually(comes, seconds, f"a {path} path from {self.name} to {peer.name}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {last}") from None
+
+    @contextlib.asynccontextmanager
+    async def events(self, peer: LabNode) -> AsyncIterator[list[control_pb2.PathEvent]]:
+        """What happens to the paths to a peer while the block runs, as `lattica paths --watch`."""
+        seen: list[control_pb2.PathEvent] = []
+        call = self.control.WatchPaths(control_pb2.WatchPathsRequest(peer=peer.peer_id))
+
+        async def read() -> None:
+            async for event in call:
+                seen.append(event)
+
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(read())
+            await asyncio.sleep(0)
+            try:
+                yield seen
+            finally:
+                reading.cancel()
+
+    async def do(self, what: str, *, seconds: float = START_S, **arguments: object) -> Mapping[str, object]:
+        """Have a `SCRIPT` node do something; its answer."""
+        number = self.tell(what, **arguments)
+        await eventually(lambda: self.has_answered(number), seconds, f"{self.name}: {what}")
+        return self._answers.pop(number)
+
+    def tell(self, what: str, **arguments: object) -> int:
+        """Have it begin; the number of its answer."""
+        number, stdin = next(self._requests), self.program.process.stdin
+        assert stdin is not None
+        stdin.write(fault_node.encode({"id": number, "do": what, **arguments}))
+        stdin.flush()
+        return number
+
+    def has_answered(self, number: int) -> bool:
+        """Whether the answer has come."""
+        self._answers |= {message["id"]: message for message in self.program.messages() if "id" in message}
+        return number in self._answers
+
+
+async def eventually(
+    condition: Callable[[], bool | Awaitable[bool]], seconds: float, what: str
+) -> float:
+    """Wait for a condition; the seconds that it took, ``seconds`` at most."""
+    started = time.monotonic()
+    while True:
+        met = condition()
+        if met if isinstance(met, bool) else await met:
+            return time.monotonic() - started
+        if time.monotonic() - started > seconds:
+            raise AssertionError(f"{what} did not happen within {seconds:.0f} s")
+        await asyncio.sleep(POLL_S)
+
+
+class LabNodes:
+    """The nodes of one lab; made by `lab_nodes`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.all: list[LabNode] = []
+        self._folder = folder
+
+    async def start(self, name: str, host: Host, *bootstrap: str, template: str = CLI, port: int = PORT) -> LabNode:
+        """A new node; one behind a NAT that has relays to join is waited for until it holds them."""
+        node = LabNode(name, host, self._folder, template)
+        self.all.append(node)
+        await node.start(*bootstrap, port=port)
+        if host.router is not None and bootstrap:
+            await wait_relays(node, len(bootstrap))
+        return node
+
+
+async def wait_relays(node: LabNode, count: int, seconds: float = READY_S) -> float:
+    """Wait until a node can be reached through so many relays; the seconds that it took."""
+
+    async def held() -> bool:
+        return len(await node.relayed_by()) == count
+
+    return await eventually(held, seconds, f"{count} reservation(s) of {node.name}")
+
+
+@contextlib.asynccontextmanager
+async def lab_nodes(folder: Path) -> AsyncIterator[LabNodes]:
+    """Nodes that are stopped at the end; one that has crashed or logged a fault of its own is an error then."""
+    nodes = LabNodes(folder)
+    try:
+        yield nodes
+        crashed = [node.name for node in nodes.all if node._program and node.program.process.poll() is not None]
+        assert not crashed, f"{crashed} ended: {nodes.all}"
+    finally:
+        for node in nodes.all:
+            await node.close()
+    for node in nodes.all:
+        assert not node.complaints(), f"{node.name} logged: {node.complaints()[:3]}"
+
+
