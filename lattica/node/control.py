@@ -86,6 +86,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         async with _errors_told(context):
             peer = self._node.resolve(request.peer) if request.peer else None
             with self._node.mesh.watch_paths() as events:
+                await context.send_initial_metadata(())  # whoever waits for that misses nothing
                 async for event in events:
                     if peer in {None, event.peer_id}:
                         yield encode_event(event, started)

@@ -91,17 +91,13 @@ class Program:
         process: The process.
     """
 
-    def __init__(
-        self, host: Host, argv: Sequence[str], log: Path, *, stdin: int = subprocess.DEVNULL
-    ) -> None:
+    def __init__(self, host: Host, argv: Sequence[str], log: Path, *, stdin: int = subprocess.DEVNULL) -> None:
         self._output = log.with_name(f"{log.name}.out")
         self._errors = log.with_name(f"{log.name}.err")
         self._read = 0
         with self._output.open("wb") as output, self._errors.open("wb") as errors:
             try:
-                self.process: subprocess.Popen[bytes] = host.popen(
-                    argv, stdin=stdin, stdout=output, stderr=errors
-                )
+                self.process: subprocess.Popen[bytes] = host.popen(argv, stdin=stdin, stdout=output, stderr=errors)
             except OSError as error:
                 raise LabError(f"cannot run {argv[0]}: {error.strerror}") from error
 

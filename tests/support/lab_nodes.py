@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,8 +21,9 @@ import fault_node
 import grpc
 
 from lattica._proto import control_pb2, control_pb2_grpc
+from lattica.background import Background, background_tasks, cancelled
 from lattica.node import connect_control
-from netlab import Host, Nat, Shape
+from netlab import Host, Lab, Nat, Shape
 from netlab.matrix.programs import PORT, Program, command_line, common_fields
 from netlab.processes import stop
 
@@ -39,7 +41,7 @@ PING_LIMIT_S = 15.0 + 1.0
 """Seconds that one ping may take, however it ends: its deadline, and the work of a busy machine."""
 POLL_S = 0.05
 
-CLI = "{python} -m lattica -v --json --home {home} up --port {port} [--bootstrap {first}] [--bootstrap {second}]"
+CLI = "{python} -m lattica -vv --json --home {home} up --port {port} [--bootstrap {first}] [--bootstrap {second}]"
 """The command that users start nodes with."""
 SCRIPT = f"{{python}} {fault_node.__file__} {{home}} {{port}} [{{first}}] [{{second}}]"
 """A program that opens a node, serves a long stream, and does what it is told on its standard input."""
@@ -47,28 +49,52 @@ SCRIPT = f"{{python}} {fault_node.__file__} {{home}} {{port}} [{{first}}] [{{sec
 Stub: TypeAlias = "control_pb2_grpc.ControlAsyncStub"
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A ping that was answered; times in seconds of `time.monotonic`."""
+
+    begun_at: float
+    ended_at: float
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A ping that was not."""
+
+    begun_at: float
+    ended_at: float
+    reason: str
+
+
+@dataclass
 class Pings:
-    """Pings to one peer, one after the other, while other things happen.
+    """Pings to one peer while other things happen.
 
     Attributes:
-        replies: Those that were answered, and when, in seconds of `time.monotonic`.
-        failures: Reasons of those that were not, and when.
+        replies: Those that were answered.
+        failures: Those that were not.
         longest_s: Seconds that the slowest took, answered or not.
+        under_way: How many have not ended yet.
     """
 
-    def __init__(self) -> None:
-        self.replies: list[tuple[float, control_pb2.PingReply]] = []
-        self.failures: list[tuple[float, str]] = []
-        self.longest_s = 0.0
+    replies: list[Reply] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    longest_s: float = 0.0
+    under_way: int = 0
 
     @property
     def paths(self) -> list[str]:
-        """The paths that answers came by, each once, in order."""
-        return [path for path, _ in itertools.groupby(reply.path for _, reply in self.replies)]
+        """The paths that answers came by, in order, each once in a row."""
+        return [path for path, _ in itertools.groupby(reply.path for reply in self.replies)]
 
     def answered_after(self, moment: float) -> bool:
         """Whether a ping that was begun after a moment was answered."""
-        return any(at - reply.rtt_s > moment for at, reply in self.replies)
+        return any(reply.begun_at > moment for reply in self.replies)
+
+    def failed_after(self, moment: float) -> list[Failure]:
+        """Those of the failed ones that were begun after a moment."""
+        return [failure for failure in self.failures if failure.begun_at > moment]
 
 
 class LabNode:
@@ -212,27 +238,35 @@ class LabNode:
         return await anext(aiter(call))
 
     @contextlib.asynccontextmanager
-    async def pinging(self, peer: LabNode, *, interval: float = 0.1) -> AsyncIterator[Pings]:
-        """Ping a peer all the time while the block runs."""
-        pings = Pings()
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(self._ping_on(peer, interval, pings))
-            try:
-                yield pings
-            finally:
-                running.cancel()
+    async def pinging(self, peer: LabNode, *, interval: float = 0.2) -> AsyncIterator[Pings]:
+        """Begin a ping to a peer every ``interval`` seconds while the block runs, whatever became of those before.
 
-    async def _ping_on(self, peer: LabNode, interval: float, pings: Pings) -> None:
+        Those that are under way at the end of the block are waited for.
+        """
+        pings = Pings()
+        async with background_tasks() as tasks:
+            beginning = tasks.start(self._begin_pings(peer, interval, pings, tasks))
+            yield pings
+            await cancelled(beginning)
+            await eventually(lambda: not pings.under_way, PING_LIMIT_S, "the end of the last ping")
+
+    async def _begin_pings(self, peer: LabNode, interval: float, pings: Pings, tasks: Background) -> None:
         while True:
-            started = time.monotonic()
-            try:
-                reply = await self.ping(peer)
-            except grpc.aio.AioRpcError as error:
-                pings.failures.append((time.monotonic(), error.details() or error.code().name))
-            else:
-                pings.replies.append((time.monotonic(), reply))
-            pings.longest_s = max(pings.longest_s, time.monotonic() - started)
+            tasks.start(self._count_ping(peer, pings))
             await asyncio.sleep(interval)
+
+    async def _count_ping(self, peer: LabNode, pings: Pings) -> None:
+        started = time.monotonic()
+        pings.under_way += 1
+        try:
+            reply = await self.ping(peer)
+        except grpc.aio.AioRpcError as error:
+            pings.failures.append(Failure(started, time.monotonic(), error.details() or error.code().name))
+        else:
+            pings.replies.append(Reply(started, time.monotonic(), reply.path))
+        finally:
+            pings.under_way -= 1
+        pings.longest_s = max(pings.longest_s, time.monotonic() - started)
 
     async def wait_answer(self, peer: LabNode, seconds: float) -> control_pb2.PingReply:
         """Ping until there is an answer, which has to come within ``seconds``."""
@@ -250,17 +284,20 @@ class LabNode:
 
     async def wait_path(self, peer: LabNode, path: str = "punched-tcp", seconds: float = READY_S) -> None:
         """Ping until the answer comes by a path."""
-        last = ""
+        last = "not called yet"
 
         async def comes() -> bool:
             nonlocal last
-            last = (await self.ping(peer)).path
+            try:
+                last = (await self.ping(peer)).path
+            except grpc.aio.AioRpcError as error:  # it may take a second until the peer can be found
+                last = error.details() or error.code().name
             return last == path
 
         try:
             await eventually(comes, seconds, f"a {path} path from {self.name} to {peer.name}")
         except AssertionError as error:
-            raise AssertionError(f"{error}; it is {last}") from None
+            raise AssertionError(f"{error}: {last}") from None
 
     @contextlib.asynccontextmanager
     async def events(self, peer: LabNode) -> AsyncIterator[list[control_pb2.PathEvent]]:
@@ -270,15 +307,12 @@ class LabNode:
 
         async def read() -> None:
             async for event in call:
-                seen.append(event)
+                seen.append(event)  # noqa: PERF401 - it is read while it grows
 
-        async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(read())
-            await asyncio.sleep(0)
-            try:
-                yield seen
-            finally:
-                reading.cancel()
+        async with background_tasks() as tasks:
+            tasks.start(read())
+            await call.wait_for_connection()
+            yield seen
 
     async def do(self, what: str, *, seconds: float = START_S, **arguments: object) -> Mapping[str, object]:
         """Have a `SCRIPT` node do something; its answer."""
@@ -300,9 +334,7 @@ class LabNode:
         return number in self._answers
 
 
-async def eventually(
-    condition: Callable[[], bool | Awaitable[bool]], seconds: float, what: str
-) -> float:
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], seconds: float, what: str) -> float:
     """Wait for a condition; the seconds that it took, ``seconds`` at most."""
     started = time.monotonic()
     while True:
@@ -340,6 +372,30 @@ async def wait_relays(node: LabNode, count: int, seconds: float = READY_S) -> fl
     return await eventually(held, seconds, f"{count} reservation(s) of {node.name}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Homes:
+    """Two nodes behind home NATs, and the relay that they join by."""
+
+    relay: LabNode
+    alice: LabNode
+    bob: LabNode
+
+    @property
+    def relay_address(self) -> str:
+        """Where the relay is."""
+        return self.relay.at(self.relay.host.ipv4)
+
+
+async def two_homes(lab: Lab, nodes: LabNodes, *, nat: Nat = HOME, template: str = CLI) -> Homes:
+    """A public relay, and alice and bob who hold reservations there; there is no path between them yet."""
+    relay = await nodes.start("relay", lab.host("relay", link=LINK))
+    address = relay.at(relay.host.ipv4)
+    hosts = [lab.host(name, nat=nat, link=LINK) for name in ("alice", "bob")]
+    starting = (nodes.start(host.name, host, address, template=template) for host in hosts)
+    alice, bob = await asyncio.gather(*starting)
+    return Homes(relay=relay, alice=alice, bob=bob)
+
+
 @contextlib.asynccontextmanager
 async def lab_nodes(folder: Path) -> AsyncIterator[LabNodes]:
     """Nodes that are stopped at the end; one that has crashed or logged a fault of its own is an error then."""
@@ -353,5 +409,3 @@ async def lab_nodes(folder: Path) -> AsyncIterator[LabNodes]:
             await node.close()
     for node in nodes.all:
         assert not node.complaints(), f"{node.name} logged: {node.complaints()[:3]}"
-
-
