@@ -177,6 +177,7 @@ class Route:
         self._on_joined, self._on_lost, self._on_closed = on_joined, on_lost, on_closed
         self._pipes: set[LivePipe] = set()
         self._superseded = asyncio.Event()
+        self._moving = asyncio.Event()
         self._connecting: set[asyncio.Task[None]] = set()
         sock = _listen(path)
         self._server = tasks.start(self._serve(sock), name=f"lattica-route-{self.peer_id.short}")
@@ -195,6 +196,21 @@ class Route:
         if self._first is not None:
             paths.append(self._first.path)
         return min(paths, key=lambda path: path.kind.rank, default=None)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether its pipes are up, but nothing gets through at present."""
+        return self._first is None and bool(self._pipes) and all(pipe.is_stalled for pipe in self._pipes)
+
+    def recovered(self) -> None:
+        """Say that something gets through again."""
+        self._moving.set()
+
+    async def wait_moving(self) -> None:
+        """Return when it is not stalled, or not any more: something gets through again, or the pipe is lost."""
+        while self.is_stalled:
+            self._moving.clear()
+            await self._moving.wait()
 
     def supersede(self) -> None:
         """Say that a better path than the route's is ready: whoever opens a route now gets it."""
@@ -250,10 +266,12 @@ class Route:
         pipe = LivePipe(self.peer_id, opened.path)
         self._table.join(local, opened.sock, pipe, partial(self._lost, pipe))
         self._pipes.add(pipe)
+        self._moving.set()
         self._on_joined(pipe)
 
     def _lost(self, pipe: LivePipe) -> None:
         self._pipes.discard(pipe)
+        self._moving.set()
         self._on_lost(pipe)
 
     def _take_first(self) -> OpenPipe | None:

@@ -282,6 +282,8 @@ class Mesh:
 
     def pipe_recovered(self, pipe: LivePipe) -> None:
         """It does again."""
+        for route in self._routes.get(pipe.peer_id, ()):
+            route.recovered()
         self._emit(PathEventKind.RECOVERED, pipe)
 
     async def _replace(self, peer: PeerId) -> None:

@@ -12,10 +12,11 @@ from google.protobuf.message import DecodeError
 
 from lattica._proto import relay_pb2
 from lattica.background import background_tasks
-from lattica.errors import NetworkError
+from lattica.errors import NetworkError, StreamError
+from lattica.identity import PeerId
 from lattica.mesh.relay_limits import Place
 from lattica.mesh.relay_wire import SECRET_BYTES, SESSION_BYTES, RelayRefusedError, RelayStatus, RelayToken
-from lattica.swarm import Swarm
+from lattica.swarm import ConnectionInfo, Swarm
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class RelaySession:
         target = self.token.target
         request = relay_pb2.AcceptRequest(session=self.id, secret=self._secret, client=self.token.client.raw)
         try:
-            answer = await swarm.request(target, RELAY_ACCEPT_PROTOCOL, request.SerializeToString(), MAX_RELAY_MESSAGE)
+            answer = await _ask(swarm, target, request.SerializeToString())
             response = relay_pb2.AcceptResponse.FromString(answer)
         except (NetworkError, DecodeError) as error:
             logger.debug("target did not answer peer=%s reason=%s", target, error)
@@ -111,3 +112,18 @@ class RelaySession:
             self.fail(RelayRefusedError(RelayStatus.TARGET_BUSY))
         elif response.answer != relay_pb2.ACCEPT_ANSWER_COMING:
             self.fail(RelayRefusedError(RelayStatus.TARGET_REFUSES))
+
+
+async def _ask(swarm: Swarm, target: PeerId, request: bytes) -> bytes:
+    """The target's answer; if it connects anew meanwhile, because it has lost its connection, it is asked there."""
+    while True:
+        asked = _newest_connection(swarm, target)
+        try:
+            return await swarm.request(target, RELAY_ACCEPT_PROTOCOL, request, MAX_RELAY_MESSAGE)
+        except StreamError:
+            if _newest_connection(swarm, target) in {None, asked}:
+                raise
+
+
+def _newest_connection(swarm: Swarm, peer: PeerId) -> ConnectionInfo | None:
+    return next((info for info in reversed(swarm.connections()) if info.peer_id == peer), None)

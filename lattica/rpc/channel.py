@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from grpc.aio import AioRpcError
@@ -24,22 +24,22 @@ from lattica.rpc.calls import (
     UnaryStreamPeerCall,
     UnaryUnaryPeerCall,
 )
-from lattica.rpc.options import DRAIN_S, channel_options
-from lattica.rpc.ports import Route, RouteOpener
+from lattica.rpc.options import DRAIN_S
+from lattica.rpc.ports import RouteOpener
+from lattica.rpc.session import Kind, MethodDefinition, Session
 
 logger = logging.getLogger(__name__)
 
-RENEW_BEFORE_S = 1800.0
-"""Seconds before its certificate's end at which a session is replaced; meanwhile it serves on."""
 RENEW_PAUSE_S = 60.0
 """Seconds between attempts to replace a session that ages."""
 WARM_UP_TIMEOUT_S = 10.0
 """Seconds that a session over a better path has for its handshake, while the old one serves on."""
+RETRY_S = 0.5
+"""Seconds between two attempts to find another way for calls that wait because the one that they had is stalled."""
 OPEN_TIMEOUT_S = 30.0
 """Seconds to find a peer and open a session, whatever the deadlines of the calls that wait for it."""
 
 T = TypeVar("T")
-Kind = Literal["unary_unary", "unary_stream", "stream_unary", "stream_stream"]
 
 _CALLS: dict[Kind, Callable[..., PeerCall[Any, Any]]] = {
     "unary_unary": UnaryUnaryPeerCall,
@@ -47,79 +47,6 @@ _CALLS: dict[Kind, Callable[..., PeerCall[Any, Any]]] = {
     "stream_unary": StreamUnaryPeerCall,
     "stream_stream": StreamStreamPeerCall,
 }
-
-
-class Session:
-    """One gRPC channel over one route, for as long as both are good.
-
-    Attributes:
-        route: The route.
-        channel: The channel.
-        watch: Waits for a better route; ends with the session.
-    """
-
-    def __init__(self, route: Route, peer: PeerId) -> None:
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=route.tls.authority,
-            private_key=route.tls.private_key,
-            certificate_chain=route.tls.certificate,
-        )
-        self.route = route
-        self.channel = grpc.aio.secure_channel(route.target, credentials, options=channel_options(peer.dns_label))
-        self._methods: dict[object, Any] = {}
-        self._running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self.watch: asyncio.Task[None] | None = None
-
-    def is_good(self, now: float) -> bool:
-        """Whether new calls may use it."""
-        return self.route.failure is None and now < self.route.expires_at
-
-    def is_ageing(self, now: float) -> bool:
-        """Whether it is time to replace it."""
-        return now >= self.route.expires_at - RENEW_BEFORE_S
-
-    def call(self, definition: MethodDefinition, *request: Any, **options: Any) -> Any:
-        """Start a call."""
-        method = self._methods.get(definition)
-        if method is None:
-            make = getattr(self.channel, definition.kind)
-            method = make(definition.path, definition.serialize, definition.deserialize)
-            self._methods[definition] = method
-        call = method(*request, **options)
-        self._running += 1
-        self._idle.clear()
-        call.add_done_callback(self._ended)
-        return call
-
-    def _ended(self, _: object) -> None:
-        self._running -= 1
-        if not self._running:
-            self._idle.set()
-
-    async def close(self, grace: float | None) -> None:
-        """Close channel and route when no call runs, at the latest after ``grace`` seconds; at once if cancelled."""
-        try:
-            async with asyncio.timeout(grace):
-                await self._idle.wait()
-        except TimeoutError:
-            logger.info("session closed with calls running target=%s calls=%d", self.route.target, self._running)
-        finally:
-            if self.watch is not None:
-                self.watch.cancel()
-            await self.channel.close()
-            self.route.close()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MethodDefinition:
-    """A method as generated code describes it."""
-
-    kind: Kind
-    path: str
-    serialize: Callable[[Any], bytes] | None
-    deserialize: Callable[[bytes], Any] | None
 
 
 class PeerChannel(grpc.aio.Channel):
@@ -152,7 +79,7 @@ class PeerChannel(grpc.aio.Channel):
     def session_nowait(self) -> Session | None:
         """The current session, if it is good; one that ages is being replaced meanwhile."""
         session, now = self._session, time.monotonic()
-        if session is None or not session.is_good(now):
+        if session is None or not session.is_ready(now):
             return None
         if session.is_ageing(now) and now >= self._renew_at:
             self._renew_at = now + RENEW_PAUSE_S
@@ -160,10 +87,39 @@ class PeerChannel(grpc.aio.Channel):
         return session
 
     async def session(self, timeout: float | None) -> Session:
-        """A good session, opened if need be; raises `PeerUnreachableError` within ``timeout`` seconds."""
+        """A good session, opened if need be; raises `PeerUnreachableError` within ``timeout`` seconds.
+
+        While nothing gets through on the one that there is, another way is looked for, again and again, and whichever
+        is ready first is used.
+        """
         session = self.session_nowait()
         if session is not None:
             return session
+        stalled = self._session
+        if stalled is None or not stalled.is_good(time.monotonic()):
+            return await self._opened(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        moving = self.spawn(stalled.route.wait_moving)
+        try:
+            return await self._first_ready(moving, deadline)
+        finally:
+            moving.cancel()
+
+    async def _first_ready(self, moving: asyncio.Task[None], deadline: float | None) -> Session:
+        """The stalled session when it is `moving` again, or another one."""
+        while not moving.done():
+            opening = self._open_soon()
+            either = {moving, opening.task}
+            done, _ = await asyncio.wait(either, timeout=_left(deadline), return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise PeerUnreachableError(self.peer_id, opening.attempts)
+            session = self.session_nowait()
+            if session is not None:
+                return session
+            await asyncio.wait({moving}, timeout=min(RETRY_S, _left(deadline) or RETRY_S))
+        return self.session_nowait() or await self._opened(_left(deadline))
+
+    async def _opened(self, timeout: float | None) -> Session:
         opening = self._open_soon()
         done, _ = await asyncio.wait([opening.task], timeout=timeout)
         if not done:
@@ -190,7 +146,7 @@ class PeerChannel(grpc.aio.Channel):
                 route.close()
                 return self.closing_error()
             session = Session(route, self.peer_id)
-            if self._session is not None and self._session.is_good(time.monotonic()):
+            if self._session is not None and self._session.is_ready(time.monotonic()):
                 await self._warm_up(session)
         except Exception as error:  # noqa: BLE001 - belongs to the calls that wait
             return error
@@ -358,7 +314,7 @@ class _MethodStarter:
         return self._invoke(await self._channel.session(self.time_remaining()))
 
     def time_remaining(self) -> float | None:
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        return _left(self._deadline)
 
     def _invoke(self, session: Session) -> Any:
         self._session = session
@@ -381,3 +337,7 @@ class _MethodStarter:
         if route.failure is not None or not route.has_pipe:
             self._channel.retire(session)
         return error if route.failure is None else RpcUnreachableError(route.failure)
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -30,6 +30,13 @@ class Route(Protocol):
     def has_pipe(self) -> bool:
         """Whether a pipe is up."""
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether its pipes are up, but nothing gets through at present."""
+
+    async def wait_moving(self) -> None:
+        """Return when it is not stalled, or not any more."""
+
     async def wait_superseded(self) -> None:
         """Return when a better path than the route's is ready, which a route that is opened now gets."""
 

@@ -34,6 +34,9 @@ MAX_CONNECTIONS = 1024
 """Control connections of one node; an inbound one above that is refused."""
 MAX_CONNECTIONS_PER_PEER = 4
 """Connections to one peer that are kept; a newer one displaces the oldest, a relayed one first."""
+PROVE_TIMEOUT_S = 2.0
+"""Seconds that an older connection has to answer when its peer has connected anew: mostly that is because its NAT or
+its address has changed, and what waits for the old one waits in vain. A busy peer takes a few tenths."""
 MAX_UPGRADES = 64
 """Inbound connections in their handshakes at one time; further ones wait. Sockets and circuits have as many each."""
 
@@ -196,6 +199,10 @@ class Host:
                 oldest.close()
             self._on_connected(connection.info)
             self._nursery.start_soon(self.identify.ask, connection)
+            if connection.info.direction is Direction.INBOUND:
+                for older in kept[:-1]:
+                    if (older.info.relay is None) is (connection.info.relay is None):
+                        self._nursery.start_soon(self._prove, older)
             settled.set()
 
         try:
@@ -220,6 +227,19 @@ class Host:
                     self.relay.peer_left(peer)
             self._on_disconnected(connection.info)
 
+    async def _prove(self, connection: Connection) -> None:
+        """Close a connection that does not answer any more."""
+        with trio.move_on_after(PROVE_TIMEOUT_S) as scope:
+            try:
+                await _ping(connection)
+            except NetworkError:  # it is lost, and closes by itself, or the peer serves no pings
+                return
+        if scope.cancelled_caught:
+            logger.info(
+                "connection replaced by its peer peer=%s remote=%s", connection.info.peer_id, connection.info.remote
+            )
+            connection.close()
+
     def close_peer(self, peer: PeerId) -> None:
         """Close all connections to ``peer``."""
         for connection in list(self._connections.get(peer, ())):
@@ -229,10 +249,13 @@ class Host:
 
     async def open_stream(self, peer: PeerId, protocol: str, first: bytes = b"") -> MuxStream:
         """A stream to a connected peer; `StreamError` if there is no connection or it does not serve ``protocol``."""
+        return await self._connection(peer).open_stream(protocol, first)
+
+    def _connection(self, peer: PeerId) -> Connection:
         connection = self.connection_to(peer)
         if connection is None:
             raise StreamError(f"not connected to {peer}")
-        return await connection.open_stream(protocol, first)
+        return connection
 
     # Our relay
 
@@ -262,17 +285,21 @@ class Host:
         """Seconds for one libp2p ping on a new stream, the stream's opening not counted."""
         try:
             with trio.fail_after(PING_TIMEOUT_S):
-                stream = await self.open_stream(peer, PING)
-                try:
-                    payload, started = secrets.token_bytes(PING_BYTES), trio.current_time()
-                    await stream.write(payload)
-                    if await _read_exactly(stream, PING_BYTES) != payload:
-                        raise RemoteProtocolError("wrong bytes in a ping's answer", peer)
-                    return trio.current_time() - started
-                finally:
-                    await stream.finish()
+                return await _ping(self._connection(peer))
         except trio.TooSlowError as error:
             raise StreamError(f"no answer to a ping within {PING_TIMEOUT_S:.0f} s") from error
+
+
+async def _ping(connection: Connection) -> float:
+    stream = await connection.open_stream(PING)
+    try:
+        payload, started = secrets.token_bytes(PING_BYTES), trio.current_time()
+        await stream.write(payload)
+        if await _read_exactly(stream, PING_BYTES) != payload:
+            raise RemoteProtocolError("wrong bytes in a ping's answer", connection.info.peer_id)
+        return trio.current_time() - started
+    finally:
+        await stream.finish()
 
 
 async def _serve_ping(stream: MuxStream) -> None:

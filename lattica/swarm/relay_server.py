@@ -154,23 +154,32 @@ class RelayServer:
 
     async def _reach(self, circuit: Circuit) -> MuxStream:
         """A STOP stream on which the target has agreed; raises `NetworkError`."""
-        connection = self._connection_to(circuit.target)
-        if connection is None:
-            raise StreamError("the target is not connected")
-        request = encode_stop_connect(circuit.client, self.table.limits.announced)
         try:
             with trio.fail_after(STOP_TIMEOUT_S):
-                onward = await connection.open_stream(STOP, framed(request), circuit=True)
-                try:
-                    raw = await onward.read_message(MAX_RELAY_MESSAGE)
-                    answer = decode_stop(raw, circuit.target) if raw is not None else None
-                    if not isinstance(answer, StatusMessage) or answer.status is not RelayStatus.OK:
-                        raise StreamError("the target refused")
-                except BaseException:
-                    await onward.reset()
-                    raise
+                while True:
+                    connection = self._connection_to(circuit.target)
+                    if connection is None:
+                        raise StreamError("the target is not connected")
+                    try:
+                        return await self._ask(connection, circuit)
+                    except StreamError:
+                        # A target that connects anew, because it has lost the connection, is asked there.
+                        if connection.is_open or self._connection_to(circuit.target) is None:
+                            raise
         except trio.TooSlowError as error:
             raise StreamError(f"the target did not answer within {STOP_TIMEOUT_S:.0f} s") from error
+
+    async def _ask(self, connection: Connection, circuit: Circuit) -> MuxStream:
+        request = encode_stop_connect(circuit.client, self.table.limits.announced)
+        onward = await connection.open_stream(STOP, framed(request), circuit=True)
+        try:
+            raw = await onward.read_message(MAX_RELAY_MESSAGE)
+            answer = decode_stop(raw, circuit.target) if raw is not None else None
+            if not isinstance(answer, StatusMessage) or answer.status is not RelayStatus.OK:
+                raise StreamError("the target refused")
+        except BaseException:
+            await onward.reset()
+            raise
         return onward
 
 

@@ -64,8 +64,7 @@ async def _lives_through(homes: Homes, fault: object) -> None:
             await eventually(lambda: pings.replies[-1].path == "punched-tcp", DIRECT_S, "a punched path again")
             print(f"punched after {time.monotonic() - at:.1f} s; slowest {pings.longest_s:.1f} s")
         finally:
-            for f in pings.failures: print(f"{f.begun_at-at:5.1f} {f.ended_at-at:5.1f} {f.reason}")
-            for r in pings.replies: r.begun_at>at-1 and print(f"{r.begun_at-at:5.1f} {r.ended_at-at:5.1f} {r.path}")
+            pings.report(at)
             print([(round(e.elapsed_s, 1), e.event, e.path, e.reason) for e in events])
     assert pings.longest_s < PING_LIMIT_S
     assert not pings.failed_after(answered)

@@ -18,9 +18,7 @@ OTHER_RELAY_S = 10.0
 both ends know at once; a call then asks for a new link through the other relay."""
 
 
-async def test_a_relay_that_restarts_is_reserved_at_again_and_punched_paths_carry_on(
-    lab: Lab, nodes: LabNodes
-) -> None:
+async def test_a_relay_that_restarts_is_reserved_at_again_and_punched_paths_carry_on(lab: Lab, nodes: LabNodes) -> None:
     homes = await two_homes(lab, nodes)
     relay, alice, bob = homes.relay, homes.alice, homes.bob
     carol = await nodes.start("carol", lab.host("carol", nat=HOME, link=LINK), homes.relay_address)
@@ -42,8 +40,8 @@ async def test_a_relay_that_restarts_is_reserved_at_again_and_punched_paths_carr
     assert pings.longest_s < PING_LIMIT_S
 
 
-async def _lost(node: object) -> bool:
-    return not await node.relayed_by()  # type: ignore[attr-defined, no-any-return]
+async def _lost(node: LabNode) -> bool:
+    return not await node.relayed_by()
 
 
 async def test_a_second_relay_carries_on_when_the_first_one_dies_for_good(lab: Lab, nodes: LabNodes) -> None:

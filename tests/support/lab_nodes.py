@@ -92,6 +92,14 @@ class Pings:
         """Whether a ping that was begun after a moment was answered."""
         return any(reply.begun_at > moment for reply in self.replies)
 
+    def report(self, moment: float) -> None:
+        """Print what became of them, in seconds from a moment; what ended alike in a row as one line."""
+        ended = sorted([*self.replies, *self.failures], key=lambda one: one.ended_at)
+        for what, some in itertools.groupby(ended, lambda one: one.path if isinstance(one, Reply) else one.reason):
+            group = list(some)
+            begun = min(one.begun_at for one in group) - moment
+            print(f"{len(group):4} pings from {begun:.1f} to {group[-1].ended_at - moment:.1f} s: {what}")
+
     def failed_after(self, moment: float) -> list[Failure]:
         """Those of the failed ones that were begun after a moment."""
         return [failure for failure in self.failures if failure.begun_at > moment]
