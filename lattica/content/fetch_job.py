@@ -8,12 +8,13 @@ import logging
 import time
 from pathlib import Path
 
-from lattica.background import Background, background_tasks
+from lattica.background import Background, background_tasks, cancelled
 from lattica.content.cid import Cid
 from lattica.content.fetch_destination import exported_path, plan_export
 from lattica.content.fetch_manifest import ManifestRace
 from lattica.content.fetch_report import FetchProgress, FetchResult, Patience, Phase, ProgressCallback, SourceReport
 from lattica.content.fetch_search import ProviderSearch
+from lattica.content.fetch_trail import Trail
 from lattica.content.manifest import Manifest
 from lattica.content.ports import ContentRouting, PeerChannels
 from lattica.content.store import BlockStore, PartialBlob
@@ -54,17 +55,27 @@ class FetchJob:
         self._manifest: Manifest | None = None
         self._blobs: dict[bytes, PartialBlob] = {}  # by digest
         self._sources: tuple[SourceReport, ...] = ()
+        self._phases: dict[Phase, float] = {}  # when each began
 
     async def run(self, destination: Path, *, overwrite: bool, started: float) -> FetchResult:
         """See `Fetcher.fetch`; `started` is when it was called."""
         async with background_tasks() as tasks:
             manifest = await self._get_manifest(tasks)
             plan = await run_to_end(plan_export, manifest, destination, overwrite=overwrite)
-            reused = await self._complete_files(manifest, tasks)
-            self._progress("write")
-            for path, entry in plan.items():
-                await run_to_end(self._store.export, entry, path, overwrite=overwrite)
-            seconds = time.monotonic() - started
+            trail = Trail(plan)
+            try:
+                reused = await self._complete_files(manifest, trail, tasks)
+                self._progress("write")
+                for path, entry in plan.items():
+                    copy = trail.copy_of(path)
+                    await run_to_end(self._store.export, entry, path, overwrite=overwrite, growing=copy)
+            finally:
+                await run_to_end(trail.close)
+            ended = time.monotonic()
+            seconds = ended - started
+            logger.info(
+                "fetched cid=%s bytes=%d seconds=%.3f %s", self._cid, manifest.size, seconds, self._times(ended)
+            )
             if self._announcing is not None:
                 self._progress("announce")
                 await asyncio.wait([self._announcing], timeout=self._patience.announce)
@@ -93,18 +104,19 @@ class FetchJob:
     def _check_space(self, manifest: Manifest) -> None:
         self._store.check_space(self._store.missing_bytes(manifest))
 
-    async def _complete_files(self, manifest: Manifest, tasks: Background) -> int:
+    async def _complete_files(self, manifest: Manifest, trail: Trail, tasks: Background) -> int:
         """Have every file whole in the store; returns how many bytes of them were there already."""
         try:
             await run_to_end(self._open_blobs, manifest)
             reused = self._done_bytes()
             for attempt in range(1, SEAL_ATTEMPTS + 1):
-                pieces = await run_to_end(Pieces, self._blobs.values(), manifest.hash)
+                pieces = await run_to_end(Pieces, self._blobs.values(), manifest.hash, trail.note)
                 if pieces:
-                    await self._transfer(pieces, tasks)
+                    await self._transfer(pieces, trail, tasks)
                 self._progress("verify")
                 if await self._seal_blobs(is_last_attempt=attempt == SEAL_ATTEMPTS):
                     break
+                await run_to_end(trail.restart)
         finally:
             await run_to_end(self._close_blobs)
         return reused
@@ -125,7 +137,7 @@ class FetchJob:
             for blob in blobs.values():
                 stack.callback(blob.close)
 
-    async def _transfer(self, pieces: Pieces, tasks: Background) -> None:
+    async def _transfer(self, pieces: Pieces, trail: Trail, tasks: Background) -> None:
         self._search_from_now(tasks)
         self._search.repeat()
         transfer = Transfer(
@@ -139,10 +151,13 @@ class FetchJob:
         )
         if self._announcing is None:
             self._announcing = tasks.start(self._announce(transfer.started))
+        following = tasks.start(trail.follow())
         try:
             await transfer.run()
         finally:
             self._sources = transfer.reports()
+            await cancelled(following)
+        trail.check()
 
     async def _seal_blobs(self, *, is_last_attempt: bool) -> bool:
         """Check the files' digests; whether all are right. If not, chunks that the disk spoilt are missing again."""
@@ -176,7 +191,13 @@ class FetchJob:
         else:
             logger.info("announced cid=%s peers=%d", self._cid, told)
 
+    def _times(self, ended: float) -> str:
+        """How long each phase took, for the log."""
+        starts = [*self._phases.values(), ended]
+        return " ".join(f"{name}_s={starts[i + 1] - starts[i]:.3f}" for i, name in enumerate(self._phases))
+
     def _progress(self, phase: Phase, providers: int = 0) -> None:
+        self._phases.setdefault(phase, time.monotonic())
         total = self._manifest.size if self._manifest else 0
         self._report(FetchProgress(phase, self._done_bytes(), total, providers))
 

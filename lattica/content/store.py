@@ -21,6 +21,7 @@ from lattica.content.store_descriptors import DescriptorCache
 from lattica.content.store_disk import StoreDisk, current_boot, layout_of
 from lattica.content.store_export import export_file
 from lattica.content.store_files import StorePaths, fsync_directory, store_errors, write_durably
+from lattica.content.store_growing import GrowingCopy
 from lattica.content.store_partial import OpenBlobs, PartialBlob
 from lattica.content.store_repair import repair
 from lattica.content.store_staging import StagedBlob, StagedFile, admit
@@ -151,10 +152,18 @@ class BlockStore:
         """
         return self._disk.read_chunk(digest, length)
 
-    def export(self, entry: FileEntry, destination: Path, *, overwrite: bool) -> None:
+    def export(
+        self, entry: FileEntry, destination: Path, *, overwrite: bool, growing: GrowingCopy | None = None
+    ) -> None:
         """Make a copy of a whole file at ``destination``: durable, and complete or not there.
 
         Parent directories are made. A later edit of the copy changes nothing in the store.
+
+        Args:
+            entry: The file.
+            destination: Where the copy goes.
+            overwrite: Replace what is there.
+            growing: What has been copied for that destination already; the caller closes it.
 
         Raises:
             SourceError: ``destination`` exists and ``overwrite`` is false, or it cannot be written.
@@ -163,7 +172,9 @@ class BlockStore:
         image = self._disk.whole_image(entry.digest)
         if image is not None:
             with contextlib.suppress(EOFError), store_errors(self.path), self._disk.open(image) as descriptor:
-                export_file(descriptor, entry.size, destination, overwrite=overwrite)
+                places = ((chunk.offset, chunk.length) for chunk in entry.chunks())
+                draft = growing.complete(descriptor, places) if growing else None
+                export_file(descriptor, entry.size, destination, overwrite=overwrite, draft=draft)
                 return
         raise StoreError(self.path, f"{entry.path} is not complete in it; fetch it again")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lattica.content.cid import Buffer, Cid, HashFunction
@@ -11,6 +12,7 @@ from lattica.content.index import ChunkRow, Image
 from lattica.content.manifest import Chunk, FileEntry
 from lattica.content.store_disk import ChunkPlaces, StoreDisk, layout_of, verified_rows
 from lattica.content.store_files import BLOB_MODE, fsync_directory, hash_file, store_errors, write_all
+from lattica.content.store_growing import GrowingCopy
 from lattica.errors import IntegrityError, ManifestError
 
 
@@ -90,6 +92,15 @@ class Assembly:
             if data is not None:
                 self.write(chunk, data)
         return self.done_bytes - before
+
+    def flush(self, chunks: Sequence[Chunk], copies: Iterable[GrowingCopy]) -> None:
+        """Have what is written on the disk, so that sealing need not wait for all of it, and some chunks in copies."""
+        image = self._opened
+        places = [(offset, chunk.length) for chunk in chunks for offset in self._places[chunk.digest].offsets]
+        with store_errors(self._disk.paths.root), self._disk.open(image) as descriptor:
+            os.fdatasync(descriptor)
+            for copy in copies:
+                copy.add(descriptor, places)
 
     def seal(self) -> Path:
         """Check the whole file, flush it and move it to the blobs."""

@@ -35,8 +35,15 @@ _REASONS: Final = {
 }
 
 
-def export_file(source: int, size: int, destination: Path, *, overwrite: bool) -> None:
+def export_file(source: int, size: int, destination: Path, *, overwrite: bool, draft: Draft | None = None) -> None:
     """Copy an open file of ``size`` bytes to ``destination``.
+
+    Args:
+        source: The file.
+        size: Its bytes.
+        destination: Where the copy goes.
+        overwrite: Replace what is there.
+        draft: A copy that is complete, but for its name, and on the same file system; the caller closes it.
 
     Raises:
         EOFError: The source has fewer bytes.
@@ -48,16 +55,23 @@ def export_file(source: int, size: int, destination: Path, *, overwrite: bool) -
         if not overwrite and os.path.lexists(destination):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         _make_directories(destination.parent)
-        with _draft(destination.parent) as draft:
-            copy_file(source, draft.descriptor, size)
-            os.fsync(draft.descriptor)
-            draft.publish(destination, overwrite=overwrite)
-        fsync_directory(destination.parent)
+        if draft is not None:
+            _publish(draft, destination, overwrite=overwrite)
+        else:
+            with _draft(destination.parent) as draft:
+                copy_file(source, draft.descriptor, size)
+                _publish(draft, destination, overwrite=overwrite)
     except FileExistsError as error:
         raise SourceError(destination, "it exists; choose another destination, or allow overwriting") from error
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, f"{error.strerror or error}")
         raise SourceError(destination, reason) from error
+
+
+def _publish(draft: Draft, destination: Path, *, overwrite: bool) -> None:
+    os.fsync(draft.descriptor)
+    draft.publish(destination, overwrite=overwrite)
+    fsync_directory(destination.parent)
 
 
 def copy_file(source: int, target: int, size: int) -> None:
@@ -69,13 +83,22 @@ def copy_file(source: int, target: int, size: int) -> None:
     """
     if os.fstat(source).st_size < size:
         raise EOFError
-    if os.fstat(source).st_size == size and _tried(lambda: fcntl.ioctl(target, _FICLONE, source)):
+    if os.fstat(source).st_size == size and share_blocks(source, target):
         return
-    offset = 0
-    while offset < size:
-        count = _copy_in_kernel(source, target, size - offset, offset)
+    copy_range(source, target, 0, size)
+
+
+def share_blocks(source: int, target: int) -> bool:
+    """Make the empty file ``target`` a copy that takes no time and no space, if the file system can."""
+    return _tried(lambda: fcntl.ioctl(target, _FICLONE, source))
+
+
+def copy_range(source: int, target: int, offset: int, end: int) -> None:
+    """Copy bytes to the same place in another file; errors are those of `copy_file`."""
+    while offset < end:
+        count = _copy_in_kernel(source, target, end - offset, offset)
         if count is None:
-            block = os.pread(source, min(READ_BLOCK, size - offset), offset)
+            block = os.pread(source, min(READ_BLOCK, end - offset), offset)
             write_all(target, block, offset)
             count = len(block)
         if not count:
@@ -105,10 +128,14 @@ def _tried(operation: Callable[[], object]) -> bool:
     return True
 
 
-class _Draft:
+class Draft:
     """A file without a name, or with a temporary one where the file system cannot do that.
 
     Without a name it is gone when the process is killed.
+
+    Attributes:
+        name: The temporary one, if it has one.
+        descriptor: Of the open file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -122,6 +149,12 @@ class _Draft:
             self.name = self._new_name()
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self.descriptor = os.open(self.name, flags, 0o666)
+
+    def close(self) -> None:
+        """Let go of it: without a name it is gone, a temporary name goes with it."""
+        os.close(self.descriptor)
+        if self.name is not None:
+            self.name.unlink(missing_ok=True)
 
     def publish(self, destination: Path, *, overwrite: bool) -> None:
         """Give it its name; raises `FileExistsError` if that is taken and may not be replaced."""
@@ -148,14 +181,12 @@ class _Draft:
 
 
 @contextlib.contextmanager
-def _draft(directory: Path) -> Iterator[_Draft]:
-    draft = _Draft(directory)
+def _draft(directory: Path) -> Iterator[Draft]:
+    draft = Draft(directory)
     try:
         yield draft
     finally:
-        os.close(draft.descriptor)
-        if draft.name is not None:
-            draft.name.unlink(missing_ok=True)
+        draft.close()
 
 
 def _make_directories(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,6 +12,7 @@ from lattica.content.cid import Buffer, HashFunction
 from lattica.content.manifest import Chunk, FileEntry
 from lattica.content.store_assembly import Assembly
 from lattica.content.store_disk import StoreDisk, layout_of
+from lattica.content.store_growing import GrowingCopy
 
 
 class PartialBlob:
@@ -54,6 +55,18 @@ class PartialBlob:
     def reuse_local(self) -> int:
         """Copy missing chunks that the store holds in other files, each verified; returns the bytes gained."""
         return self._open.reuse_local()
+
+    def flush(self, chunks: Sequence[Chunk], copies: Iterable[GrowingCopy] = ()) -> None:
+        """Have what was written on the disk, so that `seal` need not wait for all of it.
+
+        Args:
+            chunks: Some that were written.
+            copies: Get those chunks, too.
+
+        Raises:
+            StoreError: The disk failed.
+        """
+        self._open.flush(chunks, copies)
 
     def seal(self) -> Path:
         """Check the whole file's digest and make it a blob of the store; returns where it is.

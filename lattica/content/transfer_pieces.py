@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from lattica.content.cid import HashFunction
 from lattica.content.manifest import Chunk
@@ -13,11 +13,22 @@ from lattica.content.store import PartialBlob
 class Pieces:
     """The distinct chunks that some blobs miss, numbered in the order of the files. Making it blocks on the disk.
 
+    Args:
+        blobs: The files.
+        hash_function: Of their chunks.
+        written: Called for each place of a piece, after it was written there, in the thread that wrote it.
+
     Attributes:
         lengths: Bytes of each piece.
     """
 
-    def __init__(self, blobs: Iterable[PartialBlob], hash_function: HashFunction) -> None:
+    def __init__(
+        self,
+        blobs: Iterable[PartialBlob],
+        hash_function: HashFunction,
+        written: Callable[[PartialBlob, Chunk], None] = lambda _blob, _chunk: None,
+    ) -> None:
+        self._written = written
         self.lengths: list[int] = []
         self._hash = hash_function
         self._places: list[tuple[PartialBlob, Chunk]] = []
@@ -53,5 +64,6 @@ class Pieces:
                 break
             for each, place in ((blob, chunk), *self._more_places.get(number, ())):
                 each.write(place, data)
+                self._written(each, place)
             written.append(number)
         return written
