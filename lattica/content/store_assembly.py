@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lattica.content.cid import Buffer, Cid, HashFunction
@@ -221,8 +222,11 @@ class Assembly:
 
     def _flush_and_check(self, image: Image) -> None:
         with store_errors(self._disk.paths.root), self._disk.open(image) as descriptor:
-            os.fdatasync(descriptor)
-            if hash_file(descriptor, self.entry.size, self.hash) == self.entry.digest:
+            with ThreadPoolExecutor(1) as disk:  # it has to wait for the disk, hashing for the processor
+                flushing = disk.submit(os.fdatasync, descriptor)
+                is_right = hash_file(descriptor, self.entry.size, self.hash) == self.entry.digest
+                flushing.result()
+            if is_right:
                 os.fchmod(descriptor, BLOB_MODE)
                 return
             rows = list(verified_rows(descriptor, self._places.items(), self.hash))
