@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from lab_nodes import HOME, LINK, PING_LIMIT_S, LabNodes, eventually, two_homes, wait_relays
+from lab_nodes import HOME, LINK, PING_LIMIT_S, LabNode, LabNodes, eventually, two_homes, wait_relays
 
 from netlab import Lab, Nat
 

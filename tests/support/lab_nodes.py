@@ -94,11 +94,12 @@ class Pings:
 
     def report(self, moment: float) -> None:
         """Print what became of them, in seconds from a moment; what ended alike in a row as one line."""
-        ended = sorted([*self.replies, *self.failures], key=lambda one: one.ended_at)
-        for what, some in itertools.groupby(ended, lambda one: one.path if isinstance(one, Reply) else one.reason):
+        ended = [(one.begun_at, one.ended_at, one.path) for one in self.replies]
+        ended += [(one.begun_at, one.ended_at, one.reason) for one in self.failures]
+        for what, some in itertools.groupby(sorted(ended, key=lambda one: one[1]), lambda one: one[2]):
             group = list(some)
-            begun = min(one.begun_at for one in group) - moment
-            print(f"{len(group):4} pings from {begun:.1f} to {group[-1].ended_at - moment:.1f} s: {what}")
+            begun, end = min(group)[0] - moment, group[-1][1] - moment
+            print(f"{len(group):4} pings from {begun:.1f} to {end:.1f} s: {what}")
 
     def failed_after(self, moment: float) -> list[Failure]:
         """Those of the failed ones that were begun after a moment."""
@@ -324,8 +325,11 @@ class LabNode:
 
     async def do(self, what: str, *, seconds: float = START_S, **arguments: object) -> Mapping[str, object]:
         """Have a `SCRIPT` node do something; its answer."""
-        number = self.tell(what, **arguments)
-        await eventually(lambda: self.has_answered(number), seconds, f"{self.name}: {what}")
+        return await self.answer(self.tell(what, **arguments), seconds)
+
+    async def answer(self, number: int, seconds: float = START_S) -> Mapping[str, object]:
+        """The answer to what it was told."""
+        await eventually(lambda: self.has_answered(number), seconds, f"answer {number} of {self.name}")
         return self._answers.pop(number)
 
     def tell(self, what: str, **arguments: object) -> int:
