@@ -1,3 +1,20 @@
 """Fixtures for all tests."""
 
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from lab_nodes import LabNodes, lab_nodes
+
+from netlab import Lab
+
 pytest_plugins = ["netlab.pytest_plugin"]
+
+
+@pytest.fixture
+async def nodes(lab: Lab, tmp_path: Path) -> AsyncIterator[LabNodes]:
+    """No nodes in the lab yet; those that the test starts end before it."""
+    async with lab_nodes(tmp_path) as opened:
+        yield opened

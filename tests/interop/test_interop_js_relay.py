@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from circuits import echo, until
+from js_libp2p import START_S, js_command, needs_js_libp2p
 from swarm_pairs import listening
 
 from lattica.errors import StreamError
@@ -21,25 +20,18 @@ from lattica.swarm import RelayLimits, open_swarm
 from lattica.swarm.relay_wire import HOP
 
 ECHO = "/test/echo/1"
-SOURCE = Path(__file__).parent / "js" / "peer.mjs"
-INSTALLED = Path(__file__).parents[2] / ".interop"
-NODE = INSTALLED / "node_modules" / "node" / "bin" / "node"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not NODE.exists(), reason="js-libp2p is not installed; `make interop` does that, with npm"),
-]
+pytestmark = [pytest.mark.slow, needs_js_libp2p]
 
 
 @contextlib.asynccontextmanager
 async def js_peer(*arguments: str) -> AsyncIterator[dict[str, Any]]:
     """A js-libp2p host in a process of its own; yields the line that it says. Reaped in any case."""
-    program = shutil.copy(SOURCE, INSTALLED)  # where its imports are found
-    process = await asyncio.create_subprocess_exec(str(NODE), program, *arguments, stdin=PIPE, stdout=PIPE)
+    process = await asyncio.create_subprocess_exec(*js_command(*arguments), stdin=PIPE, stdout=PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(START_S):
             line = await process.stdout.readline()
             assert line, f"js-libp2p ended: {await process.wait()}"
             yield json.loads(line)
