@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -95,8 +96,11 @@ class RelayKeeper:
         while True:
             self._wake.clear()
             if self._wanted:
+                await self._all(self._measure, [peer for peer in self.plan.unmeasured() if self._is_direct(peer)])
                 await self._all(self._reserve, self.plan.due(time.monotonic()))
-                self._asked = True
+                if not self._asked:
+                    self._asked = True
+                    self._changed()
             for peer in [*self.plan.surplus()] if self._wanted else self.plan.held():
                 self._release(peer)
             await self._pause(checked + CHECK_S)
@@ -118,6 +122,15 @@ class RelayKeeper:
         async with asyncio.TaskGroup() as tasks:
             for peer in peers:
                 tasks.create_task(function(peer))  # type: ignore[arg-type]
+
+    def _is_direct(self, peer: PeerId) -> bool:
+        return any(info.peer_id == peer and info.relay is None for info in self._swarm.connections())
+
+    async def _measure(self, peer: PeerId) -> None:
+        """Learn how far a connected relay is, so that the nearest ones are asked."""
+        with contextlib.suppress(NetworkError, TimeoutError):
+            async with asyncio.timeout(PING_TIMEOUT_S):
+                self.plan.measured(peer, await self._swarm.ping(peer))
 
     async def _reserve(self, peer: PeerId) -> None:
         try:

@@ -21,6 +21,8 @@ RETRY_MAX_S = 5.0
 PATIENT_AFTER = 12
 """Failures in a row, a minute's worth, after which the pause grows beyond that, to `RETRY_PATIENT_S`."""
 RETRY_PATIENT_S = 60.0
+NEARER = 0.5
+"""Share of a held relay's round trip below which another one takes its place; less is not worth moving everybody."""
 RENEW_AT = 0.5
 """Share of its life after which a reservation is renewed."""
 
@@ -87,13 +89,33 @@ class RelayPlan:
         """Where a relay listens."""
         return self._known[peer].addresses if peer in self._known else ()
 
+    def unmeasured(self) -> list[PeerId]:
+        """Relays whose distance we do not know."""
+        return [one.peer_id for one in self._known.values() if one.rtt is None]
+
+    def measured(self, peer: PeerId, rtt: float) -> None:
+        """How far a relay is."""
+        if (known := self._known.get(peer)) is not None:
+            known.rtt = rtt
+
     def due(self, now: float) -> list[PeerId]:
-        """Relays to ask now for a first reservation or for a new one: renewals, and the best of those not held."""
+        """Relays to ask now for a first reservation or for a new one: renewals, and the best of those not held.
+
+        One that is much nearer than one that we hold is asked as well, to take its place.
+        """
         held = [one for one in self._known.values() if one.is_held]
         renew = [one for one in held if one.renew_at is not None and now >= max(one.renew_at, one.retry_at)]
         free = [one for one in self._known.values() if not one.is_held and now >= one.retry_at]
         free.sort(key=RelayCandidate.distance)
-        return [one.peer_id for one in (*renew, *free[: max(0, WANTED - len(held))])]
+        missing = max(0, WANTED - len(held))
+        if not missing and free and self._is_much_nearer(free[0], max(held, key=RelayCandidate.distance)):
+            missing = 1
+        return [one.peer_id for one in (*renew, *free[:missing])]
+
+    @staticmethod
+    def _is_much_nearer(one: RelayCandidate, other: RelayCandidate) -> bool:
+        known = one.rtt is not None and other.rtt is not None and not one.failures
+        return known and (one.rtt or 0.0) < (other.rtt or 0.0) * NEARER
 
     def surplus(self) -> list[PeerId]:
         """Held relays beyond what we want, farthest first."""

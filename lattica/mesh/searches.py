@@ -53,6 +53,7 @@ class Searches:
         self._found = found
         self._failed = failed
         self._tasks = tasks
+        self._closed = False
         self._wake: dict[PeerId, asyncio.Event] = {}
         self._running: dict[PeerId, asyncio.Task[None]] = {}
         self._waiting: dict[PeerId, list[asyncio.Future[OpenPipe | None]]] = {}
@@ -101,6 +102,9 @@ class Searches:
 
     def offer(self, pipe: OpenPipe) -> None:
         """Give a pipe to who waits for one; if nobody does, have it taken within `READY_S`."""
+        if self._closed:
+            pipe.sock.close()
+            return
         peer = pipe.path.peer_id
         for future in self._waiting.get(peer, ()):
             if not future.done():
@@ -112,7 +116,8 @@ class Searches:
         self._found(pipe)
 
     def close(self) -> None:
-        """Close the pipes that nobody has taken."""
+        """Close the pipes that nobody has taken; those that are found from here on are closed at once."""
+        self._closed = True
         while self._ready:
             self._discard(self._ready.popitem()[1])
 

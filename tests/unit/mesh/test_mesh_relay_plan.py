@@ -107,6 +107,29 @@ def test_a_renewal_that_fails_gives_the_reservation_up() -> None:
     assert plan.held() == []
 
 
+def test_the_nearest_of_many_are_asked_first() -> None:
+    plan = plan_with(1, 2, 3, 4)
+    assert set(plan.unmeasured()) == {peer(number) for number in (1, 2, 3, 4)}
+    for number, rtt in ((1, 0.3), (2, 0.02), (3, 0.2), (4, 0.01)):
+        plan.measured(peer(number), rtt)
+    assert plan.unmeasured() == []
+    assert plan.due(0.0) == [peer(4), peer(2)]
+
+
+def test_a_much_nearer_relay_takes_the_place_of_a_held_one() -> None:
+    plan = plan_with(1, 2, 3)
+    hold(plan, 1, rtt=0.02)
+    hold(plan, 2, rtt=0.2)
+    plan.measured(peer(3), 0.15)
+    assert plan.due(0.0) == [], "not worth moving"
+    plan.measured(peer(3), 0.05)
+    assert plan.due(0.0) == [peer(3)]
+    hold(plan, 3, rtt=0.05)
+    assert plan.surplus() == [peer(2)]
+    plan.released(peer(2))
+    assert plan.due(0.0) == []
+
+
 def test_more_than_are_wanted_are_let_go_the_farthest_first() -> None:
     plan = plan_with(1, 2, 3)
     for number, rtt in ((1, 0.3), (2, 0.1), (3, 0.2)):
