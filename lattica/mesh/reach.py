@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Collection, Sequence
@@ -213,7 +214,8 @@ class Reach:
                 async with asyncio.timeout(CHECK_TIMEOUT_S):
                     await self._swarm.ping(peer)
             except (NetworkError, TimeoutError):
-                await self._swarm.disconnect(peer)
+                with contextlib.suppress(StreamError):  # the swarm is closing
+                    await self._swarm.disconnect(peer)
 
         async with asyncio.TaskGroup() as tasks:
             for peer in {info.peer_id for info in self._swarm.connections()}:

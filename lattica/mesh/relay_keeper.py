@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lattica.errors import NetworkError
+from lattica.errors import NetworkError, StreamError
 from lattica.identity import PeerAddress, PeerId
 from lattica.mesh.links import RelayOffer
 from lattica.mesh.relay_client import RelayLease, request_lease
@@ -172,7 +172,8 @@ class RelayKeeper:
                 await self._swarm.ping(peer)
         except (NetworkError, TimeoutError) as error:
             logger.info("relay does not answer relay=%s reason=%s", peer, error or "no answer in time")
-            await self._swarm.disconnect(peer)
+            with contextlib.suppress(StreamError):  # the swarm is closing
+                await self._swarm.disconnect(peer)
             self._lose(peer)
 
     def _disconnected(self, info: ConnectionInfo) -> None:
