@@ -261,11 +261,15 @@ class Mesh:
 
     def _found(self, pipe: OpenPipe) -> None:
         """A pipe is ready that nobody waits for: move new calls to it."""
-        self._events.emit(PathEvent(peer_id=pipe.path.peer_id, kind=PathEventKind.BETTER, path=pipe.path))
-        for route in self._routes.get(pipe.path.peer_id, ()):
-            current = route.path
-            if current is None or current.kind.rank > pipe.path.kind.rank:
-                route.supersede()
+        worse = [
+            route
+            for route in self._routes.get(pipe.path.peer_id, ())
+            if (current := route.path) is None or current.kind.rank > pipe.path.kind.rank
+        ]
+        if worse:  # a path that was stalled may be back
+            self._events.emit(PathEvent(peer_id=pipe.path.peer_id, kind=PathEventKind.BETTER, path=pipe.path))
+        for route in worse:
+            route.supersede()
 
     def _failed(self, peer: PeerId, attempts: Mapping[str, str]) -> None:
         reason = "; ".join(f"{what}: {why}" for what, why in attempts.items())

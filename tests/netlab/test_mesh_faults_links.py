@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ THAWED_S = 2.0
 CUT_S = 5.0
 """Seconds: the issue's."""
 MENDED_S = 10.0
-"""Seconds from the mending of a link until calls are answered: TCP sends again after at most the length of the outage."""
+"""Seconds from the mending of a link until calls are answered: TCP sends again after at most the outage's length."""
 LOSSY = Shape(delay=0.002, loss=0.02)
 """Short, because loss times round trip is what limits TCP: 20 MB would take a minute and more at 40 ms."""
 PINGS = 300
@@ -92,7 +93,7 @@ async def test_a_link_that_is_cut_for_some_seconds_costs_no_call(lab: Lab, nodes
             node.host.access.up()
             mended = time.monotonic()
             try:
-                await eventually(lambda: pings.answered_after(mended), MENDED_S, "an answer to a new call")
+                await eventually(partial(pings.answered_after, mended), MENDED_S, "an answer to a new call")
                 print(f"{node.name}'s link: answered after {time.monotonic() - mended:.1f} s")
                 await eventually(lambda: pings.replies[-1].path == "punched-tcp", PING_LIMIT_S, "a punched path")
             finally:

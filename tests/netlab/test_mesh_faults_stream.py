@@ -26,11 +26,12 @@ def _blocked(homes: Homes) -> Iterator[None]:
     (router,) = homes.alice.host.routers
     other = homes.bob.host.public_address
     rules = f"ip saddr {other} drop; ip daddr {other} drop;"
-    router.run(["nft", f"table ip blocked {{ chain c {{ type filter hook forward priority -50; {rules} }} }}"])
+    table = f"table ip blocked {{ chain c {{ type filter hook forward priority -50; {rules} }} }}\n"
+    router.run(["nft", "-f", "-"], stdin=table)
     try:
         yield
     finally:
-        router.run(["nft", "delete table ip blocked"])
+        router.run(["nft", "delete", "table", "ip", "blocked"])
 
 
 @pytest.mark.slow

@@ -23,7 +23,9 @@ import uvloop
 import lattica
 from lattica.background import Background, background_tasks
 from lattica.config import NodeConfig
-from lattica.identity import PeerId
+from lattica.errors import NetworkError
+from lattica.identity import PeerAddress, PeerId
+from lattica.mesh.relay_client import dial_through
 
 METHOD = "/lattica.tests.Ticks/Watch"
 """A server stream: for a request ``"<count> <seconds between>"`` the numbers from 0, as text."""
@@ -55,13 +57,42 @@ class FaultNode:
                 return await self._call(PeerId.parse(request["peer"]), request["deadline"])
             case "stream":
                 return await self._stream(PeerId.parse(request["peer"]), request["count"], request["pause"])
+            case "hang_up":
+                await self._node.rpc.channel(PeerId.parse(request["peer"])).close()
+                return {"closed": True}
+            case "pipes":
+                return await self._pipes(PeerId.parse(request["peer"]), request["count"])
+            case "forge":
+                return await self._forge(PeerAddress.parse(request["relay"]), bytes.fromhex(request["token"]))
             case "tasks":
-                return {"tasks": sorted(task.get_name() for task in asyncio.all_tasks())}
+                return {"tasks": len(asyncio.all_tasks())}
         raise ValueError(request["do"])
 
     async def _call(self, peer: PeerId, deadline: float) -> Mapping[str, Any]:
         """One tick, within a deadline."""
         return await self._watch(peer, b"1 0", deadline)
+
+    async def _pipes(self, peer: PeerId, count: int) -> Mapping[str, Any]:
+        """Hold so many pipes at one time, each over the best way that works at once; how the last ones failed."""
+        kinds, attempts, pipes = [], {}, []
+        try:
+            for _ in range(count):
+                attempts = {}
+                pipe = await self._node.mesh.open_pipe(peer, timeout=30.0, attempts=attempts)
+                pipes.append(pipe)
+                kinds.append(pipe.path.kind.value)
+        finally:
+            for pipe in pipes:
+                pipe.sock.close()
+        return {"kinds": kinds, "attempts": attempts}
+
+    async def _forge(self, relay: PeerAddress, token: bytes) -> Mapping[str, Any]:
+        """Dial through a relay with a token that no lease's holder has minted; the relay's answer."""
+        try:
+            with await dial_through(relay, token):
+                return {"error": ""}
+        except NetworkError as error:
+            return {"error": str(error)}
 
     async def _stream(self, peer: PeerId, count: int, pause: float) -> Mapping[str, Any]:
         return await self._watch(peer, f"{count} {pause}".encode(), count * pause + 60)

@@ -400,7 +400,7 @@ class Homes:
 
 async def two_homes(lab: Lab, nodes: LabNodes, *, nat: Nat = HOME, template: str = CLI) -> Homes:
     """A public relay, and alice and bob who hold reservations there; there is no path between them yet."""
-    relay = await nodes.start("relay", lab.host("relay", link=LINK))
+    relay = await nodes.start("relay", lab.host("relay", link=LINK), template=template)
     address = relay.at(relay.host.ipv4)
     hosts = [lab.host(name, nat=nat, link=LINK) for name in ("alice", "bob")]
     starting = (nodes.start(host.name, host, address, template=template) for host in hosts)

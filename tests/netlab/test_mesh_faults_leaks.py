@@ -1,0 +1,68 @@
+"""What is left of paths that were opened, bettered and closed: nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from lab_nodes import SCRIPT, Homes, LabNode, LabNodes, eventually, two_homes
+
+from netlab import Lab
+
+ROUNDS = 3
+GONE_S = 15.0
+"""Seconds until what belonged to a closed path is gone: a pipe that nobody took waits 5 s, a punch's last socket 10 s."""
+
+
+@pytest.mark.slow
+async def test_a_path_that_is_opened_punched_and_closed_leaves_nothing(lab: Lab, nodes: LabNodes) -> None:
+    homes = await two_homes(lab, nodes, template=SCRIPT)
+    await _call_and_hang_up(homes)  # whatever is made once, for good, is made now: threads, a control connection
+    everybody = (homes.relay, homes.alice, homes.bob)
+    before = {node.name: await _wait_steady(node) for node in everybody}
+    print(before)
+    for _ in range(ROUNDS):
+        await _call_and_hang_up(homes)
+    for node in everybody:
+        seen: list[Mapping[str, object]] = []
+
+        async def as_before(node: LabNode = node, seen: list[Mapping[str, object]] = seen) -> bool:
+            seen.append(await _counts(node))
+            return seen[-1] == before[node.name]
+
+        try:
+            await eventually(as_before, GONE_S, f"{node.name} as before")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: it was {before[node.name]} and is {seen[-1]}") from None
+
+
+async def _call_and_hang_up(homes: Homes) -> None:
+    await homes.alice.wait_path(homes.bob)
+    answer = await homes.alice.do("hang_up", peer=homes.bob.peer_id)
+    assert answer["closed"]
+
+    async def no_pipe() -> bool:
+        return not await homes.alice.pipes(homes.bob) and not await homes.bob.pipes(homes.alice)
+
+    await eventually(no_pipe, GONE_S, "the end of the pipes")
+
+
+async def _counts(node: LabNode) -> Mapping[str, object]:
+    counts = {"sockets": node.sockets(), "descriptors": node.descriptors(), "threads": node.threads()}
+    return {**counts, "tasks": (await node.do("tasks"))["tasks"]}
+
+
+async def _wait_steady(node: LabNode) -> Mapping[str, object]:
+    """What it has when nothing changes any more."""
+    last: list[Mapping[str, object]] = [{}]
+    same = 0
+
+    async def steady() -> bool:
+        nonlocal same
+        now = await _counts(node)
+        same = same + 1 if now == last[0] else 0
+        last[0] = now
+        return same >= 40
+
+    await eventually(steady, 2 * GONE_S, f"{node.name} at rest")
+    return last[0]
