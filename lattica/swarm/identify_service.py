@@ -27,7 +27,10 @@ PUSH_TIMEOUT_S = 10.0
 MAX_PUSHING = 16
 """Peers to which we push at one time."""
 PUSH_INTERVAL_S = 1.0
-"""Seconds between two rounds of ours, which tell only the latest; and between two pushes of a peer, in the long run."""
+"""Seconds between two rounds of ours, which tell only the latest; and between two pushes of a peer; in the long run."""
+ROUNDS_AT_ONCE = 4
+"""Rounds of ours that may follow each other at once: a node that starts, or comes back, learns in a second that it is
+behind a NAT and which relays it has, and can be called as soon as others know. Half of what peers put up with."""
 PUSH_BURST = 8
 """Pushes that a peer may send at once; each costs us a signature to check and listeners to call."""
 AGENT = f"lattica/{__version__}"
@@ -133,7 +136,8 @@ class IdentifyService:
             self._on_pushed(replace(info, observed=None) if stream.remote.is_circuit else info)
 
     async def run_pushes(self) -> None:
-        """Push to everybody after each change, for ever; changes in quick succession are pushed as one."""
+        """Push to everybody after each change, for ever; changes in long succession are pushed as one."""
+        paid = trio.current_time()
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
@@ -141,7 +145,8 @@ class IdentifyService:
             async with trio.open_nursery() as nursery:
                 for connection in self._peers():
                     nursery.start_soon(self._push, connection, limiter)
-            await trio.sleep(PUSH_INTERVAL_S)
+            paid = max(paid, trio.current_time()) + PUSH_INTERVAL_S
+            await trio.sleep_until(paid - (ROUNDS_AT_ONCE - 1) * PUSH_INTERVAL_S)
 
     async def _push(self, connection: Connection, limiter: trio.CapacityLimiter) -> None:
         try:

@@ -177,7 +177,7 @@ class Swarm:
     async def advertise(self, addresses: Sequence[PeerAddress]) -> None:
         """Tell peers from now on that we listen there, and have it pushed to those that are connected.
 
-        Returns before they have it. Of several calls within a second, the last one is pushed.
+        Returns before they have it. Of many calls in quick succession, the last one is pushed.
         """
 
         async def update() -> None:

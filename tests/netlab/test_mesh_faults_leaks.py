@@ -11,7 +11,7 @@ from netlab import Lab
 
 ROUNDS = 3
 GONE_S = 15.0
-"""Seconds until what belonged to a closed path is gone: a pipe that nobody took waits 5 s, a punch's last socket 10 s."""
+"""Seconds until what belonged to a closed path is gone: a pipe that nobody took waits 5 s, a punch's socket 10 s."""
 
 
 @pytest.mark.slow

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import pytest
 from lab_nodes import (
+    HOME,
+    LINK,
     PING_LIMIT_S,
+    PORT,
     Homes,
     LabNodes,
     eventually,
@@ -22,7 +26,9 @@ CALLED_S = 15.0
 DIRECT_S = 30.0
 """Seconds from then until the path is a punched one again; the search's first pauses are 0, 1, 4 and 15 s."""
 RESTARTED_S = 15.0
-"""Seconds from the moment that a restarted peer holds its reservation until it is called at its new place."""
+"""Seconds from the moment that a restarted peer says it is up until it is called at its new place: the old address is
+silent for 5 s, or answers as somebody else at once; the DHT is asked after 1 s."""
+OTHER_PORT = 4800
 
 pytestmark = pytest.mark.slow
 
@@ -68,3 +74,38 @@ async def _lives_through(homes: Homes, fault: object) -> None:
             print([(round(e.elapsed_s, 1), e.event, e.path, e.reason) for e in events])
     assert pings.longest_s < PING_LIMIT_S
     assert not pings.failed_after(answered)
+
+
+async def test_a_peer_that_restarts_elsewhere_is_found_again(lab: Lab, nodes: LabNodes) -> None:
+    homes = await two_homes(lab, nodes)
+    alice, bob = homes.alice, homes.bob
+    await alice.wait_path(bob)
+    for moves, port in ((True, PORT), (False, OTHER_PORT)):
+        async with alice.pinging(bob) as pings:
+            await bob.kill()
+            if moves:
+                await asyncio.to_thread(bob.host.change_address)
+            await bob.start(homes.relay_address, port=port)
+            started = time.monotonic()
+            await eventually(partial(pings.answered_after, started), RESTARTED_S, "an answer of the new process")
+            print(f"answered after {time.monotonic() - started:.1f} s")
+            await eventually(lambda: pings.replies[-1].path == "punched-tcp", DIRECT_S, "a punched path again")
+            pings.report(started)
+        assert pings.longest_s < PING_LIMIT_S
+
+
+async def test_a_public_peer_that_restarts_elsewhere_is_found_again(lab: Lab, nodes: LabNodes) -> None:
+    """Without a relay between: at another port, and at another address."""
+    relay = await nodes.start("relay", lab.host("relay", link=LINK))
+    address = relay.at(relay.host.ipv4)
+    alice = await nodes.start("alice", lab.host("alice", nat=HOME, link=LINK), address)
+    bob = await nodes.start("bob", lab.host("bob", link=LINK), address)
+    await alice.wait_path(bob, "direct")
+    for moves, port in ((False, OTHER_PORT), (True, OTHER_PORT)):
+        await bob.kill()
+        if moves:
+            await asyncio.to_thread(bob.host.change_address)
+        await bob.start(address, port=port)
+        started = time.monotonic()
+        await alice.wait_path(bob, "direct", RESTARTED_S)
+        print(f"answered after {time.monotonic() - started:.1f} s")

@@ -25,8 +25,14 @@ def _blocked(homes: Homes) -> Iterator[None]:
     """Alice's router passes nothing to or from bob's."""
     (router,) = homes.alice.host.routers
     other = homes.bob.host.public_address
-    rules = f"ip saddr {other} drop; ip daddr {other} drop;"
-    table = f"table ip blocked {{ chain c {{ type filter hook forward priority -50; {rules} }} }}\n"
+    table = f"""table ip blocked {{
+        chain passing {{
+            type filter hook forward priority -50
+            ip saddr {other} drop
+            ip daddr {other} drop
+        }}
+    }}
+    """
     router.run(["nft", "-f", "-"], stdin=table)
     try:
         yield

@@ -74,7 +74,8 @@ class FaultNode:
 
     async def _pipes(self, peer: PeerId, count: int) -> Mapping[str, Any]:
         """Hold so many pipes at one time, each over the best way that works at once; how the last ones failed."""
-        kinds, attempts, pipes = [], {}, []
+        attempts: dict[str, str] = {}
+        kinds, pipes = [], []
         try:
             for _ in range(count):
                 attempts = {}
