@@ -43,7 +43,7 @@ def export_file(source: int, size: int, destination: Path, *, overwrite: bool, d
         size: Its bytes.
         destination: Where the copy goes.
         overwrite: Replace what is there.
-        draft: A copy that is complete, but for its name, and on the same file system; the caller closes it.
+        draft: A copy that is complete, but for its name; the caller closes it. Of no use on another file system.
 
     Raises:
         EOFError: The source has fewer bytes.
@@ -55,7 +55,7 @@ def export_file(source: int, size: int, destination: Path, *, overwrite: bool, d
         if not overwrite and os.path.lexists(destination):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         _make_directories(destination.parent)
-        if draft is not None:
+        if draft is not None and os.fstat(draft.descriptor).st_dev == destination.parent.stat().st_dev:
             _publish(draft, destination, overwrite=overwrite)
         else:
             with _draft(destination.parent) as draft:

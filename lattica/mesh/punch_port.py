@@ -29,6 +29,7 @@ from typing import Any
 
 from lattica.background import background_tasks
 from lattica.identity import PeerAddress
+from lattica.mesh.congestion import avoid_delay_based
 from lattica.mesh.paths import host_candidates, is_local
 from lattica.mesh.pipes import configure, describe
 from lattica.mesh.punch_candidates import PunchPlan
@@ -122,6 +123,7 @@ class PunchPort:
         for refusals in range(1, MAX_DIALS + 1):
             started = time.monotonic()
             sock = bind_shared(*self._local)
+            avoid_delay_based(sock)
             try:
                 await loop.sock_connect(sock, tuple(target))
             except OSError as error:
