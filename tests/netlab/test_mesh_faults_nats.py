@@ -11,7 +11,6 @@ from lab_nodes import (
     HOME,
     LINK,
     PING_LIMIT_S,
-    PORT,
     Homes,
     LabNodes,
     eventually,
@@ -19,6 +18,7 @@ from lab_nodes import (
 )
 
 from netlab import Lab
+from netlab.matrix.programs import PORT
 
 CALLED_S = 15.0
 """Seconds from a NAT's reboot, or a change of address, until new calls work: 1.4 s until the pipe counts as stalled, or
