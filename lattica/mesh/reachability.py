@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from lattica.identity import PeerId
-from lattica.mesh.paths import is_global
+from lattica.mesh.paths import is_global, is_local
 
 MAX_OBSERVERS = 16
 """Peers whose observations count; newer ones displace older ones."""
@@ -80,7 +80,7 @@ class ReachabilityMachine:
             own: Our interfaces' addresses.
         """
         before = self._seen.pop(peer, None)
-        seen = _Observation(host, host in own)
+        seen = _Observation(host, host in own or is_local(host))
         if before is not None and before.host == host:
             seen = before
         self._seen[peer] = seen

@@ -107,5 +107,6 @@ async def test_a_public_peer_that_restarts_elsewhere_is_found_again(lab: Lab, no
             await asyncio.to_thread(bob.host.change_address)
         await bob.start(address, port=port)
         started = time.monotonic()
-        await alice.wait_path(bob, "direct", RESTARTED_S)
+        await alice.wait_answer(bob, RESTARTED_S)
         print(f"answered after {time.monotonic() - started:.1f} s")
+        await alice.wait_path(bob, "direct", "punched-tcp", seconds=DIRECT_S)  # dialled, or met half-way

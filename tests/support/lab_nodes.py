@@ -20,6 +20,7 @@ from typing import TypeAlias
 import fault_node
 import grpc
 
+import lattica
 from lattica._proto import control_pb2, control_pb2_grpc
 from lattica.background import Background, background_tasks, cancelled
 from lattica.node import connect_control
@@ -41,9 +42,11 @@ PING_LIMIT_S = 15.0 + 1.0
 """Seconds that one ping may take, however it ends: its deadline, and the work of a busy machine."""
 POLL_S = 0.05
 
+ROOT = Path(lattica.__file__).parents[1]
+"""The package's folder; a program would look for it in its own first."""
 CLI = "{python} -m lattica -vv --json --home {home} up --port {port} [--bootstrap {first}] [--bootstrap {second}]"
 """The command that users start nodes with."""
-SCRIPT = f"{{python}} {fault_node.__file__} {{home}} {{port}} [{{first}}] [{{second}}]"
+SCRIPT = f"env PYTHONPATH={ROOT} {{python}} {fault_node.__file__} {{home}} {{port}} [{{first}}] [{{second}}]"
 """A program that opens a node, serves a long stream, and does what it is told on its standard input."""
 
 Stub: TypeAlias = "control_pb2_grpc.ControlAsyncStub"
@@ -291,8 +294,9 @@ class LabNode:
             await asyncio.sleep(POLL_S)
         raise AssertionError(f"{self.name} got no answer of {peer.name} within {seconds:.0f} s: {reasons[-1]}")
 
-    async def wait_path(self, peer: LabNode, path: str = "punched-tcp", seconds: float = READY_S) -> None:
-        """Ping until the answer comes by a path."""
+    async def wait_path(self, peer: LabNode, *paths: str, seconds: float = READY_S) -> None:
+        """Ping until the answer comes by one of some paths, by default a punched one."""
+        paths = paths or ("punched-tcp",)
         last = "not called yet"
 
         async def comes() -> bool:
@@ -301,10 +305,10 @@ class LabNode:
                 last = (await self.ping(peer)).path
             except grpc.aio.AioRpcError as error:  # it may take a second until the peer can be found
                 last = error.details() or error.code().name
-            return last == path
+            return last in paths
 
         try:
-            await eventually(comes, seconds, f"a {path} path from {self.name} to {peer.name}")
+            await eventually(comes, seconds, f"a {paths[0]} path from {self.name} to {peer.name}")
         except AssertionError as error:
             raise AssertionError(f"{error}: {last}") from None
 

@@ -38,6 +38,13 @@ def test_an_address_that_is_not_ours_is_a_nats() -> None:
     assert node.public_hosts == {NAT}
 
 
+def test_a_peer_on_this_machine_sees_no_nat() -> None:
+    """Whatever interfaces we have: none of them is named 127.0.0.1 to others."""
+    node = machine()
+    assert node.observed(peer(1), "127.0.0.1", [OWN_PRIVATE])
+    assert verdict(node) == "unknown"
+
+
 def test_our_own_address_is_only_ours_to_be_dialled_at_when_somebody_has() -> None:
     node = machine()
     assert node.observed(peer(1), OWN_PUBLIC, [OWN_PUBLIC])
