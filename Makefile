@@ -18,6 +18,7 @@ help:
 	@echo "make lab    every pair of NAT kinds in network namespaces, as root (a quarter of an hour); netlab/results/matrix.*"
 	@echo "make lab-quick, lab-docker   a few of the pairs; the same homes in containers"
 	@echo "make bench  the benchmarks; tables, and benchmarks/results/*.json"
+	@echo "make bench-mesh  how fast a model gets from home to home, as root, in the lab (some minutes)"
 
 $(STAMP): pyproject.toml tools/system_packages.sh
 	sh tools/system_packages.sh
