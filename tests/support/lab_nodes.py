@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 import signal
 import subprocess
 import time
@@ -41,6 +42,8 @@ STOP_S = 10.0
 PING_LIMIT_S = 15.0 + 1.0
 """Seconds that one ping may take, however it ends: its deadline, and the work of a busy machine."""
 POLL_S = 0.05
+ENTRY = re.compile(r"\n(?=\d{4}-\d\d-\d\d )")
+"""Between two entries of a log; tracebacks have many lines."""
 
 ROOT = Path(lattica.__file__).parents[1]
 """The package's folder; a program would look for it in its own first."""
@@ -237,10 +240,11 @@ class LabNode:
         return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
 
     def complaints(self) -> list[str]:
-        """What it has logged of faults of its own, in all its lives."""
-        logs = sorted(self._log.parent.glob(f"{self._log.name}-*.err"))
-        lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
-        return [line for line in lines if " ERROR " in line or line.startswith("Traceback")]
+        """What it has logged of faults of its own in all its lives, with tracebacks."""
+        entries: list[str] = []
+        for log in sorted(self._log.parent.glob(f"{self._log.name}-*.err")):
+            entries += ENTRY.split(log.read_text(errors="replace"))
+        return [entry for entry in entries if " ERROR " in entry[:50] or entry.startswith("Traceback")]
 
     # What it does
 
@@ -280,19 +284,18 @@ class LabNode:
             pings.under_way -= 1
         pings.longest_s = max(pings.longest_s, time.monotonic() - started)
 
-    async def wait_answer(self, peer: LabNode, seconds: float) -> control_pb2.PingReply:
-        """Ping until there is an answer, which has to come within ``seconds``."""
-        deadline, reasons = time.monotonic() + seconds, [""]
-        while time.monotonic() < deadline:
+    async def wait_answer(self, peer: LabNode, seconds: float) -> str:
+        """Begin a ping now and then until one is answered, which has to be within ``seconds``; the path that it took."""
+        started = time.monotonic()
+        async with background_tasks() as tasks:
+            pings = Pings()
+            tasks.start(self._begin_pings(peer, 0.5, pings, tasks))
             try:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
-                    return await self.ping(peer)
-            except grpc.aio.AioRpcError as error:
-                reasons.append(error.details() or error.code().name)
-            except TimeoutError:
-                reasons.append("no answer yet")
-            await asyncio.sleep(POLL_S)
-        raise AssertionError(f"{self.name} got no answer of {peer.name} within {seconds:.0f} s: {reasons[-1]}")
+                await eventually(lambda: bool(pings.replies), seconds, f"an answer of {peer.name} to {self.name}")
+            except AssertionError:
+                pings.report(started)
+                raise
+            return pings.replies[0].path
 
     async def wait_path(self, peer: LabNode, *paths: str, seconds: float = READY_S) -> None:
         """Ping until the answer comes by one of some paths, by default a punched one."""
@@ -424,4 +427,4 @@ async def lab_nodes(folder: Path) -> AsyncIterator[LabNodes]:
         for node in nodes.all:
             await node.close()
     for node in nodes.all:
-        assert not node.complaints(), f"{node.name} logged: {node.complaints()[:3]}"
+        assert not node.complaints(), f"{node.name} logged: {node.complaints()[0]}"
