@@ -25,6 +25,7 @@ from lattica.background import Background, background_tasks
 from lattica.config import NodeConfig
 from lattica.errors import NetworkError
 from lattica.identity import PeerAddress, PeerId
+from lattica.mesh.paths import PathKind
 from lattica.mesh.pipes import OpenPipe
 from lattica.mesh.relay_client import dial_through
 
@@ -74,19 +75,24 @@ class FaultNode:
         return await self._watch(peer, b"1 0", deadline)
 
     async def _pipes(self, peer: PeerId, count: int) -> Mapping[str, Any]:
-        """Hold up to so many pipes at one time, each over the best way that works at once, until one fails."""
+        """Hold up to so many relayed pipes at one time, until none can be opened any more."""
         pipes: list[OpenPipe] = []
         error = ""
         try:
             while len(pipes) < count and not error:
                 try:
-                    pipes.append(await self._node.mesh.open_pipe(peer, timeout=30.0))
+                    pipe = await self._node.mesh.open_pipe(peer, timeout=30.0)
                 except NetworkError as failure:
                     error = str(failure)
+                else:
+                    if pipe.path.kind is PathKind.RELAYED:
+                        pipes.append(pipe)
+                    else:  # on a busy machine another way may be faster
+                        pipe.sock.close()
         finally:
             for pipe in pipes:
                 pipe.sock.close()
-        return {"kinds": [pipe.path.kind.value for pipe in pipes], "error": error}
+        return {"pipes": len(pipes), "error": error}
 
     async def _forge(self, relay: PeerAddress, token: bytes) -> Mapping[str, Any]:
         """Dial through a relay with a token that no lease's holder has minted; the relay's answer."""

@@ -285,7 +285,7 @@ class LabNode:
         pings.longest_s = max(pings.longest_s, time.monotonic() - started)
 
     async def wait_answer(self, peer: LabNode, seconds: float) -> str:
-        """Begin a ping now and then until one is answered, which has to be within ``seconds``; the path that it took."""
+        """Begin pings until one is answered, which has to be within ``seconds``; the path that it took."""
         started = time.monotonic()
         async with background_tasks() as tasks:
             pings = Pings()
