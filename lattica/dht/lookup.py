@@ -87,7 +87,7 @@ class Lookup:
 
     It ends when the `beta` nearest peers that have not failed have answered, or nobody is left to ask (spec), or after
     `max_queries`. A slow peer stops holding one of the `alpha` places and counts again if it answers after all
-    (paper).
+    (paper); if it is the one that is looked for, nobody waits for it.
 
     What a hostile responder can do is bounded: of each response the `k` nearest peers count, candidates and queries
     have a limit, and peers named only by responders whose referrals do not answer are ignored.
@@ -239,6 +239,11 @@ class Lookup:
         self.done = self.done or self._is_over()
         return queries
 
+    def _sought_is_stalled(self) -> bool:
+        """Whether the peer that is looked for itself does not answer: mostly it has moved, and others know where to."""
+        nearest = next(iter(self._by_distance), None)
+        return nearest is not None and nearest.distance == 0 and nearest.state is _State.STALLED
+
     def _has_place(self) -> bool:
         waiting = self._count[_State.WAITING]
         return waiting < self._alpha and waiting + self._count[_State.STALLED] < self._alpha + MAX_STALLED
@@ -257,7 +262,7 @@ class Lookup:
         nearest = list(islice((c for c in self._by_distance if c.state in _RELEVANT), self._beta))
         if len(nearest) == self._beta and all(c.state is _State.ANSWERED for c in nearest):
             return True
-        under_way = self._count[_State.WAITING] + self._count[_State.STALLED]
+        under_way = self._count[_State.WAITING] + self._count[_State.STALLED] - self._sought_is_stalled()
         return not under_way and self._nearest_to_ask() is None
 
 

@@ -31,6 +31,8 @@ MAX_KNOWN_PEERS = 10_000
 """Peers whose identify message is remembered after they have gone."""
 REQUEST_IDLE_S = 60.0
 """Seconds that a peer may keep a request stream open without asking."""
+LAST_WORDS_S = 1.0
+"""Seconds to bring the peer what a handler wrote on its socket before it failed."""
 HANDLER_TIMEOUT_S = 30.0
 """Seconds for one answer of ours."""
 
@@ -285,7 +287,8 @@ class Swarm:
                         await self._thread.ask(owned)
                     except Exception as error:  # noqa: BLE001 - raised below, outside the nursery
                         failures.append(error)
-                        nursery.cancel_scope.cancel()
+                        # What it has written, a refusal perhaps, gets there: a reset would overtake it.
+                        nursery.cancel_scope.deadline = trio.current_time() + LAST_WORDS_S
             finally:
                 # In the handler's thread: it may be about to start.
                 self._thread.post(lambda: None if taken else far.close())

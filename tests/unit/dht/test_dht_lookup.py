@@ -356,3 +356,22 @@ def test_closest_is_at_most_k(k: int) -> None:
     lookup = lookup_from(PEERS[:10], k=k, beta=k)
     run(lookup, lambda _: PEERS[:10])
     assert lookup.closest() == PEERS[:k]
+
+
+def test_a_search_for_a_peer_that_is_silent_itself_ends_when_the_others_have_answered() -> None:
+    """It may have moved; the others say where to."""
+    sought, other = PEERS[0], PEERS[1]
+    lookup = Lookup(key_of(sought.peer_id.raw), [sought, other], local=LOCAL)
+    assert {query.peer for query in lookup.start()} == {sought, other}
+    assert lookup.timeout(sought.peer_id) == []
+    assert not lookup.done
+    lookup.response(other.peer_id, [sought])
+    assert lookup.done
+
+
+def test_a_search_waits_for_a_silent_peer_that_is_not_the_one_looked_for() -> None:
+    lookup = lookup_from(PEERS[:2])
+    lookup.start()
+    lookup.timeout(PEERS[0].peer_id)
+    lookup.response(PEERS[1].peer_id, [])
+    assert not lookup.done
