@@ -17,7 +17,7 @@ from lattica.identity import IdentityKey, PeerAddress, PeerId, TlsIdentity
 from lattica.mesh import PathKind, pipes
 from lattica.mesh.links import Link
 from lattica.mesh.pipes import OpenPipe, accept_pipe, dial_first, dial_pipe, receive_exactly
-from lattica.mesh.preface import MAGIC, LinkRefusedError, PipeTicket, TicketOffice, encode_preface
+from lattica.mesh.preface import MAGIC, LinkRefusedError, PeerBusyError, PipeTicket, TicketOffice, encode_preface
 
 CLIENT, SERVER = (IdentityKey.from_seed(bytes((number,)) * 32).peer_id for number in (1, 2))
 Serve = Callable[[socket.socket], Awaitable[None]]
@@ -118,11 +118,10 @@ async def test_a_link_that_has_expired_is_refused() -> None:
             await dial_pipe(expired, address)
 
 
-async def test_a_busy_peer_is_no_reason_for_a_new_link() -> None:
+async def test_a_busy_peer_says_so() -> None:
     async with serving(Peer(busy=True).serve) as address:
-        with pytest.raises(NetworkError, match="no more pipes") as caught:
+        with pytest.raises(PeerBusyError, match="no more pipes"):
             await dial_pipe(LINK, address)
-    assert not isinstance(caught.value, LinkRefusedError)
 
 
 @pytest.mark.parametrize(
