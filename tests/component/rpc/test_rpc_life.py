@@ -22,7 +22,7 @@ from lattica.errors import PeerUnreachableError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.identity.authority import LINK_CERTIFICATE_S
 from lattica.mesh import gateway, links
-from lattica.rpc import PeerChannel, channel, rpc, server
+from lattica.rpc import PeerChannel, channel, rpc, server, session
 
 RETURN_S = 1.0
 """Seconds in which a peer that has returned has to be reachable again."""
@@ -230,7 +230,7 @@ def _session(peer: PeerChannel) -> object:
 
 
 async def test_an_ageing_session_is_replaced_while_calls_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "RENEW_BEFORE_S", 10 * LINK_CERTIFICATE_S)
+    monkeypatch.setattr(session, "RENEW_BEFORE_S", 10 * LINK_CERTIFICATE_S)
     monkeypatch.setattr(channel, "RENEW_PAUSE_S", 0.0)
     async with open_two() as two:
         two.services.streams.pause = 0.002
@@ -251,7 +251,7 @@ async def _count(stream: grpc.aio.UnaryStreamCall[Any, content_pb2.ManifestPart]
 
 
 async def test_an_ageing_session_serves_on_while_it_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "RENEW_BEFORE_S", 10 * LINK_CERTIFICATE_S)
+    monkeypatch.setattr(session, "RENEW_BEFORE_S", 10 * LINK_CERTIFICATE_S)
     monkeypatch.setattr(channel, "RENEW_PAUSE_S", 0.0)
     async with open_two() as two:
         await say(two)
@@ -268,7 +268,7 @@ async def test_links_that_live_for_seconds_cost_no_call(monkeypatch: pytest.Monk
     """Ticket and session expire again and again under a caller who notices nothing."""
     monkeypatch.setattr(links, "LINK_CERTIFICATE_S", 3.0)
     monkeypatch.setattr(links, "RENEW_BEFORE_S", 2.4)
-    monkeypatch.setattr(channel, "RENEW_BEFORE_S", 2.3)
+    monkeypatch.setattr(session, "RENEW_BEFORE_S", 2.3)
     monkeypatch.setattr(channel, "RENEW_PAUSE_S", 0.05)
     async with open_two() as two:
         sessions = set()
