@@ -158,7 +158,7 @@ class _Proofs(Generic[T]):
             sock.close()
             self._attempts[address.text] = reason
             if self.refused is not None:
-                driver.post(Hopeless("you do not know the link"))
+                driver.post(Hopeless("you take no pipes over this link"))
             return
         self._won.append((result, sock))
         self._attempts.pop(address.text, None)

@@ -13,8 +13,9 @@ ROUNDS = 3
 GONE_S = 15.0
 """Seconds until what belonged to a closed path is gone: a pipe that nobody took waits 5 s, a punch's socket 10 s."""
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-@pytest.mark.slow
+
 async def test_a_path_that_is_opened_punched_and_closed_leaves_nothing(lab: Lab, nodes: LabNodes) -> None:
     homes = await two_homes(lab, nodes, template=SCRIPT)
     await _call_and_hang_up(homes)  # whatever is made once, for good, is made now: threads, a control connection

@@ -34,8 +34,9 @@ FETCHED = 20_000_000
 FETCH_S = 60.0
 """Seconds for that over `LOSSY`: some 1.5 MB/s are to be had with the usual congestion control, and pings go on."""
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-@pytest.mark.slow
+
 async def test_calls_to_a_frozen_peer_end_in_time_and_work_when_it_goes_on(lab: Lab, nodes: LabNodes) -> None:
     homes = await two_homes(lab, nodes, template=SCRIPT)
     alice, bob = homes.alice, homes.bob
@@ -58,7 +59,6 @@ async def test_calls_to_a_frozen_peer_end_in_time_and_work_when_it_goes_on(lab: 
     assert (await bob.ping(alice)).path
 
 
-@pytest.mark.slow
 async def test_hundreds_of_pings_and_a_fetch_survive_lost_packets(lab: Lab, nodes: LabNodes, tmp_path: Path) -> None:
     homes = await two_homes(lab, nodes)
     alice, bob = homes.alice, homes.bob
@@ -81,7 +81,6 @@ async def test_hundreds_of_pings_and_a_fetch_survive_lost_packets(lab: Lab, node
     assert pings.paths == ["punched-tcp"]
 
 
-@pytest.mark.slow
 async def test_a_link_that_is_cut_for_some_seconds_costs_no_call(lab: Lab, nodes: LabNodes) -> None:
     homes = await two_homes(lab, nodes)
     alice, bob = homes.alice, homes.bob

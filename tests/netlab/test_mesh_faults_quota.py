@@ -16,8 +16,9 @@ TOKENS = 50
 ALL_S = 60.0
 """Seconds for all of those pipes: each takes a few round trips, one after the other."""
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
-@pytest.mark.slow
+
 async def test_a_client_over_its_quota_learns_why_and_others_do_not_notice(lab: Lab, nodes: LabNodes) -> None:
     homes = await two_homes(lab, nodes, nat=HARD, template=SCRIPT)
     alice, bob = homes.alice, homes.bob

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
 from lab_nodes import HOME, LINK, PING_LIMIT_S, LabNode, LabNodes, eventually, two_homes, wait_relays
 
 from netlab import Lab, Nat
@@ -16,6 +17,8 @@ CALLED_S = 10.0
 OTHER_RELAY_S = 10.0
 """Seconds from a relay's death until new calls go by the other relay. A relay that is killed resets its connections:
 both ends know at once; a call then asks for a new link through the other relay."""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 async def test_a_relay_that_restarts_is_reserved_at_again_and_punched_paths_carry_on(lab: Lab, nodes: LabNodes) -> None:

@@ -19,6 +19,8 @@ BLOCKED_S = 3.0
 MOVED_S = 25.0
 """Seconds from then until calls go by a punched path: attempts are 0, 1, 4 and 15 s apart."""
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
 
 @contextlib.contextmanager
 def _blocked(homes: Homes) -> Iterator[None]:
@@ -40,7 +42,6 @@ def _blocked(homes: Homes) -> Iterator[None]:
         router.run(["nft", "delete", "table", "ip", "blocked"])
 
 
-@pytest.mark.slow
 async def test_a_stream_over_the_relay_ends_there_while_new_calls_move_to_the_punched_path(
     lab: Lab, nodes: LabNodes
 ) -> None:
