@@ -80,6 +80,11 @@ class Wire:
             near.resume_reading()
             self._ends += [near, far]
 
+    def freeze(self) -> None:
+        """Carry nothing from now on, and tell nobody, as a NAT does that has forgotten its mappings."""
+        for end in self._ends:
+            end.pause_reading()
+
     def cut(self) -> None:
         """Reset all connections, as a machine does that lost its power and came back."""
         for end in self._ends:

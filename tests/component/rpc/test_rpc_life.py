@@ -334,3 +334,49 @@ def test_calls_work_on_uvloop_as_well() -> None:
                 await echo_stub(two.alice.rpc.channel(IdentityKey.generate().peer_id)).Echo(echo("x"), timeout=1)
 
     uvloop.run(main())
+
+
+class _NoRoute:
+    """An opener that finds nothing, and goes on looking."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def open_route(
+        self, peer: PeerId, *, timeout: float | None = None, attempts: dict[str, str] | None = None
+    ) -> gateway.Route:
+        self.asked += 1
+        if attempts is not None:
+            attempts["everything"] = "no answer yet"
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_call_waits_while_nothing_gets_through_until_the_path_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    stalled = True
+    async with open_two() as two:
+        await say(two)
+        monkeypatch.setattr(gateway.Route, "is_stalled", property(lambda _: stalled))
+        monkeypatch.setattr(two.channel, "_opener", opener := _NoRoute())
+        with pytest.raises(PeerUnreachableError, match="everything: no answer yet"):
+            await say(two, timeout=0.2)
+        calling = asyncio.ensure_future(say(two, timeout=5))
+        done, _ = await asyncio.wait([calling], timeout=0.2)
+        assert not done
+        assert opener.asked == 1, "calls that wait share one attempt"
+        stalled = False
+        for route in two.alice.mesh._routes[two.bob.peer_id]:
+            route.recovered()
+        assert await calling == b"hello"
+        assert two.services.echo.calls == 2
+
+
+async def test_a_call_takes_another_path_while_nothing_gets_through_on_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_two() as two:
+        await say(two)
+        (first,) = two.alice.mesh._routes[two.bob.peer_id]
+        monkeypatch.setattr(gateway.Route, "is_stalled", property(lambda route: route is first))
+        assert await say(two, timeout=5) == b"hello"
+        await until(lambda: first not in two.alice.mesh._routes[two.bob.peer_id])

@@ -14,7 +14,7 @@ from swarm_pairs import connected, listening, wired
 
 from lattica.errors import NetworkError, PeerUnreachableError, StreamError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
-from lattica.swarm import ConnectionInfo, Direction, PeerInfo, Swarm, open_swarm
+from lattica.swarm import ConnectionInfo, Direction, PeerInfo, Swarm, host, open_swarm
 from lattica.swarm.dialing import DIAL_STAGGER_S
 from lattica.swarm.host import MAX_CONNECTIONS_PER_PEER
 
@@ -375,3 +375,45 @@ async def test_a_dial_cancelled_at_any_moment_leaves_a_working_swarm() -> None:
                 await alice.connect(bob.key.peer_id, [address])
                 assert await alice.request(bob.key.peer_id, ECHO, b"x", 100) == b"x"
         assert await bob.ping(alice.key.peer_id) > 0
+
+
+async def test_a_connection_that_its_peer_has_replaced_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its NAT has forgotten it, say; what waits for it would wait for half a minute."""
+    monkeypatch.setattr(host, "PROVE_TIMEOUT_S", 0.2)
+    key = IdentityKey.generate()
+    async with open_swarm(key) as before, open_swarm(key) as after, open_swarm(IdentityKey.generate()) as bob:
+        watch = Watch(bob)
+        before.serve_requests(ECHO, silent, 10)
+        async with listening(bob) as address, wired(address) as wire:
+            await before.connect(bob.key.peer_id, [wire.address])
+            await watch.until(lambda: len(watch.identified) == 1)
+            asking = asyncio.ensure_future(bob.request(key.peer_id, ECHO, b"x", 10))
+            wire.freeze()
+            await after.connect(bob.key.peer_id, [address])
+            with pytest.raises(StreamError):
+                await asking
+            await watch.until(lambda: watch.disconnected == watch.connected[:1])
+            assert bob.is_connected(key.peer_id)
+
+
+async def test_a_second_connection_of_a_peer_that_still_answers_on_the_first_costs_it_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host, "PROVE_TIMEOUT_S", 0.2)
+    key = IdentityKey.generate()
+    async with (
+        open_swarm(key) as before,
+        open_swarm(key) as after,
+        open_swarm(IdentityKey.generate()) as bob,
+        listening(bob) as address,
+    ):
+        await before.connect(bob.key.peer_id, [address])
+        await after.connect(bob.key.peer_id, [address])
+        await asyncio.sleep(3 * host.PROVE_TIMEOUT_S)
+        assert len(bob.connections()) == 2
+        assert await before.ping(bob.key.peer_id) > 0
+
+
+async def silent(_: PeerId, __: bytes) -> bytes:
+    await asyncio.Event().wait()
+    return b""
