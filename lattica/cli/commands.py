@@ -40,9 +40,9 @@ class _Common:
 @click.pass_context
 def main(context: click.Context, home: Path | None, as_json: bool, verbose: int) -> None:
     """Reach peers behind NATs, and move models between them."""
-    level = _LEVELS[min(verbose, 2)]
-    logging.basicConfig(level=max(level, logging.INFO), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("lattica").setLevel(level)  # alone: others tell every multiaddr that they parse
+    logging.basicConfig(level=_LEVELS[min(verbose, 2)], format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for chatty in ("multiaddr", "asyncio"):  # they tell of every address that they parse
+        logging.getLogger(chatty).setLevel(logging.INFO)
     context.obj = _Common(home, Output(as_json=as_json))
 
 
