@@ -8,6 +8,7 @@ when SYNC comes: at one time, but for the jitter of the relay. How little depend
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -80,7 +81,7 @@ class State(Enum):
     DONE = auto()
 
 
-class PunchMachine:
+class PunchMachine(ABC):
     """What both sides have in common.
 
     Attributes:
@@ -107,25 +108,25 @@ class PunchMachine:
         self._answer_by, self._ends_at = now + ANSWER_TIMEOUT_S, now + PUNCH_LIMIT_S
         return (Learn(self.attempt),)
 
+    @abstractmethod
     def learned(self, offer: Offer, now: float) -> Sequence[Action]:
         """The round's port is open and its mapping known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def receive(self, message: PunchMessage, now: float) -> Sequence[Action]:
         """The peer has sent a message.
 
         Raises:
             RemoteProtocolError: It is not its turn to send that.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def round_over(self, now: float) -> Sequence[Action]:
         """The round's window is over and nothing is being proven any more."""
-        raise NotImplementedError
 
     def opened(self) -> Sequence[Action]:
-        """A connection is proven; only the initiator can know."""
-        raise NotImplementedError
+        """A connection is proven; only the initiator can know, and answers to it."""
+        return ()
 
     def ended(self, reason: str) -> Sequence[Action]:
         """The peer ended the stream, or it was lost."""
