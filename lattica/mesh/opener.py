@@ -21,6 +21,8 @@ RENEW_STAGGER_S = 1.0
 """Seconds after which an old link's addresses have had their chance, and the peer is looked for anew as well."""
 DIRECT_HEAD_START_S = 0.3
 """Seconds that dialling has before punching and a relay are tried too: most peers that can be dialled answer in it."""
+LAN_HEAD_START_S = 0.05
+"""The same for a peer that has relays: it believes that it cannot be dialled, but it may be in our own network."""
 RELAY_HEAD_START_S = 0.5
 """Seconds that the relays have before the control connection is used, which is slower by far."""
 
@@ -82,7 +84,9 @@ class Opener:
     async def _over(self, link: Link, attempts: dict[str, str]) -> OpenPipe | None:
         """Over a link: dialled; with a little patience punched, or through a relay; at last through libp2p."""
         verdict = Verdict()
-        patience = DIRECT_HEAD_START_S if self._ways.addresses(link) else 0.0
+        patience = 0.0
+        if self._ways.addresses(link):
+            patience = LAN_HEAD_START_S if link.relays else DIRECT_HEAD_START_S
         ways: Sequence[Callable[[], Awaitable[OpenPipe | None]]] = (
             partial(self._searched, link.peer_id, patience, attempts, verdict),
             partial(self._ways.dial, link, attempts, verdict),

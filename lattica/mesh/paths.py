@@ -164,10 +164,11 @@ def is_global(host: str) -> bool:
 def control_order(addresses: Sequence[PeerAddress], own: Collection[Candidate]) -> list[PeerAddress]:
     """A peer's addresses for a control connection, most promising first, without those that are our own here.
 
-    Its global ones, then its relays: behind a NAT its private ones lead elsewhere, or nowhere, and come last.
+    A peer that has relays believes that it cannot be dialled, so these come first; then global addresses; private ones,
+    which behind a NAT lead elsewhere, come last.
     """
     ours = {(candidate.host, candidate.port) for candidate in own}
     others = [address for address in addresses if (address.host, address.port) not in ours]
     if not any(address.is_circuit for address in others):
         return others
-    return sorted(others, key=lambda a: 1 if a.is_circuit else 0 if is_global(a.host) else 2)
+    return sorted(others, key=lambda a: 0 if a.is_circuit else 1 if is_global(a.host) else 2)

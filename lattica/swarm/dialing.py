@@ -25,11 +25,12 @@ T = TypeVar("T")
 
 
 def dialable(us: PeerId, peer: PeerId, addresses: Sequence[PeerAddress], *, direct: bool) -> list[PeerAddress]:
-    """Those of ``addresses`` at which ``peer`` may answer us: TCP addresses first, then circuits unless ``direct``."""
+    """Those of ``addresses`` at which ``peer`` may answer us, in their order; no circuits if ``direct``."""
     named = [address for address in dict.fromkeys(addresses) if address.peer_id in {None, peer}]
     circuits = [one for one in named if one.relay is not None and one.relay.peer_id not in {us, peer} and not direct]
     circuits = circuits[:MAX_CIRCUIT_RACE]
-    return [one for one in named if one.is_tcp][: MAX_RACE - len(circuits)] + circuits
+    chosen = {*circuits, *[one for one in named if one.is_tcp][: MAX_RACE - len(circuits)]}
+    return [one for one in named if one in chosen]
 
 
 async def connect_tcp(address: PeerAddress) -> socket.socket:

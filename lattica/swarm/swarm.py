@@ -147,7 +147,7 @@ class Swarm:
     ) -> ConnectionInfo:
         """An open connection to ``peer``: an existing one, or the first of a staggered race over ``addresses``.
 
-        TCP addresses are dialled first, then circuits, for which their relays are connected to if need be.
+        They are dialled in the order given. For circuits their relays are connected to, if need be.
         Cancellation leaves no half-open connection.
 
         Args:

@@ -271,13 +271,13 @@ async def test_a_direct_connection_is_preferred_and_can_be_asked_for() -> None:
         assert await net.client.connect(peer) == direct
 
 
-async def test_tcp_addresses_go_first_and_a_circuit_starts_when_they_fail() -> None:
+async def test_addresses_are_tried_in_order_and_a_circuit_starts_when_those_before_it_fail() -> None:
     async with behind_a_relay() as net:
         refused = PeerAddress.tcp("127.0.0.1", 1)
-        info = await net.client.connect(net.target.key.peer_id, [net.address, refused])
+        info = await net.client.connect(net.target.key.peer_id, [refused, net.address])
         assert info.relay == net.relay.key.peer_id
     async with behind_a_relay() as net, listening(net.target) as at_target:
-        info = await net.client.connect(net.target.key.peer_id, [net.address, at_target])
+        info = await net.client.connect(net.target.key.peer_id, [at_target, net.address])
         assert info.relay is None
 
 

@@ -10,8 +10,9 @@ TCP = PeerAddress.tcp("192.0.2.1", 4001)
 CIRCUIT = PeerAddress.circuit(PeerAddress.tcp("192.0.2.9", 4001, RELAY))
 
 
-def test_circuits_come_after_tcp_addresses() -> None:
-    assert dialable(US, PEER, [CIRCUIT, TCP], direct=False) == [TCP, CIRCUIT]
+def test_addresses_are_dialled_in_the_order_in_which_they_are_given() -> None:
+    assert dialable(US, PEER, [CIRCUIT, TCP], direct=False) == [CIRCUIT, TCP]
+    assert dialable(US, PEER, [TCP, CIRCUIT], direct=False) == [TCP, CIRCUIT]
 
 
 def test_a_direct_dial_leaves_circuits_out() -> None:
