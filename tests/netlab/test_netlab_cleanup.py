@@ -43,7 +43,8 @@ def devices_here() -> set[str]:
 @pytest.fixture
 def victim() -> Iterator[subprocess.Popen[bytes]]:
     """A process of its own with an open lab."""
-    process = subprocess.Popen([sys.executable, "-c", VICTIM], stdout=subprocess.PIPE)
+    # What a shell starts in the background ignores interrupts, and so would this.
+    process = subprocess.Popen(["env", "--default-signal=INT", sys.executable, "-c", VICTIM], stdout=subprocess.PIPE)
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"

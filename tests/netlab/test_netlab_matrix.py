@@ -116,14 +116,19 @@ def test_rounds_that_are_none_are_misuse(rounds: str) -> None:
 @pytest.mark.netns
 @pytest.mark.slow
 def test_an_interrupted_matrix_keeps_its_results_and_leaves_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "netlab", "matrix", "--pairs", "none:none", "--rounds", "1000"]
-    matrix = subprocess.Popen(
-        [*command, "--out", str(tmp_path), *TINY_COMMANDS], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    assert matrix.stderr is not None
-    assert "none : none  direct" in matrix.stderr.readline()
-    matrix.send_signal(signal.SIGINT)
-    _, stderr = matrix.communicate(timeout=45)
+    # What a shell starts in the background ignores interrupts, and so would this.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "netlab", "matrix", "--pairs", "none:none"]
+    arguments = ["--rounds", "1000", "--out", str(tmp_path), *TINY_COMMANDS]
+    with subprocess.Popen(
+        [*command, *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as matrix:
+        try:
+            assert matrix.stderr is not None
+            assert "none : none  direct" in matrix.stderr.readline()
+            matrix.send_signal(signal.SIGINT)
+            _, stderr = matrix.communicate(timeout=45)
+        finally:
+            matrix.kill()
     assert matrix.returncode == 130
     assert stderr.splitlines()[-1] == "interrupted; the results are those of the pairs above"
     assert all(row["ok"] for row in results(tmp_path))

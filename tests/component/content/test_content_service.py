@@ -173,7 +173,7 @@ class TestBounds:
         await asyncio.sleep(1.0)  # longer than it has patience
         with pytest.raises(grpc.aio.AioRpcError, match="you do not take what you asked for"):
             await read_to_the_end(call)
-        assert served.store.reads <= reads + 4
+        assert served.store.reads <= reads + 16, "of 64: what is on its way when the client stops taking"
 
     async def test_more_unanswered_chunks_than_allowed_end_the_stream(self, served: Served) -> None:
         call = served.open_stream()
