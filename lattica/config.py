@@ -44,6 +44,8 @@ class NodeConfig(BaseSettings):
         require_bootstrap: Whether opening a node fails when no bootstrap peer answers; if not, it keeps trying.
         dht: ``server`` answers other peers' lookups, ``client`` only asks; ``auto`` is a server unless peers cannot
             dial it.
+        reflection: Whether peers may ask, by gRPC's reflection, which services this node serves and what their
+            messages are (`grpcurl` does). Whoever reaches the node may, so it is off unless asked for.
         dht_protocol: Protocol ID of the DHT to join; ``/ipfs/kad/1.0.0`` is the public one.
     """
 
@@ -59,6 +61,7 @@ class NodeConfig(BaseSettings):
     relay_rate: int = Field(default=DEFAULT_RELAY_RATE, ge=0)
     require_bootstrap: bool = True
     dht: Literal["auto", "server", "client"] = "auto"
+    reflection: bool = False
     dht_protocol: str = Field(default="/lattica/kad/1.0.0", pattern=r"^/[!-~]{1,200}$")
 
     @field_validator("bootstrap", "announce", "relays", mode="before")

@@ -198,6 +198,12 @@ class Route:
         return min(paths, key=lambda path: path.kind.rank, default=None)
 
     @property
+    def path_kind(self) -> str:
+        """The kind of that path; empty without one."""
+        path = self.path
+        return path.kind.value if path is not None else ""
+
+    @property
     def is_stalled(self) -> bool:
         """Whether its pipes are up, but nothing gets through at present."""
         return self._first is None and bool(self._pipes) and all(pipe.is_stalled for pipe in self._pipes)

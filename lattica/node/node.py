@@ -185,7 +185,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             )
         )  # fmt: skip
         server = runtime / "rpc"
-        rpc = await stack.enter_async_context(open_rpc(mesh.links.authority.server, server, mesh))
+        rpc = await stack.enter_async_context(
+            open_rpc(mesh.links.authority.server, server, mesh, reflection=config.reflection)
+        )
         transport = SwarmDhtTransport(swarm, mesh, config.dht_protocol)
         dht = await stack.enter_async_context(
             open_dht(transport, mode=_dht_mode(config, mesh.reach.state), addresses_of=transport.addresses_of)

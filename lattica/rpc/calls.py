@@ -157,7 +157,10 @@ class PeerCall(Generic[Req, Res]):
 
     def time_remaining(self) -> float | None:
         """Seconds to the deadline; ``None`` without one."""
-        return self._inner.time_remaining() if self._inner is not None else self._starter.time_remaining()
+        try:
+            return self._inner.time_remaining() if self._inner is not None else self._starter.time_remaining()
+        except NotImplementedError:  # by a call of gRPC's that goes through interceptors
+            return self._starter.time_remaining()
 
     def cancel(self) -> bool:
         """Cancel the call; whether that had an effect."""

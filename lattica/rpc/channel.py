@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -24,9 +24,11 @@ from lattica.rpc.calls import (
     UnaryStreamPeerCall,
     UnaryUnaryPeerCall,
 )
+from lattica.rpc.metrics import METRICS, UNCOUNTED, RpcMetrics
 from lattica.rpc.options import DRAIN_S
 from lattica.rpc.ports import RouteOpener
 from lattica.rpc.session import Kind, MethodDefinition, Session
+from lattica.rpc.settled import outcome_of, settled_code
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +60,19 @@ class PeerChannel(grpc.aio.Channel):
     find than a call may wait is there for a later one. Closing it is for the node: it is shared.
     """
 
-    def __init__(self, peer: PeerId, opener: RouteOpener, tasks: Background, *, closed: bool = False) -> None:
+    def __init__(
+        self,
+        peer: PeerId,
+        opener: RouteOpener,
+        tasks: Background,
+        *,
+        closed: bool = False,
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        metrics: RpcMetrics = METRICS,
+    ) -> None:
         self.peer_id = peer
+        self.metrics = metrics
+        self._interceptors = interceptors
         self._opener = opener
         self._tasks = tasks
         self._session: Session | None = None
@@ -145,7 +158,7 @@ class PeerChannel(grpc.aio.Channel):
             if self._closed:
                 route.close()
                 return self.closing_error()
-            session = Session(route, self.peer_id)
+            session = Session(route, self.peer_id, self._interceptors)
             if self._session is not None and self._session.is_ready(time.monotonic()):
                 await self._warm_up(session)
         except Exception as error:  # noqa: BLE001 - belongs to the calls that wait
@@ -213,25 +226,25 @@ class PeerChannel(grpc.aio.Channel):
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any, **__: Any
     ) -> Any:
         """See `grpc.aio.Channel`."""
-        return Method(self, MethodDefinition("unary_unary", method, request_serializer, response_deserializer))
+        return Method(self, _defined(self.metrics, "unary_unary", method, request_serializer, response_deserializer))
 
     def unary_stream(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any, **__: Any
     ) -> Any:
         """See `grpc.aio.Channel`."""
-        return Method(self, MethodDefinition("unary_stream", method, request_serializer, response_deserializer))
+        return Method(self, _defined(self.metrics, "unary_stream", method, request_serializer, response_deserializer))
 
     def stream_unary(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any, **__: Any
     ) -> Any:
         """See `grpc.aio.Channel`."""
-        return Method(self, MethodDefinition("stream_unary", method, request_serializer, response_deserializer))
+        return Method(self, _defined(self.metrics, "stream_unary", method, request_serializer, response_deserializer))
 
     def stream_stream(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any, **__: Any
     ) -> Any:
         """See `grpc.aio.Channel`."""
-        return Method(self, MethodDefinition("stream_stream", method, request_serializer, response_deserializer))
+        return Method(self, _defined(self.metrics, "stream_stream", method, request_serializer, response_deserializer))
 
     async def close(self, grace: float | None = None) -> None:
         """Close it for good: new calls fail, running ones have ``grace`` seconds."""
@@ -305,20 +318,38 @@ class _MethodStarter:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._options = options
         self._session: Session | None = None
+        self._started = time.monotonic()
 
     def start_nowait(self) -> Any | None:
         session = self._channel.session_nowait()
         return None if session is None else self._invoke(session)
 
     async def start(self) -> Any:
-        return self._invoke(await self._channel.session(self.time_remaining()))
+        try:
+            session = await self._channel.session(self.time_remaining())
+        except PeerUnreachableError:
+            self._count("unreachable", "")
+            raise
+        except asyncio.CancelledError:
+            self._count("cancelled", "")
+            raise
+        return self._invoke(session)
 
     def time_remaining(self) -> float | None:
         return _left(self._deadline)
 
     def _invoke(self, session: Session) -> Any:
         self._session = session
-        return session.call(self._definition, *self._request, timeout=self.time_remaining(), **self._options)
+        call = session.call(self._definition, *self._request, timeout=self.time_remaining(), **self._options)
+        call.add_done_callback(partial(self._ended, session.route.path_kind))
+        return call
+
+    def _ended(self, path: str, call: Any) -> None:
+        self._count(outcome_of(settled_code(call)), path)
+
+    def _count(self, outcome: str, path: str) -> None:
+        if not self._definition.path.startswith(UNCOUNTED):
+            self._channel.metrics.ended("client", self._definition.kind, outcome, path, self._started)
 
     def abandoned(self) -> RpcUnreachableError:
         if self._channel.closed:
@@ -337,6 +368,16 @@ class _MethodStarter:
         if route.failure is not None or not route.has_pipe:
             self._channel.retire(session)
         return error if route.failure is None else RpcUnreachableError(route.failure)
+
+
+def _defined(metrics: RpcMetrics, kind: Kind, path: str, serialize: Any, deserialize: Any) -> MethodDefinition:
+    """A method; its messages outside streams are counted."""
+    if not path.startswith(UNCOUNTED):
+        if kind.startswith("unary_"):
+            serialize = metrics.counting_serializer("client", serialize)
+        if kind.endswith("_unary"):
+            deserialize = metrics.counting_deserializer("client", deserialize)
+    return MethodDefinition(kind, path, serialize, deserialize)
 
 
 def _left(deadline: float | None) -> float | None:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import grpc
 
+from lattica.rpc.options import Options
+
 
 @contextlib.asynccontextmanager
-async def open_local_server(path: Path, register: Callable[[grpc.aio.Server], None]) -> AsyncIterator[None]:
+async def open_local_server(
+    path: Path, register: Callable[[grpc.aio.Server], None], *, options: Options | None = None
+) -> AsyncIterator[None]:
     """A running server without TLS on a unix socket; who may open the folder may call. ``register`` adds servicers."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), *(options or [])])
     server.add_insecure_port(f"unix:{path}")
     register(server)
     await server.start()

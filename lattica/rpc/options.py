@@ -22,9 +22,13 @@ DRAIN_S = 5.0
 
 Options = list[tuple[str, int | str]]
 
-_COMMON: Options = [
+MESSAGE_LIMITS: Options = [
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.max_send_message_length", MAX_MESSAGE),
+]
+
+_COMMON: Options = [
+    *MESSAGE_LIMITS,
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
     ("grpc.http2.max_pings_without_data", 0),

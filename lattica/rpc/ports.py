@@ -31,6 +31,10 @@ class Route(Protocol):
         """Whether a pipe is up."""
 
     @property
+    def path_kind(self) -> str:
+        """The kind of its best path; empty without one."""
+
+    @property
     def is_stalled(self) -> bool:
         """Whether its pipes are up, but nothing gets through at present."""
 

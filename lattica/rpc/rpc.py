@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import grpc
 
 from lattica.background import Background, background_tasks
+from lattica.errors import UsageError
 from lattica.identity import PeerId, TlsIdentity
 from lattica.rpc.channel import PeerChannel
+from lattica.rpc.health import Health
+from lattica.rpc.local_target import open_local_target
+from lattica.rpc.metrics import METRICS, RpcMetrics
 from lattica.rpc.options import DRAIN_S
 from lattica.rpc.ports import RouteOpener
 from lattica.rpc.server import RpcServer, open_server
 
 S = TypeVar("S")
+
+_CLIENT_INTERCEPTORS = (
+    grpc.aio.UnaryUnaryClientInterceptor,
+    grpc.aio.UnaryStreamClientInterceptor,
+    grpc.aio.StreamUnaryClientInterceptor,
+    grpc.aio.StreamStreamClientInterceptor,
+)
 
 
 class Rpc:
@@ -27,15 +39,59 @@ class Rpc:
         self._server = server
         self._opener = opener
         self._tasks = tasks
-        self._channels: dict[PeerId, PeerChannel] = {}
+        self._channels: dict[tuple[PeerId, tuple[int, ...]], PeerChannel] = {}
+        self._targets = itertools.count(1)
         self._closed = False
 
-    def channel(self, peer: PeerId) -> PeerChannel:
-        """The channel to a peer, for generated stubs; the same one each time, made without waiting."""
-        channel = self._channels.get(peer)
+    @property
+    def health(self) -> Health:
+        """What peers learn of this node's services by ``grpc.health.v1``."""
+        return self._server.health
+
+    @property
+    def metrics(self) -> RpcMetrics:
+        """Where calls are counted, ours and those of peers."""
+        return self._server.metrics
+
+    def channel(self, peer: PeerId, *, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> PeerChannel:
+        """The channel to a peer, for generated stubs; the same one each time, made without waiting.
+
+        Args:
+            peer: Whom to call.
+            interceptors: See the calls of this channel, once the peer is found, the first outermost. Each
+                combination of these objects is a channel with a connection of its own, so keep and reuse them.
+
+        Raises:
+            UsageError: One is no interceptor of `grpc.aio`.
+        """
+        key = (peer, tuple(map(id, interceptors)))  # the channel keeps the interceptors, hence their ids, alive
+        channel = self._channels.get(key)
         if channel is None or (channel.closed and not self._closed):
-            channel = self._channels[peer] = PeerChannel(peer, self._opener, self._tasks, closed=self._closed)
+            for interceptor in interceptors:
+                if not isinstance(interceptor, _CLIENT_INTERCEPTORS):
+                    raise UsageError(
+                        f"{interceptor!r} is no grpc.aio client interceptor of one of the four kinds of call"
+                    )
+            channel = self._channels[key] = PeerChannel(
+                peer,
+                self._opener,
+                self._tasks,
+                closed=self._closed,
+                interceptors=tuple(interceptors),
+                metrics=self.metrics,
+            )
         return channel
+
+    @contextlib.asynccontextmanager
+    async def local_target(self, peer: PeerId) -> AsyncIterator[str]:
+        """A gRPC target on this machine that leads to a peer while the block runs: ``unix:…``, without TLS.
+
+        For programs that take no channel: synchronous stubs, `grpcurl -plaintext`. The socket is in a folder
+        that only this user may open; whoever opens it calls the peer in this node's name.
+        """
+        path = self._server.path.with_name(f"t{next(self._targets)}")
+        async with open_local_target(path, self.channel(peer)) as target:
+            yield target
 
     def add_servicer(self, register: Callable[[S, grpc.aio.Server], None], servicer: S) -> None:
         """Serve a generated service to peers: ``add_servicer(add_FooServicer_to_server, Foo())``.
@@ -44,22 +100,43 @@ class Rpc:
         """
         self._server.add_servicer(register, servicer)
 
+    def add_interceptor(self, interceptor: grpc.aio.ServerInterceptor) -> None:
+        """Have an interceptor see the calls that peers make, from now on; the first that was added is outermost.
+
+        Lattica's own services (``/lattica.v1.…``) are left out, so plain Python services are too.
+
+        Raises:
+            UsageError: It is none.
+        """
+        self._server.add_interceptor(interceptor)
+
     async def close(self) -> None:
-        """Close all channels; running calls have `DRAIN_S` seconds."""
+        """Tell who watches our health, then close all channels; running calls have `DRAIN_S` seconds."""
         self._closed = True
+        self.health.shut_down()
         await asyncio.gather(*(channel.close(DRAIN_S) for channel in self._channels.values()))
 
 
 @contextlib.asynccontextmanager
-async def open_rpc(server_tls: TlsIdentity, path: Path, opener: RouteOpener) -> AsyncIterator[Rpc]:
+async def open_rpc(
+    server_tls: TlsIdentity,
+    path: Path,
+    opener: RouteOpener,
+    *,
+    reflection: bool = False,
+    metrics: RpcMetrics = METRICS,
+) -> AsyncIterator[Rpc]:
     """The rpc room of one node.
 
     Args:
         server_tls: The node authority's server identity.
         path: Unix socket for the gRPC server, in a private folder.
         opener: Finds ways to peers.
+        reflection: Whether peers may ask which services there are.
+        metrics: Where calls are counted.
     """
-    async with background_tasks() as tasks, open_server(server_tls, path) as server:
+    serving = open_server(server_tls, path, reflection=reflection, metrics=metrics)
+    async with background_tasks() as tasks, serving as server:
         rpc = Rpc(server, opener, tasks)
         try:
             yield rpc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,14 +31,16 @@ class Session:
         watch: Waits for a better route; ends with the session.
     """
 
-    def __init__(self, route: Route, peer: PeerId) -> None:
+    def __init__(self, route: Route, peer: PeerId, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> None:
         credentials = grpc.ssl_channel_credentials(
             root_certificates=route.tls.authority,
             private_key=route.tls.private_key,
             certificate_chain=route.tls.certificate,
         )
         self.route = route
-        self.channel = grpc.aio.secure_channel(route.target, credentials, options=channel_options(peer.dns_label))
+        self.channel = grpc.aio.secure_channel(
+            route.target, credentials, options=channel_options(peer.dns_label), interceptors=interceptors
+        )
         self._methods: dict[object, Any] = {}
         self._running = 0
         self._idle = asyncio.Event()

@@ -11,7 +11,7 @@ from pathlib import Path
 from lattica.errors import PeerUnreachableError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.mesh import Mesh, open_mesh
-from lattica.rpc import PeerChannel, Rpc, open_rpc
+from lattica.rpc import PeerChannel, Rpc, RpcMetrics, open_rpc
 from lattica.swarm import Swarm, open_swarm
 
 
@@ -44,7 +44,12 @@ class Rooms:
 
 @contextlib.asynccontextmanager
 async def open_rooms(
-    *, key: IdentityKey | None = None, port: int = 0, splice: bool | None = None
+    *,
+    key: IdentityKey | None = None,
+    port: int = 0,
+    splice: bool | None = None,
+    reflection: bool = False,
+    metrics: RpcMetrics | None = None,
 ) -> AsyncIterator[Rooms]:
     """A node's rooms; afterwards nothing is left in its runtime folder."""
     key = key or IdentityKey.generate()
@@ -54,7 +59,9 @@ async def open_rooms(
         async with (
             open_swarm(key) as swarm,
             open_mesh(key, swarm, host="127.0.0.1", port=port, runtime=runtime, splice=splice) as mesh,
-            open_rpc(mesh.links.authority.server, server, mesh) as rpc,
+            open_rpc(
+                mesh.links.authority.server, server, mesh, reflection=reflection, metrics=metrics or RpcMetrics()
+            ) as rpc,
         ):
             mesh.start(server)
             yield Rooms(swarm=swarm, mesh=mesh, rpc=rpc, server=server)
