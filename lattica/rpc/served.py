@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
+from lattica.rpc.behaviours import ended_with, kind_of, remade
 from lattica.rpc.metrics import UNCOUNTED, RpcMetrics
-from lattica.rpc.settled import outcome_of, status_of
-
-_KINDS = {
-    (False, False): "unary_unary",
-    (False, True): "unary_stream",
-    (True, False): "stream_unary",
-    (True, True): "stream_stream",
-}
+from lattica.rpc.settled import outcome_of
 
 
 class Registrar:
@@ -71,47 +63,17 @@ class _Counting(grpc.GenericRpcHandler):
 
 
 def counted(handler: Any, metrics: RpcMetrics) -> Any:
-    """The same handler, its calls counted; for a message of a stream nothing is done but to pass it on."""
-    kind = _KINDS[handler.request_streaming, handler.response_streaming]
-    deserializer, serializer = handler.request_deserializer, handler.response_serializer
+    """The same handler, its calls counted; nothing is done for each message of a stream."""
+    kind = kind_of(handler)
+    coding: dict[str, Any] = {}
     if not handler.request_streaming:
-        deserializer = metrics.counting_deserializer("server", deserializer)
+        coding["request_deserializer"] = metrics.counting_deserializer("server", handler.request_deserializer)
     if not handler.response_streaming:
-        serializer = metrics.counting_serializer("server", serializer)
-    make = getattr(grpc, f"{kind}_rpc_method_handler")
-    behaviour = _counted_behaviour(getattr(handler, kind), kind, metrics)
-    return make(behaviour, deserializer, serializer)
+        coding["response_serializer"] = metrics.counting_serializer("server", handler.response_serializer)
+    return remade(handler, lambda context: _Call(context, kind, metrics), **coding)
 
 
-def _counted_behaviour(behaviour: Callable[..., Any], kind: str, metrics: RpcMetrics) -> Callable[..., Any]:
-    """A function of the same sort, by which gRPC decides how to run it."""
-
-    async def generator(request: Any, context: Any) -> AsyncIterator[Any]:
-        with _Call(context, kind, metrics):
-            async with contextlib.aclosing(behaviour(request, context)) as responses:
-                async for response in responses:
-                    yield response
-
-    async def coroutine(request: Any, context: Any) -> Any:
-        with _Call(context, kind, metrics):
-            return await behaviour(request, context)
-
-    def plain_generator(request: Any, context: Any) -> Iterator[Any]:
-        with _Call(context, kind, metrics):
-            yield from behaviour(request, context)
-
-    def plain(request: Any, context: Any) -> Any:
-        with _Call(context, kind, metrics):
-            return behaviour(request, context)
-
-    if inspect.isasyncgenfunction(behaviour):
-        return generator
-    if inspect.iscoroutinefunction(behaviour):
-        return coroutine
-    return plain_generator if kind.endswith("_stream") else plain
-
-
-class _Call:
+class _Call(contextlib.AbstractContextManager[None]):
     """Counts what its block does as one call."""
 
     __slots__ = ("_context", "_kind", "_metrics", "_started")
@@ -122,17 +84,6 @@ class _Call:
         self._metrics = metrics
         self._started = time.monotonic()
 
-    def __enter__(self) -> None:
-        pass
-
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        self._metrics.ended("server", self._kind, self._outcome(error), "", self._started)
-
-    def _outcome(self, error: BaseException | None) -> str:
-        if isinstance(error, asyncio.CancelledError | GeneratorExit):
-            left = self._context.time_remaining()
-            return "deadline_exceeded" if left is not None and left <= 0 else "cancelled"
-        if not hasattr(self._context, "code"):  # a plain function's context keeps its status to itself
-            return "ok" if error is None else "failed"
-        code = status_of(self._context.code())
-        return "unknown" if error is not None and code is grpc.StatusCode.OK else outcome_of(code)
+        code = ended_with(self._context, error)
+        self._metrics.ended("server", self._kind, "failed" if code is None else outcome_of(code), "", self._started)
