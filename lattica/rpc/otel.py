@@ -224,8 +224,10 @@ def _extracted(pairs: Iterable[tuple[str, str | bytes]]) -> otel_context.Context
     return propagate.extract(carrier, context=otel_context.Context())
 
 
-def _names(path: str) -> tuple[str, str]:
-    service, _, method = path.lstrip("/").partition("/")
+def _names(path: str | bytes) -> tuple[str, str]:
+    """Service and method; gRPC's clients have the path as bytes."""
+    text = path.decode() if isinstance(path, bytes) else path
+    service, _, method = text.lstrip("/").partition("/")
     return service, method
 
 

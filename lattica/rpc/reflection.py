@@ -30,6 +30,8 @@ class Reflection:
 
     def added(self, service: str) -> None:
         """A service is being served from now on."""
+        if service == V1:  # listed under its other name; this one has no description of its own
+            return
         self._names.add(service)
         self._answering = _answering(self._names)
 

@@ -155,10 +155,10 @@ class Two:
 
 
 @contextlib.asynccontextmanager
-async def open_two(*, splice: bool | None = None) -> AsyncIterator[Two]:
+async def open_two(*, splice: bool | None = None, reflection: bool = False) -> AsyncIterator[Two]:
     """Two nodes' rooms; afterwards no task of theirs is left."""
     before = asyncio.all_tasks()
-    async with open_rooms(splice=splice) as alice, open_rooms(splice=splice) as bob:
+    async with open_rooms(splice=splice) as alice, open_rooms(splice=splice, reflection=reflection) as bob:
         channel = alice.knows(bob)
         yield Two(
             alice=alice,

@@ -19,6 +19,8 @@ from typing import Any
 
 import grpc
 import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from yagrc.reflector import GrpcReflectionClient, list_services
 
 import lattica
 from lattica.background import Background, background_tasks
@@ -29,6 +31,8 @@ from lattica.mesh.paths import PathKind
 from lattica.mesh.pipes import OpenPipe
 from lattica.mesh.relay_client import dial_through
 
+CALL_S = 15.0
+"""Seconds for one call of the standard services, finding the peer included."""
 METHOD = "/lattica.tests.Ticks/Watch"
 """A server stream: for a request ``"<count> <seconds between>"`` the numbers from 0, as text."""
 
@@ -59,6 +63,8 @@ class FaultNode:
                 return await self._call(PeerId.parse(request["peer"]), request["deadline"])
             case "stream":
                 return await self._stream(PeerId.parse(request["peer"]), request["count"], request["pause"])
+            case "standard":
+                return await self._standard(PeerId.parse(request["peer"]))
             case "hang_up":
                 await self._node.rpc.channel(PeerId.parse(request["peer"])).close()
                 return {"closed": True}
@@ -73,6 +79,24 @@ class FaultNode:
     async def _call(self, peer: PeerId, deadline: float) -> Mapping[str, Any]:
         """One tick, within a deadline."""
         return await self._watch(peer, b"1 0", deadline)
+
+    async def _standard(self, peer: PeerId) -> Mapping[str, Any]:
+        """Ask a peer by the standard health service, and call it by a client that knows only reflection."""
+        health = health_pb2_grpc.HealthStub(self._node.rpc.channel(peer))
+        checked = await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)
+        watching = health.Watch(health_pb2.HealthCheckRequest(service="lattica.v1.Peer"), timeout=CALL_S)
+        watched = await watching.read()
+        watching.cancel()
+        async with self._node.rpc.local_target(peer) as target:
+            services, echoed = await asyncio.to_thread(_by_reflection, target)
+        path = self._node.mesh.path_to(peer)
+        return {
+            "checked": checked.status,
+            "watched": watched.status,
+            "services": services,
+            "echoed": echoed,
+            "path": path.kind.value if path else "",
+        }
 
     async def _pipes(self, peer: PeerId, count: int) -> Mapping[str, Any]:
         """Hold up to so many relayed pipes at one time, until none can be opened any more."""
@@ -117,6 +141,16 @@ class FaultNode:
         return {"received": received, "error": error, "seconds": time.monotonic() - started}
 
 
+def _by_reflection(target: str) -> tuple[list[str], str]:
+    """What yagrc, which is synchronous and has no code of ours, finds at a target, and the answer to a call of it."""
+    with grpc.insecure_channel(target) as channel:
+        client = GrpcReflectionClient()
+        client.load_protocols(channel)
+        stub = client.service_stub_class("lattica.v1.Peer")(channel)
+        request = client.message_class("lattica.v1.EchoRequest")(payload=b"no code")
+        return list_services(channel), stub.Echo(request, timeout=CALL_S).payload.decode()
+
+
 def encode(message: Mapping[str, object]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
@@ -145,7 +179,7 @@ async def _serve(node: lattica.Node, tasks: Background) -> None:
 
 async def main(home: Path, port: int, *bootstrap: str) -> None:
     """Run until SIGTERM, or until the standard input ends."""
-    config = NodeConfig.load(home=home, port=port, bootstrap=bootstrap)
+    config = NodeConfig.load(home=home, port=port, bootstrap=bootstrap, reflection=True)
     async with lattica.open_node(config) as node, background_tasks() as tasks:
         node.rpc.add_servicer(lambda ticks, server: server.add_generic_rpc_handlers((ticks,)), Ticks())
         _answer({"peer_id": str(node.peer_id), "addresses": [str(address) for address in node.addresses]})
