@@ -1,0 +1,22 @@
+"""The guides' examples are true: they are run as they stand there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+GUIDES = Path(__file__).parents[3] / "docs" / "guides"
+
+
+async def test_the_grpc_guides_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (GUIDES / "grpc.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {"__name__": "guide"}
+    exec(compile(code, "grpc.md", "exec"), names)
+    main = names["main"]
+    assert callable(main)
+    await main(tmp_path)
+    printed = capsys.readouterr().out
+    assert "call of /grpc.health.v1.Health/Check\nTrue\n" in printed
+    assert "grpcurl -plaintext unix:" in printed
