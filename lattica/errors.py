@@ -185,6 +185,139 @@ class RemoteProtocolError(NetworkError):
         return f"peer {self.peer_id} broke the protocol: {self.reason}"
 
 
+# calls
+
+
+class RpcError(LatticaError):
+    """A call to a peer, or serving one, failed."""
+
+
+class CodecError(RpcError, UsageError):
+    """A value or a declared type cannot be sent.
+
+    Attributes:
+        where: The place, such as ``"argument x of Echo.echo"``.
+        reason: What is wrong with it and what to do.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.where} cannot be sent: {self.reason}"
+
+
+class DecodeError(RpcError):
+    """Received bytes are not a value of the declared type: damaged, hostile, or from another version of the service.
+
+    Attributes:
+        where: What they should have been, such as ``"argument x of Echo.echo"``.
+        reason: What is wrong with them.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.where} was received malformed: {self.reason}"
+
+
+class DeadlineExceededError(RpcError, TimeoutError):
+    """A call did not end within its time.
+
+    Attributes:
+        method: What was called.
+    """
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method)
+        self.method = method
+
+    def __str__(self) -> str:
+        return f"{self.method} did not end within the time that its caller gave it"
+
+
+class ServerBusyError(RpcError):
+    """The peer has as many calls under way as it takes; it has not begun this one.
+
+    Attributes:
+        method: What was called.
+        reason: Which limit was reached.
+    """
+
+    def __init__(self, method: str, reason: str) -> None:
+        super().__init__(method, reason)
+        self.method = method
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.method} was not begun: {self.reason}; try again later, or ask another peer"
+
+
+class NoSuchMethodError(RpcError):
+    """The peer does not serve the method.
+
+    Attributes:
+        method: What was called.
+    """
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method)
+        self.method = method
+
+    def __str__(self) -> str:
+        return f"the peer does not serve {self.method}; does it run the same version of the service?"
+
+
+class OutcomeUnknownError(RpcError):
+    """A call that must not run twice was sent, and its answer was lost: it may have run or not.
+
+    Attributes:
+        method: What was called.
+        reason: How the answer was lost.
+    """
+
+    def __init__(self, method: str, reason: str) -> None:
+        super().__init__(method, reason)
+        self.method = method
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.method} may or may not have been executed: {self.reason}; "
+            "ask the peer what it did, or declare the method idempotent"
+        )
+
+
+class RemoteError(RpcError):
+    """The peer's method raised.
+
+    If it raised one of Python's own exceptions, or one that the method declares (``raises=``), the error is an instance
+    of that class too.
+
+    Attributes:
+        method: What was called.
+        kind: Name of the exception's class there.
+        message: The exception's text there.
+        traceback: Where it was raised there; empty unless the caller asked for it.
+    """
+
+    def __init__(self, method: str, kind: str, message: str, traceback: str = "") -> None:
+        super().__init__(method, kind, message, traceback)
+        self.method = method
+        self.kind = kind
+        self.message = message
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        text = f"{self.method} raised {self.kind}: {self.message}"
+        return f"{text}\n\nat the peer:\n{self.traceback}" if self.traceback else text
+
+
 # content
 
 

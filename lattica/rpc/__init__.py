@@ -1,5 +1,6 @@
-"""gRPC to a peer ID: mutual TLS, channels that find their peer, the caller's peer ID in the handler."""
+"""Calls to a peer ID: generated gRPC code unchanged, or plain Python classes as services."""
 
+from lattica.rpc.call_context import CurrentCall, current_call
 from lattica.rpc.caller import caller_id
 from lattica.rpc.calls import RpcUnreachableError
 from lattica.rpc.channel import PeerChannel
@@ -7,8 +8,12 @@ from lattica.rpc.health import Health, ServingStatus
 from lattica.rpc.metrics import RpcMetrics
 from lattica.rpc.ports import Route, RouteOpener
 from lattica.rpc.rpc import Rpc, open_rpc
+from lattica.rpc.service import method, service
+from lattica.rpc.stub import CallOptions, options
 
 __all__ = [
+    "CallOptions",
+    "CurrentCall",
     "Health",
     "PeerChannel",
     "Route",
@@ -18,5 +23,9 @@ __all__ = [
     "RpcUnreachableError",
     "ServingStatus",
     "caller_id",
+    "current_call",
+    "method",
     "open_rpc",
+    "options",
+    "service",
 ]

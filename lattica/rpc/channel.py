@@ -87,6 +87,11 @@ class PeerChannel(grpc.aio.Channel):
         """Whether it has been closed for good."""
         return self._closed
 
+    @property
+    def attempts(self) -> dict[str, str]:
+        """What is being tried to reach the peer; empty if nothing is."""
+        return self._opening.attempts if self._opening else {}
+
     # What calls need
 
     def session_nowait(self) -> Session | None:

@@ -7,20 +7,25 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
 from lattica.background import Background, background_tasks
 from lattica.errors import UsageError
 from lattica.identity import PeerId, TlsIdentity
+from lattica.rpc.call_server import CallServer
 from lattica.rpc.channel import PeerChannel
+from lattica.rpc.dispatch import Dispatcher
 from lattica.rpc.health import Health
 from lattica.rpc.local_target import open_local_target
 from lattica.rpc.metrics import METRICS, RpcMetrics
 from lattica.rpc.options import DRAIN_S
 from lattica.rpc.ports import RouteOpener
+from lattica.rpc.python_services import PythonServices
 from lattica.rpc.server import RpcServer, open_server
+from lattica.rpc.service import spec_of
+from lattica.rpc.stub import CallOptions, PeerCaller, changed, make_stub
 
 S = TypeVar("S")
 
@@ -40,8 +45,12 @@ class Rpc:
         self._opener = opener
         self._tasks = tasks
         self._channels: dict[tuple[PeerId, tuple[int, ...]], PeerChannel] = {}
+        self._callers: dict[PeerId, PeerCaller] = {}
         self._targets = itertools.count(1)
         self._closed = False
+        self._calls = CallServer(Dispatcher(), server.metrics)
+        self._calls.start(tasks)
+        server.add_own(PythonServices(self._calls))
 
     @property
     def health(self) -> Health:
@@ -100,6 +109,39 @@ class Rpc:
         """
         self._server.add_servicer(register, servicer)
 
+    def serve(self, service: object) -> None:
+        """Let peers call an object whose class is decorated with `lattica.rpc.service`; also while running.
+
+        Raises:
+            UsageError: Its class is no service, or one of that name is served already.
+            CodecError: A method's annotations name a type whose values cannot travel.
+        """
+        self._calls.dispatcher.add(spec_of(type(service)), service)
+
+    def stub(self, service: type[S], peer: PeerId, **options: Any) -> S:
+        """An object that has the methods of a service and calls a peer's; made without waiting.
+
+        ``await stub.add(1, b=2)`` for a method with one result, ``async for`` for a stream of them. Errors are those of
+        `lattica.errors`: `RemoteError` if the method raised, `PeerUnreachableError`, `ServerBusyError`,
+        `DeadlineExceededError`, `OutcomeUnknownError`, `CodecError`, all of them `LatticaError`. Cancelling a call
+        cancels it at the peer.
+
+        Args:
+            service: The class, as decorated with `lattica.rpc.service`.
+            peer: Whom to call.
+            options: Those of `CallOptions`: ``timeout=5.0`` and so on.
+
+        Raises:
+            UsageError: The class is no service, or an option is unknown or wrong.
+        """
+        return make_stub(self._caller(peer), service, spec_of(service), changed(CallOptions(), options))
+
+    def _caller(self, peer: PeerId) -> PeerCaller:
+        caller = self._callers.get(peer)
+        if caller is None or caller.channel.closed:
+            caller = self._callers[peer] = PeerCaller(self.channel(peer), self.metrics)
+        return caller
+
     def add_interceptor(self, interceptor: grpc.aio.ServerInterceptor) -> None:
         """Have an interceptor see the calls that peers make, from now on; the first that was added is outermost.
 
@@ -114,7 +156,11 @@ class Rpc:
         """Tell who watches our health, then close all channels; running calls have `DRAIN_S` seconds."""
         self._closed = True
         self.health.shut_down()
+        await self._calls.drain(DRAIN_S)
+        for caller in self._callers.values():
+            caller.batch.close()
         await asyncio.gather(*(channel.close(DRAIN_S) for channel in self._channels.values()))
+        await self._calls.close()
 
 
 @contextlib.asynccontextmanager

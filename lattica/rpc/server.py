@@ -62,6 +62,10 @@ class RpcServer:
             if self._reflection is not None:
                 self._reflection.added(name)
 
+    def add_own(self, services: grpc.GenericRpcHandler) -> None:
+        """Serve what is Lattica's own and has no generated code."""
+        self._server.add_generic_rpc_handlers((services,))
+
     def add_interceptor(self, interceptor: grpc.aio.ServerInterceptor) -> None:
         """Have an interceptor see calls of services that are not Lattica's own; see `Interceptors.add`."""
         if not isinstance(interceptor, grpc.aio.ServerInterceptor):

@@ -1,0 +1,247 @@
+"""The calls of a batched session at the caller's side: which are waiting, sent, in doubt. No I/O, no clock.
+
+A call is *queued* until a stream takes it, *sent* until its answer comes, and *in doubt* when its stream is lost before
+that. What becomes of those in doubt is decided when a server has said who it is: one that remembers us gets them again,
+and answers what it has done already from memory; of another instance, or one that has forgotten us, nobody knows
+whether it ran them, so that only those that may run twice are sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from lattica.errors import LatticaError, OutcomeUnknownError
+from lattica.rpc.batch_wire import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_CALLS,
+    ONCE,
+    EncodedCall,
+    Responses,
+)
+from lattica.rpc.remote_errors import error_of
+from lattica.rpc.service import MethodSpec
+
+QUANTUM = 32
+"""Calls that one lane may put into a message before the next lane has its turn."""
+MAX_NOTES = MAX_BATCH_CALLS * 8
+"""Cancellations, and acknowledgements, in one message."""
+
+
+class Lane:
+    """The queued calls of one stub: lanes take turns, so that one with a thousand does not hold up one with two."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls: deque[Pending] = deque()
+
+
+class Pending:
+    """A call that has not been answered.
+
+    Attributes:
+        id: Its number.
+        future: Gets the encoded result, or the error.
+        spec: The method.
+        args: Encoded arguments.
+        deadline: When it has to be answered, in seconds of the monotonic clock; ``None`` for no deadline.
+        flags: See `lattica.rpc.batch_wire`.
+        context: Tracing headers.
+        stream: The stream that took it; ``None`` while it is queued, or when that stream was lost.
+        in_doubt: Whether it was sent, and its stream was lost.
+    """
+
+    __slots__ = ("args", "context", "deadline", "flags", "future", "id", "in_doubt", "spec", "stream")
+
+    def __init__(
+        self,
+        number: int,
+        future: asyncio.Future[msgspec.Raw | None],
+        spec: MethodSpec,
+        args: bytes,
+        deadline: float | None,
+        flags: int,
+        context: dict[str, str] | None,
+    ) -> None:
+        self.id = number
+        self.future = future
+        self.spec = spec
+        self.args = args
+        self.deadline = deadline
+        self.flags = flags
+        self.context = context
+        self.stream: object | None = None
+        self.in_doubt = False
+
+    @property
+    def is_once(self) -> bool:
+        """Whether it must not run twice."""
+        return bool(self.flags & ONCE)
+
+
+class CallTable:
+    """All unanswered calls of one caller to one peer."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._calls: dict[int, Pending] = {}
+        self._turns: deque[Lane] = deque()
+        self._cancelled: list[int] = []
+        self._received: list[int] = []
+        self._server: bytes | None = None
+        self._again = Lane()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __iter__(self) -> Iterator[Pending]:
+        return iter(self._calls.values())
+
+    def new_id(self) -> int:
+        """A number for a call, also for one that does not travel in a batch."""
+        number = self._next
+        self._next = number + 1
+        return number
+
+    def add(self, pending: Pending, lane: Lane) -> None:
+        """Queue a call."""
+        self._calls[pending.id] = pending
+        if not lane.calls:
+            self._turns.append(lane)
+        lane.calls.append(pending)
+
+    def is_waiting(self, pending: Pending) -> bool:
+        """Whether a call has not been answered."""
+        return pending.id in self._calls
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._turns or self._cancelled or self._received)
+
+    @property
+    def has_notes(self) -> bool:
+        """Whether there are acknowledgements to send."""
+        return bool(self._received)
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether calls wait for a stream."""
+        return bool(self._turns)
+
+    @property
+    def has_doubts(self) -> bool:
+        """Whether there are calls whose stream was lost."""
+        return any(pending.in_doubt for pending in self._calls.values())
+
+    def is_answered(self, stream: object) -> bool:
+        """Whether no call of this stream waits any more."""
+        return all(pending.stream is not stream for pending in self._calls.values())
+
+    def take(self, stream: object, now: float) -> tuple[list[EncodedCall], list[int], list[int]]:
+        """The next message's calls, cancellations and acknowledgements; the calls are this stream's from now on."""
+        calls: list[EncodedCall] = []
+        room, turns = MAX_BATCH_BYTES, self._turns
+        while turns and room > 0 and len(calls) < MAX_BATCH_CALLS:
+            lane = turns.popleft()
+            room -= _take_from(lane.calls, calls, stream, now)
+            if lane.calls:
+                turns.append(lane)
+        cancelled, self._cancelled = self._cancelled[:MAX_NOTES], self._cancelled[MAX_NOTES:]
+        received, self._received = self._received[:MAX_NOTES], self._received[MAX_NOTES:]
+        return calls, cancelled, received
+
+    def settle(self, responses: Responses) -> None:
+        """Give the answers to who waits for them; an answer that nobody waits for is ignored."""
+        calls, received = self._calls, self._received
+        for result in responses.results:
+            pending = calls.pop(result.id, None)
+            if pending is None:
+                continue
+            if pending.flags & ONCE:
+                received.append(result.id)
+            if not pending.future.done():
+                pending.future.set_result(result.value)
+        for failure in responses.failures:
+            pending = calls.pop(failure.id, None)
+            if pending is None:
+                continue
+            if pending.flags & ONCE:
+                received.append(failure.id)
+            _fail(pending, error_of(pending.spec.path, failure, pending.spec.options.raises))
+        for number in responses.large:
+            pending = calls.pop(number, None)
+            if pending is not None and not pending.future.done():
+                pending.future.set_result(None)
+
+    def withdraw(self, pending: Pending) -> bool:
+        """Give up a call, and tell the server if it was sent; ``False`` if it was answered before."""
+        if self._calls.pop(pending.id, None) is None:
+            return False
+        if pending.stream is not None or pending.in_doubt:
+            self._cancelled.append(pending.id)
+        return True
+
+    def received(self, number: int) -> None:
+        """Note that a large result has come by another way."""
+        self._received.append(number)
+
+    def lost(self, stream: object) -> None:
+        """A stream has broken: its calls are in doubt."""
+        for pending in self._calls.values():
+            if pending.stream is stream:
+                pending.stream = None
+                pending.in_doubt = True
+
+    def welcomed(self, server: bytes, *, known: bool) -> None:
+        """A server has said who it is, and whether it remembers us: settle the doubts."""
+        is_same = known and self._server in {None, server}
+        self._server = server
+        for pending in [pending for pending in self._calls.values() if pending.in_doubt]:
+            if is_same or not pending.is_once:
+                self._queue_again(pending)
+            else:
+                del self._calls[pending.id]
+                _fail(pending, OutcomeUnknownError(pending.spec.path, "the peer's node has been restarted meanwhile"))
+
+    def _queue_again(self, pending: Pending) -> None:
+        pending.in_doubt = False
+        if not self._again.calls:
+            self._turns.appendleft(self._again)
+        self._again.calls.append(pending)
+
+    def fail_all(self, error: LatticaError) -> None:
+        """The peer cannot be reached: end all calls that no stream has; what was never sent fails with ``error``."""
+        for pending in [pending for pending in self._calls.values() if pending.stream is None]:
+            del self._calls[pending.id]
+            doubtful = pending.in_doubt and pending.is_once
+            _fail(pending, OutcomeUnknownError(pending.spec.path, str(error)) if doubtful else error)
+        for lane in self._turns:
+            lane.calls.clear()
+        self._turns.clear()
+        self._cancelled.clear()
+        self._received.clear()
+
+
+def _take_from(queued: deque[Pending], calls: list[EncodedCall], stream: object, now: float) -> int:
+    """Move up to `QUANTUM` calls of a lane into a message; their bytes."""
+    size = 0
+    for _ in range(min(len(queued), QUANTUM, MAX_BATCH_CALLS - len(calls))):
+        pending = queued.popleft()
+        if pending.future.done():  # its caller has gone
+            continue
+        pending.stream = stream
+        deadline = pending.deadline
+        left = 0 if deadline is None else max(1, int((deadline - now) * 1000))
+        calls.append((pending.id, pending.spec.path, left, pending.flags, msgspec.Raw(pending.args), pending.context))
+        size += len(pending.args)
+    return size
+
+
+def _fail(pending: Pending, error: Exception) -> None:
+    if not pending.future.done():
+        pending.future.set_exception(error)

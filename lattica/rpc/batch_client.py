@@ -1,0 +1,347 @@
+"""Small calls to one peer over one stream: the caller's side.
+
+Calls that are made in one turn of the event loop, or while the stream is busy, leave in one message. If the stream
+breaks, another is opened, and `CallTable` decides what becomes of the calls that it had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+import msgspec
+from grpc.aio import AioRpcError
+
+from lattica.errors import DeadlineExceededError, LatticaError, PeerUnreachableError, RemoteProtocolError, RpcError
+from lattica.rpc.batch_calls import CallTable, Lane, Pending
+from lattica.rpc.batch_wire import (
+    INSTANCE_KEY,
+    KNOWN_KEY,
+    SESSION_METHOD,
+    Responses,
+    decode_responses,
+    encode_requests,
+)
+from lattica.rpc.channel import PeerChannel
+from lattica.rpc.deadlines import Deadlines
+from lattica.rpc.metrics import RpcMetrics
+from lattica.rpc.service import MethodSpec
+
+logger = logging.getLogger(__name__)
+
+MAX_OUTSTANDING = 16_384
+"""Unanswered calls to one peer; further callers wait."""
+MAX_QUEUED_BYTES = 64 << 20
+"""Bytes of arguments of unanswered calls to one peer; further callers wait."""
+ACK_DELAY_S = 0.05
+"""Seconds that an acknowledgement may wait for a message to travel with."""
+RESUME_S = 10.0
+"""Seconds for which a lost stream is opened anew before the calls that it had fail."""
+RESUME_PAUSE_MIN_S = 0.05
+RESUME_PAUSE_MAX_S = 1.0
+"""Bounds of the pause between two attempts at that; it doubles."""
+
+_LOST = frozenset({
+    grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+})  # fmt: skip
+"""Ends of a stream after which another one may work."""
+
+
+class BatchClient:
+    """Calls of this node to one peer that travel in batches."""
+
+    def __init__(self, channel: PeerChannel, metrics: RpcMetrics) -> None:
+        self._metrics = metrics
+        self.instance = os.urandom(16)
+        self._channel = channel
+        self._method = channel.stream_stream(SESSION_METHOD)
+        self._table = CallTable()
+        self._bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._stream: _Stream | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._lost_at: float | None = None
+        self._deadlines = Deadlines[Pending](self._expired)
+        self._loop = asyncio.get_running_loop()
+        self.load = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Calls that have not been answered."""
+        return len(self._table)
+
+    def new_id(self) -> int:
+        """A number for a call that does not travel in a batch."""
+        return self._table.new_id()
+
+    def received(self, number: int) -> None:
+        """Tell the server, some time, that a result has come by another way."""
+        self._table.received(number)
+        self._acknowledge_soon()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether callers have to `wait_room`."""
+        return len(self._table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES
+
+    async def wait_room(self) -> None:
+        """Return when there is room for another call."""
+        while self.is_full:
+            self._room.clear()
+            await self._room.wait()
+
+    async def call(
+        self,
+        spec: MethodSpec,
+        args: bytes,
+        *,
+        lane: Lane,
+        deadline: float | None,
+        flags: int,
+        context: dict[str, str] | None = None,
+    ) -> tuple[int, msgspec.Raw | None]:
+        """Make a call; its number, and its encoded result, ``None`` if that is too large and has to be fetched.
+
+        Cancelling it cancels the call at the server.
+
+        Raises:
+            RpcError: It failed.
+            PeerUnreachableError: The peer cannot be reached; the call was not executed.
+        """
+        if self.is_full:
+            await self.wait_room()
+        table = self._table
+        future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
+        pending = Pending(table.new_id(), future, spec, args, deadline, flags, context)
+        table.add(pending, lane)
+        self._bytes += len(args)
+        if deadline is not None:
+            self._deadlines.add(deadline, pending)
+        stream = self._stream
+        if stream is not None:
+            stream.wake.set()
+        elif self._connecting is None:
+            self._connect_soon()
+        try:
+            return pending.id, await future
+        except asyncio.CancelledError:
+            if table.withdraw(pending):
+                self._wake()
+            raise
+        finally:
+            self._bytes -= len(args)
+            if not self._room.is_set():
+                self._room.set()
+
+    def _wake(self) -> None:
+        if self._stream is not None:
+            self._stream.wake.set()
+
+    def _acknowledge_soon(self) -> None:
+        stream = self._stream
+        if stream is not None and not stream.acknowledging:
+            stream.acknowledging = True
+            self._loop.call_later(ACK_DELAY_S, stream.acknowledge)
+
+    def _expired(self, pendings: Iterable[Pending]) -> None:
+        late = [pending for pending in pendings if self._table.is_waiting(pending)]
+        for pending in late:
+            was_sent = pending.stream is not None or pending.in_doubt
+            self._table.withdraw(pending)
+            attempts = self._channel.attempts
+            error: LatticaError = DeadlineExceededError(pending.spec.path)
+            if not was_sent and attempts:
+                error = PeerUnreachableError(self._channel.peer_id, attempts)
+            if not pending.future.done():
+                pending.future.set_exception(error)
+        if late:
+            self._wake()
+
+    # Streams
+
+    def _connect_soon(self) -> None:
+        if self._connecting is None:
+            try:
+                self._connecting = self._channel.spawn(self._connect)
+            except PeerUnreachableError as error:
+                self._give_up(error)
+            else:
+                self._connecting.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._connecting = None
+        if task.cancelled():
+            self._give_up(self._channel.closing_error())
+        elif self._stream is None and len(self._table):
+            self._connect_soon()
+
+    async def _connect(self) -> None:
+        """Open a stream, for as long as there are calls for it, or say why there is none."""
+        pause = RESUME_PAUSE_MIN_S
+        while len(self._table):
+            try:
+                await self._channel.session(None)
+                stream = _Stream(self, self._method(metadata=((INSTANCE_KEY, self.instance),)))
+                if self._table.has_doubts:
+                    await stream.welcome()
+            except (PeerUnreachableError, AioRpcError) as error:
+                if self._lost_at is None or time.monotonic() > self._lost_at + RESUME_S:
+                    self._give_up(self._explain(error))
+                    return
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, RESUME_PAUSE_MAX_S)
+                continue
+            self._stream = stream
+            stream.start()
+            return
+
+    def _give_up(self, error: LatticaError) -> None:
+        self._lost_at = None
+        self._table.fail_all(error)
+
+    def _explain(self, error: PeerUnreachableError | AioRpcError) -> LatticaError:
+        if isinstance(error, PeerUnreachableError):
+            return error
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return RpcError(f"{self._channel.peer_id} serves no plain Python services: it runs an older Lattica")
+        return RpcError(f"{self._channel.peer_id} ended the session: {error.code().name}: {error.details()}")
+
+    def _welcomed(self, instance: bytes, *, known: bool) -> None:
+        self._lost_at = None
+        self._table.welcomed(instance, known=known)
+
+    def _answered(self, responses: Responses) -> None:
+        self.load = responses.load
+        count = self._metrics.calls
+        if responses.results or responses.large:
+            count("client", "batched", "ok", "", len(responses.results) + len(responses.large))
+        if responses.failures:
+            count("client", "batched", "failed", "", len(responses.failures))
+        self._table.settle(responses)
+        if self._table.has_notes:
+            self._acknowledge_soon()
+
+    def _superseded(self, stream: _Stream) -> None:
+        """A better path is there: new calls go by a new stream, this one ends when its calls have."""
+        if self._stream is stream:
+            self._stream = None
+            stream.retire()
+            if len(self._table):
+                self._connect_soon()
+
+    def _ended(self, stream: _Stream, error: Exception | None) -> None:
+        """A stream has come to its end."""
+        self._table.lost(stream)
+        if self._stream is stream:
+            self._stream = None
+        fatal = isinstance(error, RemoteProtocolError) or (isinstance(error, AioRpcError) and error.code() not in _LOST)
+        if fatal and isinstance(error, LatticaError | AioRpcError):
+            logger.warning("session refused peer=%s reason=%s", self._channel.peer_id, error)
+            self._give_up(error if isinstance(error, LatticaError) else self._explain(error))
+        if len(self._table) and self._stream is None:
+            if self._lost_at is None:
+                self._lost_at = time.monotonic()
+            self._connect_soon()
+
+    def close(self) -> None:
+        """Free timers; calls fail as the channel closes."""
+        self._deadlines.close()
+        self._give_up(self._channel.closing_error())
+
+
+class _Stream:
+    """One gRPC stream of a `BatchClient`.
+
+    Attributes:
+        wake: Set when there is something to write.
+        acknowledging: Whether a timer to do so is set.
+    """
+
+    def __init__(self, client: BatchClient, call: Any) -> None:
+        self.wake = asyncio.Event()
+        self.acknowledging = False
+        self._client = client
+        self._call = call
+        self._welcomed = False
+        self._retired = False
+        self._replaced: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Read and write from now on."""
+        self.wake.set()
+        channel = self._client._channel
+        reading = channel.spawn(self._run)
+        self._replaced = channel.spawn(channel.wait_replaced)
+        self._replaced.add_done_callback(self._superseded)
+        reading.add_done_callback(self._done)
+
+    def acknowledge(self) -> None:
+        """Write what there is."""
+        self.acknowledging = False
+        self.wake.set()
+
+    def retire(self) -> None:
+        """Take no more calls."""
+        self._retired = True
+        self.wake.set()
+
+    async def welcome(self) -> None:
+        """Wait until the server has said who it is; raises `AioRpcError` or `PeerUnreachableError`."""
+        if not self._welcomed:
+            metadata = await self._call.initial_metadata()
+            self._welcomed = True
+            instance = metadata.get(INSTANCE_KEY, b"")
+            self._client._welcomed(bytes(instance), known=metadata.get(KNOWN_KEY) == "1")
+
+    async def _run(self) -> None:
+        error: Exception | None = None
+        writing = self._client._channel.spawn(self._write)
+        try:
+            await self._read()
+        except (AioRpcError, RemoteProtocolError, PeerUnreachableError, asyncio.InvalidStateError) as reason:
+            error = reason
+        finally:
+            writing.cancel()
+            self._call.cancel()
+            self._client._ended(self, error)
+
+    def _done(self, _: object) -> None:
+        if self._replaced is not None:
+            self._replaced.cancel()
+
+    def _superseded(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._client._superseded(self)
+
+    async def _read(self) -> None:
+        await self.welcome()
+        answered, read, eof = self._client._answered, self._call.read, grpc.aio.EOF
+        while True:
+            message = await read()
+            if message is eof:
+                return
+            answered(decode_responses(message))
+            if self._retired:
+                self.wake.set()
+
+    async def _write(self) -> None:
+        table, wake, call = self._client._table, self.wake, self._call
+        try:
+            while not self._retired:
+                await wake.wait()
+                wake.clear()
+                while table.has_news and not self._retired:
+                    await call.write(encode_requests(*table.take(self, time.monotonic())))
+            while not table.is_answered(self):
+                await wake.wait()
+                wake.clear()
+            await call.done_writing()
+        except (AioRpcError, asyncio.InvalidStateError, PeerUnreachableError):
+            return  # reading tells why

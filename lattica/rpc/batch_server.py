@@ -1,0 +1,118 @@
+"""Small calls of one peer over one stream: the server's side."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import msgspec
+
+from lattica.errors import RemoteProtocolError
+from lattica.identity import PeerId
+from lattica.rpc import batch_wire as wire
+from lattica.rpc.call_memory import CallMemory
+from lattica.rpc.call_server import Answer, CallServer
+from lattica.rpc.caller import caller_id
+
+MAX_UNREAD = 4096
+"""Answers that wait for a caller that reads none; until it does, no further calls of its are read."""
+
+
+class BatchStream:
+    """One stream of a caller; made by `serve_session`.
+
+    Attributes:
+        is_open: Whether answers can be sent.
+    """
+
+    def __init__(self, server: CallServer, context: Any) -> None:
+        self.is_open = True
+        self._server = server
+        self._context = context
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._results: list[wire.EncodedResult] = []
+        self._failures: list[wire.Failure] = []
+        self._large: list[int] = []
+
+    def answer(self, number: int, answer: Answer | None) -> None:
+        """Send an answer with the next message."""
+        if isinstance(answer, bytes) and len(answer) <= wire.MAX_SMALL:
+            self._results.append((number, msgspec.Raw(answer)))
+        elif isinstance(answer, wire.Failure):
+            self._failures.append(answer)
+        else:
+            self._large.append(number)
+        self._wake.set()
+
+    async def wait_room(self) -> None:
+        """Return when the caller has read enough of its answers."""
+        while len(self._results) + len(self._failures) > MAX_UNREAD:
+            self._room.clear()
+            await self._room.wait()
+
+    async def write(self) -> None:
+        """Send answers until cancelled."""
+        server, context = self._server, self._context
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._results or self._failures or self._large:
+                await context.write(self._message(server.dispatcher.running))
+                self._room.set()
+
+    def _message(self, load: int) -> bytes:
+        limit, room, count = wire.MAX_BATCH_CALLS, wire.MAX_BATCH_BYTES, 0
+        for _, value in self._results[:limit]:
+            if room <= 0:
+                break
+            room -= len(memoryview(value))
+            count += 1
+        results, self._results = self._results[:count], self._results[count:]
+        failures, self._failures = self._failures[:16], self._failures[16:]
+        large, self._large = self._large[:limit], self._large[limit:]
+        return wire.encode_responses(results, failures, large, load)
+
+
+async def serve_session(server: CallServer, context: Any) -> None:
+    """Serve a stream until its caller ends it."""
+    peer = caller_id(context)
+    metadata = dict(context.invocation_metadata() or ())
+    try:
+        memory, known = server.memory_of(peer, bytes(metadata.get(wire.INSTANCE_KEY, b"")))
+    except RemoteProtocolError as error:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.reason)
+    await context.send_initial_metadata(
+        ((wire.INSTANCE_KEY, server.instance), (wire.KNOWN_KEY, "1" if known else "0")),
+    )
+    stream = BatchStream(server, context)
+    server.joined(memory, stream)
+    loop = asyncio.get_running_loop()
+    both = {loop.create_task(stream.write()), loop.create_task(_read(server, peer, memory, stream, context))}
+    ending = loop.create_task(server.ending.wait())
+    try:
+        done, _ = await asyncio.wait({*both, ending}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done & both:
+            task.result()
+    except RemoteProtocolError as error:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.reason)
+    finally:
+        stream.is_open = False
+        server.left(memory, stream)
+        for task in (*both, ending):
+            task.cancel()
+        await asyncio.wait({*both, ending})
+
+
+async def _read(server: CallServer, peer: PeerId, memory: CallMemory, stream: BatchStream, context: Any) -> None:
+    while (message := await context.read()) is not grpc.aio.EOF:
+        requests = wire.decode_requests(message)
+        memory.acknowledged(requests.received)
+        now = time.monotonic()
+        for call in requests.calls:
+            server.begin(peer, memory, stream, call, now)
+        server.cancel(memory, requests.cancelled)
+        await stream.wait_room()
+        await asyncio.sleep(0)  # what has begun takes its first step before the next message is read: fair to others

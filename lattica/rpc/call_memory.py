@@ -1,0 +1,107 @@
+"""What a server remembers of one caller's calls, so that none with `ONCE` runs twice. No I/O, no clock.
+
+A call is remembered from its beginning until its caller says that it has the answer. So much may be remembered, and a
+caller that has gone is forgotten some time later; whoever asks again for what was forgotten is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from lattica.rpc.batch_wire import Failure
+from lattica.rpc.codec import Encoded
+
+RESULT_MEMORY_S = 120.0
+"""Seconds for which a caller that has no stream to us is remembered."""
+RUN_ON_S = 30.0
+"""Seconds for which its calls run on before they are cancelled."""
+MAX_REMEMBERED = 65_536
+"""Unacknowledged calls of one caller; a caller that acknowledges nothing is refused further ones."""
+MAX_REMEMBERED_BYTES = 64 << 20
+"""Bytes of results kept for one caller; the oldest are forgotten first."""
+MAX_CALLERS_OF_PEER = 16
+"""Instances of callers remembered for one peer; the one that has been gone longest is forgotten first."""
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A call that runs, or whose answer has not been acknowledged.
+
+    Attributes:
+        id: Its number.
+        stream: Where its answer goes.
+        once: Whether it must not run twice.
+        task: Runs it; ``None`` when it has ended.
+        answer: Its result or failure; ``None`` while it runs, or when forgotten.
+        size: Bytes of the answer.
+        expired: Whether its deadline has passed.
+        cancelled: Whether its caller has gone.
+        deadline: In seconds of the monotonic clock; ``None`` without one.
+    """
+
+    id: int
+    stream: Any
+    once: bool
+    deadline: float | None = None
+    task: asyncio.Task[None] | None = None
+    answer: bytes | Encoded | Failure | None = None
+    size: int = 0
+    expired: bool = False
+    cancelled: bool = False
+
+
+class CallMemory:
+    """The calls of one instance of a caller.
+
+    Attributes:
+        entries: By number.
+        streams: Its streams, the newest last.
+        gone_since: When its last stream ended; ``None`` while it has one.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[int, Entry] = {}
+        self.streams: list[Any] = []
+        self.gone_since: float | None = None
+        self._kept: deque[Entry] = deque()
+        self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it may begin no more calls."""
+        return len(self.entries) >= MAX_REMEMBERED
+
+    def answered(self, entry: Entry, answer: bytes | Encoded | Failure, size: int, *, keep: bool) -> None:
+        """A call has ended; its answer is kept until it is acknowledged if it was to run once, or has to be fetched."""
+        entry.task = None
+        if entry.cancelled or not (keep or entry.once):
+            self.entries.pop(entry.id, None)
+            return
+        entry.answer, entry.size = answer, size
+        self._kept.append(entry)
+        self._bytes += size
+        while self._bytes > MAX_REMEMBERED_BYTES and len(self._kept) > 1:
+            self._forget(self._kept.popleft())
+
+    def _forget(self, entry: Entry) -> None:
+        """Keep only that it ran."""
+        self._bytes -= entry.size
+        entry.answer, entry.size = None, 0
+
+    def acknowledged(self, numbers: list[int]) -> None:
+        """The caller has these answers."""
+        for number in numbers:
+            entry = self.entries.get(number)
+            if entry is None or entry.task is not None:
+                continue
+            del self.entries[number]
+            self._forget(entry)
+        if len(self._kept) > 2 * len(self.entries) + 64:
+            self._kept = deque(entry for entry in self._kept if entry.id in self.entries)
+
+    def running(self) -> list[Entry]:
+        """Calls under way."""
+        return [entry for entry in self.entries.values() if entry.task is not None]

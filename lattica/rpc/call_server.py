@@ -1,0 +1,270 @@
+"""Serves the calls of plain Python services: both kinds of stream, and the memory that is common to them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from lattica.background import Background
+from lattica.errors import CodecError, DecodeError, RemoteProtocolError
+from lattica.identity import PeerId
+from lattica.rpc import batch_wire as wire
+from lattica.rpc.call_context import CurrentCall, running_call
+from lattica.rpc.call_memory import MAX_CALLERS_OF_PEER, RESULT_MEMORY_S, RUN_ON_S, CallMemory, Entry
+from lattica.rpc.codec import Encoded
+from lattica.rpc.deadlines import Deadlines
+from lattica.rpc.dispatch import MAX_CALLS, Dispatcher, Served
+from lattica.rpc.metrics import RpcMetrics
+from lattica.rpc.remote_errors import failure_of
+
+logger = logging.getLogger(__name__)
+
+SWEEP_S = 5.0
+"""Seconds between looks at which callers have gone."""
+DRAIN_LOOK_S = 0.02
+"""Seconds between looks at whether calls are under way, when the node closes."""
+
+Answer = bytes | Encoded | wire.Failure
+
+
+class CallServer:
+    """Runs the calls that peers make, each `ONCE` call at most once.
+
+    Attributes:
+        instance: Drawn at the start: a caller that knows it can tell whether we remember its calls.
+        dispatcher: The services.
+        ending: Set when streams of callers have to end: the node closes.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, metrics: RpcMetrics) -> None:
+        self.instance = os.urandom(16)
+        self.dispatcher = dispatcher
+        self.metrics = metrics
+        self._callers: dict[tuple[PeerId, bytes], CallMemory] = {}
+        self._deadlines = Deadlines[Entry](self._expired)
+        self._closing = False
+        self.ending = asyncio.Event()
+
+    def start(self, tasks: Background) -> None:
+        """Forget callers that have gone, from now on."""
+        tasks.start(self._sweep())
+
+    def memory_of(self, peer: PeerId, instance: bytes) -> tuple[CallMemory, bool]:
+        """What is remembered of a caller, and whether that is anything; raises `RemoteProtocolError`."""
+        if len(instance) != len(self.instance):
+            raise RemoteProtocolError("a caller without a name for its instance", peer)
+        memory = self._callers.get((peer, instance))
+        if memory is not None:
+            return memory, True
+        self._make_room(peer)
+        memory = self._callers[peer, instance] = CallMemory()
+        memory.gone_since = time.monotonic()
+        return memory, False
+
+    def _make_room(self, peer: PeerId) -> None:
+        of_peer = [(key, memory) for key, memory in self._callers.items() if key[0] == peer]
+        if len(of_peer) < MAX_CALLERS_OF_PEER:
+            return
+        gone = [(memory.gone_since, key) for key, memory in of_peer if memory.gone_since is not None]
+        if not gone:
+            raise RemoteProtocolError(f"more than {MAX_CALLERS_OF_PEER} callers at one peer", peer)
+        key = min(gone, key=lambda each: each[0])[1]
+        self._stop_calls(self._callers.pop(key))
+
+    # Calls
+
+    def begin(self, peer: PeerId, memory: CallMemory, stream: Any, call: wire.Call, now: float) -> None:
+        """Run a call of a batch, or answer it at once; ``stream`` gets the answer."""
+        known = memory.entries.get(call.id)
+        if known is not None:
+            self._again(known, stream)
+            return
+        served = self.dispatcher.find(call.method)
+        refusal = self._refusal(served, memory, call.id)
+        if served is None or refusal is not None:
+            stream.answer(call.id, refusal)
+            return
+        deadline = now + call.timeout_ms / 1000 if call.timeout_ms else None
+        entry = memory.entries[call.id] = Entry(call.id, stream, bool(call.flags & wire.ONCE), deadline)
+        served.running += 1
+        self.dispatcher.running += 1
+        # Owned by its entry; `close` waits for it.
+        entry.task = asyncio.get_running_loop().create_task(self._run(peer, memory, entry, served, call))
+        if deadline is not None:
+            self._deadlines.add(deadline, entry)
+
+    def _again(self, entry: Entry, stream: Any) -> None:
+        """The caller has lost a stream, and asks again."""
+        entry.stream = stream
+        if entry.task is None:
+            stream.answer(entry.id, entry.answer or forgotten(entry.id))
+
+    def _refusal(self, served: Served | None, memory: CallMemory, number: int) -> wire.Failure | None:
+        if served is None:
+            return wire.Failure(number, wire.NO_METHOD, "", "")
+        if not served.spec.is_unary:
+            return wire.Failure(number, wire.BAD_CALL, "", "it streams, and has to be called so")
+        return self.busy(served, number) or (
+            wire.Failure(number, wire.BUSY, "", "the caller acknowledges no results") if memory.is_full else None
+        )
+
+    def busy(self, served: Served, number: int) -> wire.Failure | None:
+        """Why a call cannot begin now."""
+        if served.running >= served.limit:
+            return wire.Failure(number, wire.BUSY, "", served.busy)
+        if self.dispatcher.running >= MAX_CALLS:
+            return wire.Failure(number, wire.BUSY, "", f"the peer has {MAX_CALLS} calls under way")
+        if self._closing:
+            return wire.Failure(number, wire.BUSY, "", "the peer's node is closing")
+        return None
+
+    async def _run(self, peer: PeerId, memory: CallMemory, entry: Entry, served: Served, call: wire.Call) -> None:
+        running_call.set(CurrentCall(peer, call.method, entry.deadline, call.context))
+        try:
+            answer = await self._answer(served, memoryview(call.args), (), call.id, call.flags)
+        except asyncio.CancelledError:
+            if not entry.expired:
+                memory.answered(entry, b"", 0, keep=False)
+                raise
+            answer = wire.Failure(call.id, wire.EXPIRED, "", "")
+        finally:
+            served.running -= 1
+            self.dispatcher.running -= 1
+        size = answer_size(answer)
+        memory.answered(entry, answer, size, keep=size > wire.MAX_SMALL)
+        if not entry.cancelled:
+            stream = entry.stream if entry.stream.is_open or not memory.streams else memory.streams[-1]
+            stream.answer(entry.id, answer)
+
+    async def _answer(self, served: Served, args: Any, buffers: Any, number: int, flags: int) -> Answer:
+        spec = served.spec
+        try:
+            values = spec.args.decode(args, buffers)
+        except DecodeError as error:
+            return bad_call(number, error)
+        try:
+            positional, named = served.bound(values)
+            result = await served.run(positional, named)
+        except Exception as error:  # noqa: BLE001 - the caller gets it
+            return failure_of(number, error, with_traceback=bool(flags & wire.TRACEBACK))
+        try:
+            return spec.result.encode_small(result)
+        except CodecError as error:
+            logger.warning("result cannot travel method=%s reason=%s", spec.path, error)
+            return bad_result(number, error)
+
+    async def run_own(self, peer: PeerId, served: Served, header: Any, args: Encoded, deadline: float | None) -> Answer:
+        """Run a call that has a gRPC call of its own; it ends if that is cancelled."""
+        refusal = self.busy(served, header.id)
+        if refusal is not None:
+            return refusal
+        served.running += 1
+        self.dispatcher.running += 1
+        try:
+            running_call.set(CurrentCall(peer, header.method, deadline, header.context))
+            return await self._answer(served, args.body, args.buffers, header.id, header.flags)
+        finally:
+            served.running -= 1
+            self.dispatcher.running -= 1
+
+    def keep(self, peer: PeerId, header: Any, answer: Answer) -> None:
+        """Keep a result until its caller has fetched it."""
+        memory, _ = self.memory_of(peer, header.instance)
+        entry = memory.entries[header.id] = Entry(header.id, None, once=True)
+        memory.answered(entry, answer, answer_size(answer), keep=True)
+
+    def cancel(self, memory: CallMemory, numbers: Iterable[int]) -> None:
+        """The callers of these calls have gone."""
+        for number in numbers:
+            entry = memory.entries.get(number)
+            if entry is None:
+                continue
+            entry.cancelled = True
+            if entry.task is not None:
+                entry.task.cancel()
+            else:
+                memory.acknowledged([number])
+
+    def _expired(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            if entry.task is not None:
+                entry.expired = True
+                entry.task.cancel()
+
+    # Callers
+
+    def joined(self, memory: CallMemory, stream: Any) -> None:
+        """A caller has a stream to us."""
+        memory.streams.append(stream)
+        memory.gone_since = None
+
+    def left(self, memory: CallMemory, stream: Any) -> None:
+        """It has not any more."""
+        memory.streams.remove(stream)
+        if not memory.streams:
+            memory.gone_since = time.monotonic()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = time.monotonic()
+            for key, memory in list(self._callers.items()):
+                if memory.gone_since is None:
+                    continue
+                if now - memory.gone_since > RUN_ON_S:
+                    self._stop_calls(memory)
+                if now - memory.gone_since > RESULT_MEMORY_S:
+                    del self._callers[key]
+
+    @staticmethod
+    def _stop_calls(memory: CallMemory) -> list[asyncio.Task[None]]:
+        tasks = [entry.task for entry in memory.running() if entry.task is not None]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    async def drain(self, grace: float) -> None:
+        """Begin no more calls, give those under way ``grace`` seconds, and end the callers' streams."""
+        self._closing = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while self.dispatcher.running:
+                    await asyncio.sleep(DRAIN_LOOK_S)
+        await asyncio.sleep(DRAIN_LOOK_S)  # for the last answers to be written
+        self.ending.set()
+
+    async def close(self) -> None:
+        """Cancel what still runs, and wait for it."""
+        self._closing = True
+        self._deadlines.close()
+        tasks = [task for memory in self._callers.values() for task in self._stop_calls(memory)]
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.dispatcher.close()
+
+
+def bad_call(number: int, error: DecodeError) -> wire.Failure:
+    """The answer of a call whose arguments do not fit."""
+    return wire.Failure(number, wire.BAD_CALL, error.where[: wire.MAX_METHOD], error.reason[: wire.MAX_DETAIL])
+
+
+def bad_result(number: int, error: CodecError) -> wire.Failure:
+    """The answer of a call whose result cannot travel."""
+    return wire.Failure(number, wire.BAD_RESULT, error.where[: wire.MAX_METHOD], error.reason[: wire.MAX_DETAIL])
+
+
+def forgotten(number: int) -> wire.Failure:
+    """The answer of a call that ran, and whose result is not there any more."""
+    return wire.Failure(number, wire.FORGOTTEN, "", "its result is not kept any more")
+
+
+def answer_size(answer: Answer) -> int:
+    """Bytes of an answer that count."""
+    if isinstance(answer, bytes):
+        return len(answer)
+    return answer.size if isinstance(answer, Encoded) else 256

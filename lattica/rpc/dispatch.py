@@ -1,0 +1,155 @@
+"""Runs the methods of served services, within their limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from lattica.errors import UsageError
+from lattica.rpc.service import MAX_ASYNC_CALLS, MAX_THREADED_CALLS, MethodSpec, ServiceSpec
+
+logger = logging.getLogger(__name__)
+
+MAX_CALLS = 65_536
+"""Calls of all peers that a node has under way; further ones are refused as busy."""
+
+_END = object()
+
+
+class Served:
+    """One method of a served object.
+
+    Attributes:
+        spec: What it declares.
+        limit: Calls that may be under way.
+        running: Calls that are.
+        busy: What a refused caller is told.
+    """
+
+    __slots__ = ("_function", "_threads", "busy", "limit", "running", "spec")
+
+    def __init__(
+        self, spec: MethodSpec, function: Callable[..., Any], threads: Callable[[], ThreadPoolExecutor]
+    ) -> None:
+        self.spec = spec
+        self._function = function
+        self._threads = threads
+        self.limit = spec.options.concurrency or (MAX_ASYNC_CALLS if spec.is_async else MAX_THREADED_CALLS)
+        self.running = 0
+        self.busy = f"the peer has {self.limit} calls of it under way"
+
+    def bound(self, values: tuple[Any, ...], stream: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments for the function from what `ArgsCodec` decoded and the stream of requests."""
+        spec = self.spec
+        if spec.streams_requests is None and not spec.keyword_only:
+            return values, {}
+        named = dict(zip(spec.names, values, strict=True))
+        if spec.streams_requests is not None:
+            named[spec.streams_requests] = stream if spec.is_async else _ordinary(stream)
+        args, kwargs = [], {}
+        for parameter in spec.signature.parameters.values():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                kwargs[parameter.name] = named[parameter.name]
+            else:
+                args.append(named[parameter.name])
+        return tuple(args), kwargs
+
+    async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The method's result; an ordinary one runs in a thread, and goes on there if this is cancelled."""
+        if self.spec.is_async:
+            return await self._function(*args, **kwargs)
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads(), lambda: context.run(self._function, *args, **kwargs)
+        )
+
+    async def iterate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
+        """The method's results; closed when this is."""
+        if self.spec.is_async:
+            results: AsyncIterator[Any] = self._function(*args, **kwargs)
+            try:
+                async for result in results:
+                    yield result
+            finally:
+                if isinstance(results, AsyncGenerator):
+                    await results.aclose()
+            return
+        context, loop = contextvars.copy_context(), asyncio.get_running_loop()
+        iterator: Iterator[Any] = await loop.run_in_executor(
+            self._threads(), lambda: iter(context.run(self._function, *args, **kwargs))
+        )
+        try:
+            while True:
+                result = await loop.run_in_executor(self._threads(), lambda: context.run(next, iterator, _END))
+                if result is _END:
+                    return
+                yield result
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                with contextlib.suppress(ValueError, RuntimeError):  # it runs on in its thread: nothing can stop that
+                    close()
+
+
+class Dispatcher:
+    """All services that a node serves.
+
+    Attributes:
+        running: Calls of all peers that are under way.
+    """
+
+    def __init__(self) -> None:
+        self.running = 0
+        self._methods: dict[str, Served] = {}
+        self._pools: list[ThreadPoolExecutor] = []
+
+    def add(self, spec: ServiceSpec, served: object) -> None:
+        """Serve an object's methods.
+
+        Raises:
+            UsageError: A service of that name is served already.
+        """
+        if any(method.path in self._methods for method in spec.methods.values()):
+            raise UsageError(f"a service {spec.name} is served already; give this one another name")
+        for attribute, method in spec.methods.items():
+            self._methods[method.path] = Served(method, getattr(served, attribute), self._pool(method))
+
+    def find(self, path: str) -> Served | None:
+        """The method of that name."""
+        return self._methods.get(path)
+
+    def _pool(self, method: MethodSpec) -> Callable[[], ThreadPoolExecutor]:
+        pool: ThreadPoolExecutor | None = None
+
+        def made() -> ThreadPoolExecutor:
+            nonlocal pool
+            if pool is None:
+                pool = ThreadPoolExecutor(method.options.threads, thread_name_prefix=f"lattica-{method.attribute}")
+                self._pools.append(pool)
+            return pool
+
+        return made
+
+    async def close(self) -> None:
+        """Wait for the threads: what they run cannot be stopped, what waits for one is not begun."""
+        for pool in self._pools:
+            await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
+
+
+def _ordinary(stream: AsyncIterator[Any]) -> Iterator[Any]:
+    """A stream for a function that runs in a thread."""
+    loop = asyncio.get_running_loop()
+
+    async def take() -> Any:
+        return await anext(stream, _END)
+
+    def iterate() -> Iterator[Any]:
+        while (item := asyncio.run_coroutine_threadsafe(take(), loop).result()) is not _END:
+            yield item
+
+    return iterate()

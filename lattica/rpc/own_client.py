@@ -1,0 +1,189 @@
+"""Makes calls that have a gRPC call of their own: streams, large arguments, large results."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+from grpc.aio import AioRpcError
+
+from lattica.errors import (
+    DeadlineExceededError,
+    LatticaError,
+    OutcomeUnknownError,
+    PeerUnreachableError,
+    RemoteProtocolError,
+    RpcError,
+)
+from lattica.rpc.batch_wire import CALL_METHOD, UNARY_METHOD, Failure
+from lattica.rpc.channel import PeerChannel
+from lattica.rpc.codec import Encoded
+from lattica.rpc.own_wire import (
+    FETCH,
+    KEPT_MESSAGE,
+    CallHeader,
+    ValueReader,
+    header_message,
+    value_message,
+    value_messages,
+)
+
+
+class LostCallError(Exception):
+    """A call was lost on its way; who made it decides what that means.
+
+    Attributes:
+        cause: What the network said.
+        was_sent: Whether the peer may have got it.
+    """
+
+    def __init__(self, cause: LatticaError, *, was_sent: bool) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.was_sent = was_sent
+
+    def outcome(self, method: str, *, once: bool) -> LatticaError:
+        """The error for the caller."""
+        return OutcomeUnknownError(method, str(self.cause)) if once and self.was_sent else self.cause
+
+
+class OwnCall:
+    """One such call.
+
+    Raises (all methods):
+        LostCallError: The connection was lost.
+        DeadlineExceededError: The deadline has passed.
+        RemoteProtocolError: The peer's messages are malformed.
+    """
+
+    def __init__(self, channel: PeerChannel, header: CallHeader, timeout: float | None) -> None:
+        self._channel = channel
+        self._header = header
+        self._call = channel.stream_stream(CALL_METHOD)(timeout=timeout)
+        self._reader = ValueReader()
+        self._sent = False
+
+    async def send(self, value: bytes | Encoded | None, *, first: bool = False) -> None:
+        """Send the arguments (``first``) or an item."""
+        before = header_message(self._header) if first else b""
+        try:
+            if value is None:
+                await self._call.write(before)
+                return
+            for message in value_messages(value, before):
+                await self._call.write(message)
+                self._sent = True
+        except asyncio.InvalidStateError:
+            return  # it has ended; receiving tells why
+        except AioRpcError as error:
+            if isinstance(error, PeerUnreachableError) or error.code() is not grpc.StatusCode.OK:
+                raise self._explained(error) from error
+
+    async def done_sending(self) -> None:
+        """Say that no more items come."""
+        try:
+            await self._call.done_writing()
+        except (asyncio.InvalidStateError, AioRpcError):
+            return  # as above
+
+    async def receive(self) -> Encoded | Failure | None:
+        """The next result, or the failure; ``None`` at the end."""
+        while True:
+            try:
+                message = await self._call.read()
+                if message is grpc.aio.EOF:
+                    await self._check_end()
+                    return None
+            except AioRpcError as error:
+                raise self._explained(error) from error
+            value = self._reader.feed(message)
+            if value is not None:
+                return value
+
+    async def _check_end(self) -> None:
+        code = await self._call.code()
+        if code is not grpc.StatusCode.OK:
+            raise self._explained(
+                AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), await self._call.details())
+            )
+        if not self._reader.is_between:
+            raise RemoteProtocolError("a call that ended within a value", self._channel.peer_id)
+
+    def cancel(self) -> None:
+        """Give it up."""
+        self._call.cancel()
+
+    def _explained(self, error: AioRpcError) -> Exception:
+        was_sent = self._sent or not isinstance(error, PeerUnreachableError)
+        return explained(error, self._channel, self._header.method, was_sent=was_sent)
+
+
+def explained(error: AioRpcError, channel: PeerChannel, method: str, *, was_sent: bool) -> Exception:
+    """What gRPC's error means for the call."""
+    if isinstance(error, PeerUnreachableError):
+        return LostCallError(error, was_sent=was_sent)
+    code = error.code()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineExceededError(method)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return RpcError(f"{channel.peer_id} did not understand the call: {error.details()}")
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return RpcError(f"{channel.peer_id} serves no plain Python services: it runs an older Lattica")
+    lost = RpcError(f"the connection to {channel.peer_id} was lost: {code.name}: {error.details()}")
+    return LostCallError(lost, was_sent=True)
+
+
+async def call_alone(
+    channel: PeerChannel, header: CallHeader, args: bytes | Encoded, timeout: float | None
+) -> Encoded | Failure:
+    """Make one unary call; errors as of `OwnCall`. Cancelling it cancels it at the server."""
+    call = OwnCall(channel, header, timeout)
+    try:
+        await call.send(args, first=True)
+        await call.done_sending()
+        return await _only(call, channel)
+    finally:
+        call.cancel()
+
+
+async def call_unary(
+    channel: PeerChannel, header: CallHeader, args: bytes | Encoded, timeout: float | None
+) -> Encoded | Failure | None:
+    """As `call_alone`, for arguments of at most `MAX_UNARY`; ``None`` if the result has to be fetched."""
+    call = channel.unary_unary(UNARY_METHOD)(value_message(args, header_message(header)), timeout=timeout)
+    try:
+        answer = await call
+    except AioRpcError as error:
+        raise explained(error, channel, header.method, was_sent=True) from error
+    if answer == KEPT_MESSAGE:
+        return None
+    value = ValueReader().feed(answer)
+    if value is None:
+        raise RemoteProtocolError("a truncated answer", channel.peer_id)
+    return value
+
+
+async def fetch_result(channel: PeerChannel, instance: bytes, number: int, timeout: float | None) -> Encoded | Failure:
+    """The large result of a batched call; errors as of `OwnCall`."""
+    call = OwnCall(channel, CallHeader("", instance, number, FETCH), timeout)
+    try:
+        await call.send(None, first=True)
+        await call.done_sending()
+        return await _only(call, channel)
+    finally:
+        call.cancel()
+
+
+async def _only(call: OwnCall, channel: PeerChannel) -> Encoded | Failure:
+    answer = await call.receive()
+    if answer is None:
+        raise RemoteProtocolError("a call that ended without an answer", channel.peer_id)
+    return answer
+
+
+async def stream_items(call: OwnCall, items: AsyncIterator[bytes | Encoded]) -> None:
+    """Send a stream of items; stops quietly when the call has ended."""
+    async for item in items:
+        await call.send(item)
+    await call.done_sending()

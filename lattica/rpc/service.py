@@ -1,0 +1,273 @@
+"""Plain Python classes as services: which methods peers may call, and what travels.
+
+@rpc.service("llm/layers-0-7")
+class Layers:
+@rpc.method(idempotent=True)
+async def forward(self, hidden: np.ndarray, position: int = 0) -> np.ndarray: ...
+
+@rpc.method
+async def tokens(self, prompt: str) -> AsyncIterator[str]:
+yield ...
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_args, get_origin, get_type_hints, overload
+from weakref import WeakKeyDictionary
+
+from lattica.errors import UsageError
+from lattica.rpc.batch_wire import MAX_METHOD
+from lattica.rpc.codec import ArgsCodec, Codec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=type)
+
+DEFAULT_THREADS = 16
+"""Threads in which the calls of one ordinary (not async) method run."""
+MAX_THREADED_CALLS = 1024
+"""Calls of one ordinary method that run or wait for one of its threads; further ones are refused as busy."""
+MAX_ASYNC_CALLS = 16_384
+"""Calls of one async method that may be under way."""
+
+_NAME = "__lattica_service__"
+_ITERATORS: tuple[Any, ...] = (AsyncIterator, Iterator)
+
+
+class Method(Generic[P, R]):
+    """A method that peers may call; on an object of its class it is the function itself, bound."""
+
+    def __init__(self, function: Callable[..., Any], options: MethodOptions) -> None:
+        self.function = function
+        self.options = options
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        return self if instance is None else self.function.__get__(instance, owner)
+
+
+class UnaryMethod(Method[P, R]):
+    """A method with one result; on a stub it is awaited, whatever it is at the server."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> UnaryMethod[P, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: object, owner: type) -> Any:
+        return super().__get__(instance, owner)
+
+
+class StreamMethod(Method[P, R]):
+    """A method with a stream of results; on a stub it is iterated with ``async for``."""
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> StreamMethod[P, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[P, AsyncIterator[R]]: ...
+    def __get__(self, instance: object, owner: type) -> Any:
+        return super().__get__(instance, owner)
+
+
+class MethodOptions:
+    """What a decorated method says of itself; see `method`."""
+
+    __slots__ = ("concurrency", "idempotent", "raises", "threads")
+
+    def __init__(
+        self, idempotent: bool, concurrency: int | None, threads: int, raises: tuple[type[Exception], ...]
+    ) -> None:
+        self.idempotent = idempotent
+        self.concurrency = concurrency
+        self.threads = threads
+        self.raises = raises
+
+
+class _Decorator:
+    """`method` with options."""
+
+    def __init__(self, options: MethodOptions) -> None:
+        self._options = options
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], AsyncIterator[R]]) -> StreamMethod[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Awaitable[R]]) -> UnaryMethod[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Iterator[R]]) -> StreamMethod[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R]) -> UnaryMethod[P, R]: ...
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        kind = StreamMethod if _is_stream(function) else UnaryMethod
+        return kind(function, self._options)
+
+
+@overload
+def method(function: Callable[Concatenate[Any, P], AsyncIterator[R]], /) -> StreamMethod[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def method(function: Callable[Concatenate[Any, P], Awaitable[R]], /) -> UnaryMethod[P, R]: ...
+@overload
+def method(function: Callable[Concatenate[Any, P], Iterator[R]], /) -> StreamMethod[P, R]: ...  # type: ignore[overload-overlap]
+@overload
+def method(function: Callable[Concatenate[Any, P], R], /) -> UnaryMethod[P, R]: ...
+@overload
+def method(
+    *,
+    idempotent: bool = ...,
+    concurrency: int | None = ...,
+    threads: int = ...,
+    raises: tuple[type[Exception], ...] = ...,
+) -> _Decorator: ...
+def method(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    idempotent: bool = False,
+    concurrency: int | None = None,
+    threads: int = DEFAULT_THREADS,
+    raises: tuple[type[Exception], ...] = (),
+) -> Any:
+    """Let peers call a method of a `service`.
+
+    A coroutine function or an ordinary one, which runs in threads, with one result; or a generator of either kind, for
+    a stream of results. A parameter annotated ``AsyncIterator[T]`` is a stream of requests. Annotations say what
+    travels, and are checked at the receiver; what has none may be any value that tells its own type.
+
+    Args:
+        function: The method.
+        idempotent: Running it twice does no harm: a call whose answer is lost is sent again. Other methods
+            are executed at most once, and their callers told when that cannot be known.
+        concurrency: Calls that may be under way at once; further ones are refused as busy.
+        threads: Threads for an ordinary function.
+        raises: Exceptions of your own that callers get as themselves; Python's own are anyway.
+    """
+    decorator = _Decorator(MethodOptions(idempotent, concurrency, threads, raises))
+    return decorator if function is None else decorator(function)
+
+
+def service(name: str | None = None) -> Callable[[C], C]:
+    """Make a class a service, under ``name``, or its own.
+
+    Raises:
+        UsageError: The name is empty, too long or has unprintable characters, or no method is decorated.
+    """
+
+    def decorate(cls: C) -> C:
+        chosen = cls.__name__ if name is None else name
+        if not chosen or len(chosen) > MAX_METHOD // 2 or not chosen.isprintable():
+            raise UsageError(f"bad service name {chosen[:200]!r}: 1 to {MAX_METHOD // 2} printable characters")
+        if not _methods(cls):
+            raise UsageError(f"the service {chosen} has no methods; decorate them with @rpc.method")
+        setattr(cls, _NAME, chosen)
+        return cls
+
+    return decorate
+
+
+class MethodSpec:
+    """A method as both sides use it.
+
+    Attributes:
+        path: ``service/method``.
+        attribute: Its name in the class.
+        options: See `method`.
+        is_async: Whether it is a coroutine function or an async generator.
+        streams_requests: Name of the parameter that is a stream; ``None`` without one.
+        streams_results: Whether it yields its results.
+        args: For the arguments, without the stream.
+        items: For the stream's items; ``None`` without one.
+        result: For the result, or each result.
+    """
+
+    def __init__(self, service_name: str, declared: Method[Any, Any]) -> None:
+        function, name = declared.function, declared.__name__
+        self.path = f"{service_name}/{name}"
+        if len(self.path) > MAX_METHOD:
+            raise UsageError(f"the method name {self.path[:80]!r} is too long: {MAX_METHOD} characters at most")
+        self.attribute = name
+        self.options = declared.options
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        self.streams_results = isinstance(declared, StreamMethod)
+        hints = get_type_hints(function, include_extras=True)
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())[1:]
+        streams = [parameter for parameter in parameters if get_origin(hints.get(parameter.name)) in _ITERATORS]
+        if len(streams) > 1:
+            raise UsageError(f"{self.path} has {len(streams)} streams of requests; one is possible")
+        self.streams_requests = streams[0].name if streams else None
+        kept = [parameter for parameter in parameters if parameter not in streams]
+        self.signature = signature.replace(parameters=parameters)
+        self.args = ArgsCodec(signature.replace(parameters=kept), hints, self.path)
+        self.keyword_only = tuple(parameter.name for parameter in kept if parameter.kind is parameter.KEYWORD_ONLY)
+        self.names = tuple(parameter.name for parameter in kept)
+        self.items = Codec[Any](_item(hints[streams[0].name]), f"an item of {self.path}") if streams else None
+        result = hints.get("return", Any)
+        if self.streams_results:
+            result = _item(result)
+        self.result = Codec[Any](result, f"the result of {self.path}")
+
+    @property
+    def is_unary(self) -> bool:
+        """Whether nothing streams."""
+        return not self.streams_results and self.streams_requests is None
+
+
+class ServiceSpec:
+    """A service as both sides use it.
+
+    Attributes:
+        name: Its name.
+        methods: By attribute.
+    """
+
+    def __init__(self, cls: type) -> None:
+        name = getattr(cls, _NAME, None)
+        if name is None:
+            raise UsageError(f"{cls.__name__} is no service; decorate the class with @rpc.service()")
+        self.name: str = name
+        self.methods = {attribute: MethodSpec(name, declared) for attribute, declared in _methods(cls).items()}
+
+
+_specs: WeakKeyDictionary[type, ServiceSpec] = WeakKeyDictionary()
+
+
+def spec_of(cls: type) -> ServiceSpec:
+    """What a class decorated with `service` declares.
+
+    Raises:
+        UsageError: It is none, or a method's signature cannot be served.
+        CodecError: Values of a declared type cannot travel.
+    """
+    spec = _specs.get(cls)
+    if spec is None:
+        spec = _specs[cls] = ServiceSpec(cls)
+    return spec
+
+
+def _methods(cls: type) -> dict[str, Method[Any, Any]]:
+    found: dict[str, Method[Any, Any]] = {}
+    for base in reversed(cls.__mro__):
+        for attribute, value in vars(base).items():
+            if isinstance(value, Method):
+                found[attribute] = value
+            else:
+                found.pop(attribute, None)
+    return found
+
+
+def _is_stream(function: Callable[..., Any]) -> bool:
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        return True
+    if inspect.iscoroutinefunction(function):
+        return False
+    hint = getattr(function, "__annotations__", {}).get("return")
+    if isinstance(hint, str):
+        return hint.split("[")[0].rsplit(".", 1)[-1] in {"AsyncIterator", "Iterator"}
+    return get_origin(hint) in _ITERATORS
+
+
+def _item(hint: Any) -> Any:
+    arguments = get_args(hint)
+    return arguments[0] if arguments else Any
