@@ -107,6 +107,21 @@ class NoNodeError(UsageError):
         return f"no node is running with the home {self.home}; start one with `lattica up`"
 
 
+class ForkedError(UsageError):
+    """A node is used in another process than the one that opened it.
+
+    Attributes:
+        reason: What happened.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason}; open nodes after forking, or start processes with the spawn method"
+
+
 # network
 
 
