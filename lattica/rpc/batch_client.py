@@ -7,6 +7,7 @@ breaks, another is opened, and `CallTable` decides what becomes of the calls tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -40,6 +41,8 @@ MAX_QUEUED_BYTES = 64 << 20
 """Bytes of arguments of unanswered calls to one peer; further callers wait."""
 ACK_DELAY_S = 0.05
 """Seconds that an acknowledgement may wait for a message to travel with."""
+CLOSE_LOOK_S = 0.02
+"""Seconds between looks at whether calls are under way, when the node closes."""
 RESUME_S = 10.0
 """Seconds for which a lost stream is opened anew before the calls that it had fail."""
 RESUME_PAUSE_MIN_S = 0.05
@@ -66,6 +69,8 @@ class BatchClient:
         self._room = asyncio.Event()
         self._room.set()
         self._stream: _Stream | None = None
+        self._streams: set[_Stream] = set()
+        self._closed = False
         self._connecting: asyncio.Task[None] | None = None
         self._lost_at: float | None = None
         self._deadlines = Deadlines[Pending](self._expired)
@@ -115,9 +120,9 @@ class BatchClient:
             RpcError: It failed.
             PeerUnreachableError: The peer cannot be reached; the call was not executed.
         """
-        if self.is_full:
-            await self.wait_room()
         table = self._table
+        if len(table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES:
+            await self.wait_room()
         future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
         pending = Pending(table.new_id(), future, spec, args, deadline, flags, context)
         table.add(pending, lane)
@@ -167,7 +172,9 @@ class BatchClient:
     # Streams
 
     def _connect_soon(self) -> None:
-        if self._connecting is None:
+        if self._closed:
+            self._give_up(self._channel.closing_error())
+        elif self._connecting is None:
             try:
                 self._connecting = self._channel.spawn(self._connect)
             except PeerUnreachableError as error:
@@ -191,6 +198,7 @@ class BatchClient:
                 stream = _Stream(self, self._method(metadata=((INSTANCE_KEY, self.instance),)))
                 if self._table.has_doubts:
                     await stream.welcome()
+                stream.start()
             except (PeerUnreachableError, AioRpcError) as error:
                 if self._lost_at is None or time.monotonic() > self._lost_at + RESUME_S:
                     self._give_up(self._explain(error))
@@ -199,7 +207,7 @@ class BatchClient:
                 pause = min(2 * pause, RESUME_PAUSE_MAX_S)
                 continue
             self._stream = stream
-            stream.start()
+            self._streams.add(stream)
             return
 
     def _give_up(self, error: LatticaError) -> None:
@@ -238,6 +246,7 @@ class BatchClient:
 
     def _ended(self, stream: _Stream, error: Exception | None) -> None:
         """A stream has come to its end."""
+        self._streams.discard(stream)
         self._table.lost(stream)
         if self._stream is stream:
             self._stream = None
@@ -250,9 +259,16 @@ class BatchClient:
                 self._lost_at = time.monotonic()
             self._connect_soon()
 
-    def close(self) -> None:
-        """Free timers; calls fail as the channel closes."""
+    async def close(self, grace: float) -> None:
+        """End the streams, when all calls are answered or after ``grace`` seconds; further calls fail."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while len(self._table):
+                    await asyncio.sleep(CLOSE_LOOK_S)
         self._deadlines.close()
+        self._closed = True
+        for stream in list(self._streams):
+            stream.cancel()
         self._give_up(self._channel.closing_error())
 
 
@@ -291,6 +307,10 @@ class _Stream:
         """Take no more calls."""
         self._retired = True
         self.wake.set()
+
+    def cancel(self) -> None:
+        """End at once."""
+        self._call.cancel()
 
     async def welcome(self) -> None:
         """Wait until the server has said who it is; raises `AioRpcError` or `PeerUnreachableError`."""

@@ -73,6 +73,11 @@ class BatchStream:
         results, self._results = self._results[:count], self._results[count:]
         failures, self._failures = self._failures[:16], self._failures[16:]
         large, self._large = self._large[:limit], self._large[limit:]
+        count_calls = self._server.metrics.calls
+        if results or large:
+            count_calls("server", "batched", "ok", "", len(results) + len(large))
+        if failures:
+            count_calls("server", "batched", "failed", "", len(failures))
         return wire.encode_responses(results, failures, large, load)
 
 

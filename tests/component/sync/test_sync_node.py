@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,18 @@ def served() -> Calculator:
 
 
 @pytest.fixture(scope="module")
-def stub(tmp_path_factory: pytest.TempPathFactory, served: Calculator) -> Iterator[Any]:
+def stub_with(tmp_path_factory: pytest.TempPathFactory, served: Calculator) -> Iterator[Callable[..., Any]]:
     tmp_path = tmp_path_factory.mktemp("nodes")
     with lattica.sync.open_node(config(tmp_path / "server")) as server:
         server.rpc.serve(served)
         bootstrap = [str(server.addresses[0])]
         with lattica.sync.open_node(config(tmp_path / "client", bootstrap=bootstrap)) as client:
-            yield client.rpc.stub(Calculator, server.peer_id, timeout=10.0)
+            yield partial(client.rpc.stub, Calculator, server.peer_id)
+
+
+@pytest.fixture
+def stub(stub_with: Callable[..., Any]) -> Any:
+    return stub_with(timeout=10.0)
 
 
 def test_calls_block_and_return_results(stub: Any) -> None:
@@ -76,12 +82,12 @@ def test_calls_block_and_return_results(stub: Any) -> None:
     assert list(stub.count(4)) == [0, 1, 2, 3]
 
 
-def test_errors_are_the_same_as_with_a_loop(stub: Any) -> None:
+def test_errors_are_the_same_as_with_a_loop(stub: Any, stub_with: Callable[..., Any]) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         stub.divide(1, 0)
     assert isinstance(caught.value, RemoteError)
     with pytest.raises(DeadlineExceededError):
-        stub.wait(60.0)
+        stub_with(timeout=0.2).wait(60.0)
 
 
 def test_leaving_a_stream_early_ends_it_at_the_peer(stub: Any, served: Calculator) -> None:
