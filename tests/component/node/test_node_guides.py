@@ -20,3 +20,15 @@ async def test_the_grpc_guides_example_runs(tmp_path: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     assert "call of /grpc.health.v1.Health/Check\nTrue\n" in printed
     assert "grpcurl -plaintext unix:" in printed
+
+
+async def test_the_services_guides_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (GUIDES / "services.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {"__name__": "guide"}
+    exec(compile(code, "services.md", "exec"), names)
+    main = names["main"]
+    assert callable(main)
+    await main(tmp_path)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:4] == ["[2. 2. 2. 2.]", "['to', 'be', 'or', 'not']", "10", "True"]
+    assert "argument scale of llm/layers-0-7/forward" in printed[4]
