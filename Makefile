@@ -103,8 +103,13 @@ $(ORIGINAL)/.installed:
 	$(ORIGINAL)/bin/python -m pip install --quiet --disable-pip-version-check 'lattica==1.0.21'
 	touch $@
 
+# PyTorch, of which tensors are sent.
+$(VENV)/.bench-installed: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@
+
 # RPC passes options on: make bench-rpc RPC="--quick --systems grpc original"
-bench-rpc: $(STAMP) $(ORIGINAL)/.installed
+bench-rpc: $(VENV)/.bench-installed $(ORIGINAL)/.installed
 	$(BIN)/python -m benchmarks.rpc $(RPC)
 
 # As root: it runs in the NAT lab.

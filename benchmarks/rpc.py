@@ -134,6 +134,11 @@ def run(cases: Sequence[Case], names: Sequence[str], rounds: int) -> list[Row]:
     return list(series.rows())
 
 
+def end_at_signal() -> None:
+    """From now on SIGTERM unwinds the stack, so that what was started is ended."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def _short(reason: str) -> str:
     words = " ".join(reason.split())
     return words if len(words) <= MAX_REASON else f"{words[:MAX_REASON]}…"
@@ -159,7 +164,7 @@ def main(arguments: Sequence[str]) -> int:
         for case in all_cases(quick=options.quick)
         if any(text in case.name for text in options.cases) and not (options.no_lab and case.round_trip_ms)
     ]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
+    end_at_signal()
     rows = run(cases, options.systems, options.rounds or (1 if options.quick else ROUNDS))
     if not rows:
         _say("nothing was measured")

@@ -56,7 +56,11 @@ class Place:
 
 
 class Child:
-    """A process that speaks JSON, line by line, on its standard input and output."""
+    """A process that speaks JSON, line by line, on its standard input and output.
+
+    Attributes:
+        pid: Its number.
+    """
 
     def __init__(self, place: Place, role: str, argv: Sequence[str], log: Path) -> None:
         self._name = role
@@ -64,6 +68,7 @@ class Child:
         self._buffer = b""
         with log.open("wb") as errors:
             self._process = place.start(role, argv, errors.fileno())
+        self.pid = self._process.pid
 
     def tell(self, message: Mapping[str, object]) -> None:
         """Write one line."""
@@ -145,7 +150,7 @@ class System:
         if case.fresh:
             self._stop(STOP_GRACE_S)
         try:
-            client = self._client or self._start()
+            client = self._client or self.start()
             client.tell(asdict(case.task))
             answer = client.hear(case.limit_s)
         except BaseException:
@@ -155,7 +160,17 @@ class System:
             raise SystemFailedError(str(answer["error"]))
         return [Value(**value) for value in answer["values"]]
 
-    def _start(self) -> Child:
+    @property
+    def pids(self) -> list[int]:
+        """Of its processes that have been started."""
+        return [child.pid for child in (self._server, self._client) if child is not None]
+
+    def start(self) -> Child:
+        """Start both processes, and return the client, which has had an answer from the server.
+
+        Raises:
+            SystemFailedError: They do not start; nor will they be tried again.
+        """
         if self._broken is not None:
             raise SystemFailedError(self._broken)
         try:
