@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TORCH := $(VENV)/.torch
 MODEL := .demo/model
 INTEROP := .interop
 ORIGINAL := .bench-original
@@ -30,6 +31,11 @@ $(STAMP): pyproject.toml tools/system_packages.sh
 
 setup: $(STAMP)
 
+# Optional for users, and large: only for the tests and benchmarks of tensors.
+$(TORCH): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'ml_dtypes>=0.5'
+	touch $@
+
 # The package has far larger dependencies than its one file that is needed here.
 $(MODEL)/.complete: $(STAMP)
 	rm -rf $(MODEL)
@@ -54,7 +60,7 @@ $(INTEROP)/.installed: tests/interop/js/package.json
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(STAMP) $(MODEL)/.complete interop
+test-all: $(STAMP) $(TORCH) $(MODEL)/.complete interop
 	$(BIN)/python -m pytest
 
 lint: $(STAMP) check-proto types imports
@@ -103,13 +109,8 @@ $(ORIGINAL)/.installed:
 	$(ORIGINAL)/bin/python -m pip install --quiet --disable-pip-version-check 'lattica==1.0.21'
 	touch $@
 
-# PyTorch, of which tensors are sent.
-$(VENV)/.bench-installed: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	touch $@
-
 # RPC passes options on: make bench-rpc RPC="--quick --systems grpc original"
-bench-rpc: $(VENV)/.bench-installed $(ORIGINAL)/.installed
+bench-rpc: $(TORCH) $(ORIGINAL)/.installed
 	$(BIN)/python -m benchmarks.rpc $(RPC)
 
 # As root: it runs in the NAT lab.
