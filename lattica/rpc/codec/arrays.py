@@ -107,10 +107,11 @@ def _tensor_memory(octets: torch.Tensor) -> memoryview:
     if not octets.numel():
         return memoryview(b"")
     if sys.modules.get("numpy") is not None:
-        return octets.numpy().data
-    memory: Any = (ctypes.c_ubyte * octets.numel()).from_address(octets.data_ptr())
-    memory.owner = octets  # a view does not keep what only lent its address
-    return memoryview(memory).cast("B")
+        memory: memoryview = octets.numpy().data
+        return memory
+    lent: Any = (ctypes.c_ubyte * octets.numel()).from_address(octets.data_ptr())
+    lent.owner = octets  # a view does not keep what only lent its address
+    return memoryview(lent).cast("B")
 
 
 def build_ndarray(dtype: str, shape: Sequence[int], data: Buffer) -> np.ndarray[Any, Any]:
@@ -143,12 +144,12 @@ def build_tensor(dtype: str, shape: Sequence[int], data: Buffer) -> torch.Tensor
         raise ValueError(f"a tensor of dtype {dtype[:40]!r}, which torch {torch.__version__} does not have")
     _check_size(shape, kind.itemsize, len(data))
     if not len(data):
-        return torch.empty(tuple(shape), dtype=kind)  # type: ignore[no-any-return]
+        return torch.empty(tuple(shape), dtype=kind)
     octets = None if memoryview(data).readonly else torch.frombuffer(data, dtype=torch.uint8)
     if octets is None or octets.data_ptr() % min(kind.itemsize, _MAX_ALIGNMENT):
         octets = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     _check_booleans(dtype, octets)
-    return octets.view(kind).reshape(tuple(shape))  # type: ignore[no-any-return]
+    return octets.view(kind).reshape(tuple(shape))
 
 
 def to_ndarray(array: Any) -> np.ndarray[Any, Any]:
@@ -169,9 +170,9 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     if not _sendable(name):
         raise ValueError(f"an array of dtype {name[:40]!r}, which is not known here")
     numpy = _package("numpy")
-    if name in SMALL_DTYPES:
-        return numpy.dtype(getattr(_package("ml_dtypes"), name))  # type: ignore[no-any-return]
-    return numpy.dtype(name).newbyteorder("<")  # type: ignore[no-any-return]
+    kind = getattr(_package("ml_dtypes"), name) if name in SMALL_DTYPES else name
+    made: np.dtype[Any] = numpy.dtype(kind)
+    return made if name in SMALL_DTYPES else made.newbyteorder("<")
 
 
 def _check_size(shape: Sequence[int], itemsize: int, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Arguments: bound as Python would, sent in one row, tolerant of older and newer callers, and clear about what is wrong."""
+"""Arguments: bound as Python would, sent in one row, tolerant of older and newer callers, clear about mistakes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def nothing() -> None: ...
 def echo(data: bytes) -> None: ...
 def add(a: int, b: int) -> None: ...
 def load(layer: int, /, name: str = "x", *, scale: float = 1.0, extra: Any = None) -> None: ...
-def untyped(a, b=3) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
+def untyped(a, b=3) -> None: ...  # type: ignore[no-untyped-def]
 
 
 def outcome(call: Callable[[], Any]) -> Any:
@@ -82,7 +82,7 @@ def test_arguments_arrive(function: Callable[..., Any], values: tuple[Any, ...])
 
 
 def test_more_parameters_than_fit_msgpacks_short_form_arrive() -> None:
-    def many(  # noqa: PLR0913
+    def many(
         a: int, b: int, c: int, d: int, e: int, f: int, g: int, h: int,
         i: int, j: int, k: int, l: int, m: int, n: int, o: int, p: int, q: int,  # noqa: E741
     ) -> None: ...  # fmt: skip
@@ -129,7 +129,7 @@ def test_a_missing_argument_without_a_default_is_named() -> None:
 def test_a_default_is_the_callees_own_object() -> None:
     shared: list[int] = [1]
 
-    def keeps(a: int, b: list[int] = shared) -> None: ...  # noqa: B006
+    def keeps(a: int, b: list[int] = shared) -> None: ...
 
     assert args_of(keeps).decode(args_of(old).encode((1,)).body)[1] is shared
 

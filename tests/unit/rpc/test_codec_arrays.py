@@ -1,5 +1,8 @@
 """NumPy arrays: every dtype, layout and size arrives as it was, and without a copy."""
 
+# Types are made at run time here, and torch may be missing.
+# mypy: disable-error-code="name-defined, valid-type, union-attr, arg-type"
+
 from __future__ import annotations
 
 import dataclasses
@@ -43,7 +46,7 @@ def assert_same(one: Any, other: Any) -> None:
 
 def array_of(dtype: Any, size: int) -> Any:
     random = np.random.default_rng(1)
-    if np.dtype(dtype) == bool:
+    if np.dtype(dtype).kind == "b":
         return random.integers(0, 2, size).astype(bool)
     return np.frombuffer(random.bytes(size * np.dtype(dtype).itemsize), dtype).copy()
 
@@ -73,7 +76,7 @@ def test_every_dtype_of_ml_dtypes_arrives(dtype: str, size: int) -> None:
         pytest.param(lambda array: array[5], id="row"),
         pytest.param(lambda array: array[:0], id="empty"),
         pytest.param(lambda array: array[3, 4, ...], id="0-d"),
-        pytest.param(lambda array: np.asfortranarray(array), id="fortran"),
+        pytest.param(np.asfortranarray, id="fortran"),
         pytest.param(lambda array: np.broadcast_to(array[0], (7, *array.shape)), id="broadcast"),
         pytest.param(lambda array: array.reshape(1, 40, 1, 40, *[1] * 28), id="32 dimensions"),
     ],

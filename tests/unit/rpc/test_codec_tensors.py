@@ -1,5 +1,8 @@
 """Torch tensors: every dtype, device and layout arrives on the CPU, and without a copy."""
 
+# Types are made at run time here, and torch may be missing.
+# mypy: disable-error-code="name-defined, valid-type, union-attr, arg-type"
+
 from __future__ import annotations
 
 import dataclasses
@@ -66,7 +69,7 @@ def test_every_dtype_arrives(dtype: str, shape: tuple[int, ...], declared: Any) 
         pytest.param(lambda tensor: tensor[0].expand(50, 40), id="expanded"),
         pytest.param(lambda tensor: tensor[5, 3], id="0-d"),
         pytest.param(lambda tensor: tensor.requires_grad_(), id="requires_grad"),
-        pytest.param(lambda tensor: torch.nn.Parameter(tensor), id="parameter"),
+        pytest.param(torch.nn.Parameter, id="parameter"),
         pytest.param(lambda tensor: torch.complex(tensor, tensor).conj(), id="conjugate"),
         pytest.param(lambda tensor: torch.complex(tensor, tensor).conj().imag, id="negative"),
         pytest.param(lambda tensor: tensor[:0], id="empty"),
