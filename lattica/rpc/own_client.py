@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
 
 import grpc
 from grpc.aio import AioRpcError
@@ -64,21 +66,19 @@ class OwnCall:
         self._reader = ValueReader()
         self._sent = False
 
-    async def send(self, value: bytes | Encoded | None, *, first: bool = False) -> None:
-        """Send the arguments (``first``) or an item."""
+    async def send(self, value: bytes | Encoded | None, *, first: bool = False) -> bool:
+        """Send the arguments (``first``) or an item; false if the call has ended, of which receiving tells more."""
         before = header_message(self._header) if first else b""
+        messages = [before] if value is None else value_messages(value, before)
         try:
-            if value is None:
-                await self._call.write(before)
-                return
-            for message in value_messages(value, before):
+            for message in messages:
                 await self._call.write(message)
                 self._sent = True
-        except asyncio.InvalidStateError:
-            return  # it has ended; receiving tells why
-        except AioRpcError as error:
-            if isinstance(error, PeerUnreachableError) or error.code() is not grpc.StatusCode.OK:
-                raise self._explained(error) from error
+        except PeerUnreachableError as error:
+            raise LostCallError(error, was_sent=self._sent) from error
+        except (asyncio.InvalidStateError, AioRpcError):
+            return False
+        return True
 
     async def done_sending(self) -> None:
         """Say that no more items come."""
@@ -139,12 +139,8 @@ async def call_alone(
 ) -> Encoded | Failure:
     """Make one unary call; errors as of `OwnCall`. Cancelling it cancels it at the server."""
     call = OwnCall(channel, header, timeout)
-    try:
-        await call.send(args, first=True)
-        await call.done_sending()
+    async with sending(call, args, None):
         return await _only(call, channel)
-    finally:
-        call.cancel()
 
 
 async def call_unary(
@@ -167,12 +163,8 @@ async def call_unary(
 async def fetch_result(channel: PeerChannel, instance: bytes, number: int, timeout: float | None) -> Encoded | Failure:
     """The large result of a batched call; errors as of `OwnCall`."""
     call = OwnCall(channel, CallHeader("", instance, number, FETCH), timeout)
-    try:
-        await call.send(None, first=True)
-        await call.done_sending()
+    async with sending(call, None, None):
         return await _only(call, channel)
-    finally:
-        call.cancel()
 
 
 async def _only(call: OwnCall, channel: PeerChannel) -> Encoded | Failure:
@@ -182,8 +174,49 @@ async def _only(call: OwnCall, channel: PeerChannel) -> Encoded | Failure:
     return answer
 
 
-async def stream_items(call: OwnCall, items: AsyncIterator[bytes | Encoded]) -> None:
-    """Send a stream of items; stops quietly when the call has ended."""
-    async for item in items:
-        await call.send(item)
-    await call.done_sending()
+@contextlib.asynccontextmanager
+async def sending(
+    call: OwnCall, args: bytes | Encoded | None, items: AsyncIterator[bytes | Encoded] | None
+) -> AsyncIterator[None]:
+    """Send arguments and items while the block receives; at its end the call is over.
+
+    The peer may answer before it has everything, so that receiving must not wait for sending. What ``items`` raises
+    ends the call and comes out of the block.
+    """
+
+    async def send() -> None:
+        if not await call.send(args, first=True):
+            return
+        if items is not None:
+            async for item in items:
+                if not await call.send(item):
+                    return
+        await call.done_sending()
+
+    task = asyncio.get_running_loop().create_task(_contained(call, send()))
+    try:
+        yield
+        if task.done() and (failure := task.result()) is not None:
+            raise failure
+    except (asyncio.CancelledError, LostCallError):
+        current = asyncio.current_task()
+        failure = task.result() if task.done() else None
+        if failure is not None and current is not None and not current.cancelling():
+            raise failure from None
+        raise
+    finally:
+        call.cancel()
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _contained(call: OwnCall, sends: Coroutine[Any, Any, None]) -> Exception | None:
+    """What the caller's own iterator raised, which ends the call; that the call was lost is told by receiving."""
+    try:
+        await sends
+    except LostCallError:
+        return None
+    except Exception as error:  # noqa: BLE001 - raised where the call is received
+        call.cancel()
+        return error
+    return None

@@ -43,7 +43,7 @@ async def serve_call(server: CallServer, context: Any) -> None:
             return
         served = server.dispatcher.find(header.method)
         if served is None:
-            await _send(context, wire.Failure(header.id, wire.NO_METHOD, "", ""))
+            await _refuse(context, wire.Failure(header.id, wire.NO_METHOD, "", ""))
             return
         args = await _value(reader, context, rest)
         if args is None:
@@ -111,7 +111,7 @@ async def _stream(server: CallServer, served: Served, call: _OwnCall) -> None:
     header, context, spec = call.header, call.context, served.spec
     refusal = server.busy(served, header.id)
     if refusal is not None:
-        await _send(context, refusal)
+        await _refuse(context, refusal)
         return
     served.running += 1
     server.dispatcher.running += 1
@@ -127,11 +127,11 @@ async def _stream(server: CallServer, served: Served, call: _OwnCall) -> None:
     except RemoteProtocolError:
         raise
     except DecodeError as error:
-        await _send(context, bad_call(header.id, error))
+        await _refuse(context, bad_call(header.id, error))
     except CodecError as error:
-        await _send(context, bad_result(header.id, error))
+        await _refuse(context, bad_result(header.id, error))
     except Exception as error:  # noqa: BLE001 - the caller gets it
-        await _send(context, failure_of(header.id, error, with_traceback=bool(header.flags & wire.TRACEBACK)))
+        await _refuse(context, failure_of(header.id, error, with_traceback=bool(header.flags & wire.TRACEBACK)))
     finally:
         served.running -= 1
         server.dispatcher.running -= 1
@@ -168,6 +168,17 @@ async def _send(context: Any, answer: Answer) -> None:
         return
     for message in value_messages(answer):
         await context.write(message)
+
+
+async def _refuse(context: Any, failure: wire.Failure) -> None:
+    """Fail a call whose caller may still be sending.
+
+    If the call ended now, gRPC would throw the failure away at a caller whose next message it cannot send; so the
+    caller ends it, when it has read the failure.
+    """
+    await _send(context, failure)
+    while await context.read() is not grpc.aio.EOF:
+        continue
 
 
 def _remembered(server: CallServer, peer: PeerId, header: CallHeader) -> Answer:

@@ -19,7 +19,7 @@ from lattica.rpc.call_context import running_call
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
 from lattica.rpc.metrics import RpcMetrics
-from lattica.rpc.own_client import LostCallError, OwnCall, call_alone, call_unary, fetch_result, stream_items
+from lattica.rpc.own_client import LostCallError, OwnCall, call_alone, call_unary, fetch_result, sending
 from lattica.rpc.own_wire import MAX_UNARY, CallHeader
 from lattica.rpc.remote_errors import error_of
 from lattica.rpc.retry import ATTEMPTS, RetryPolicy, final
@@ -271,40 +271,11 @@ class _Streaming(_Method):
         spec = self._spec
         encoded, stream = self._arguments(args, kwargs)
         call = self._caller.own(spec, self._deadline(), self._flags)
-        sending: asyncio.Task[None] | None = None
         try:
-            await call.send(encoded, first=True)
-            if stream is None:
-                await call.done_sending()
-            else:
-                sending = asyncio.get_running_loop().create_task(_sending(call, self._items(stream)))
-            yield call
-            if sending is not None and sending.done() and not sending.cancelled():
-                sending.result()
+            async with sending(call, encoded, None if stream is None else self._items(stream)):
+                yield call
         except LostCallError as error:
             raise error.outcome(spec.path, once=not spec.options.idempotent) from error.__cause__
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            failed = sending is not None and sending.done() and not sending.cancelled() and sending.exception()
-            if failed and task is not None and not task.cancelling():
-                raise failed from None
-            raise
-        finally:
-            call.cancel()
-            if sending is not None:
-                sending.cancel()
-                await asyncio.wait([sending])
-
-
-async def _sending(call: OwnCall, items: AsyncIterator[bytes | Encoded]) -> None:
-    """Send the items; the caller's own iterator may raise, and then the call is over."""
-    try:
-        await stream_items(call, items)
-    except LostCallError:
-        return  # receiving tells why
-    except BaseException:
-        call.cancel()
-        raise
 
 
 class _RequestStream(_Streaming):

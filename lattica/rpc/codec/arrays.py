@@ -107,11 +107,11 @@ def _tensor_memory(octets: torch.Tensor) -> memoryview:
     if not octets.numel():
         return memoryview(b"")
     if sys.modules.get("numpy") is not None:
-        memory: memoryview = octets.numpy().data
-        return memory
-    lent: Any = (ctypes.c_ubyte * octets.numel()).from_address(octets.data_ptr())
-    lent.owner = octets  # a view does not keep what only lent its address
-    return memoryview(lent).cast("B")
+        view: memoryview = octets.numpy().data
+        return view
+    memory: Any = (ctypes.c_ubyte * octets.numel()).from_address(octets.data_ptr())
+    memory.owner = octets  # a view does not keep what only lent its address
+    return memoryview(memory).cast("B")
 
 
 def build_ndarray(dtype: str, shape: Sequence[int], data: Buffer) -> np.ndarray[Any, Any]:
@@ -124,11 +124,11 @@ def build_ndarray(dtype: str, shape: Sequence[int], data: Buffer) -> np.ndarray[
     numpy = _package("numpy")
     kind = _numpy_dtype(dtype)
     _check_size(shape, kind.itemsize, len(data))
-    if not len(data):
-        return numpy.empty(shape, kind)  # type: ignore[no-any-return]
     octets = numpy.frombuffer(data, numpy.uint8)
-    _check_booleans(dtype, octets)
-    return octets.view(kind).reshape(shape)  # type: ignore[no-any-return]
+    if len(data):
+        _check_booleans(dtype, octets)
+    array: np.ndarray[Any, Any] = octets.view(kind).reshape(shape)
+    return array
 
 
 def build_tensor(dtype: str, shape: Sequence[int], data: Buffer) -> torch.Tensor:
@@ -138,18 +138,21 @@ def build_tensor(dtype: str, shape: Sequence[int], data: Buffer) -> torch.Tensor
         ValueError: The parts do not fit together.
         ModuleNotFoundError: A package is missing; the message says which.
     """
-    torch = _package("torch")
-    kind = getattr(torch, dtype, None) if dtype in PLAIN_DTYPES or dtype in SMALL_DTYPES else None
+    package = _package("torch")
+    kind = getattr(package, dtype, None) if dtype in PLAIN_DTYPES or dtype in SMALL_DTYPES else None
     if kind is None:
-        raise ValueError(f"a tensor of dtype {dtype[:40]!r}, which torch {torch.__version__} does not have")
+        raise ValueError(f"a tensor of dtype {dtype[:40]!r}, which torch {package.__version__} does not have")
     _check_size(shape, kind.itemsize, len(data))
+    tensor: torch.Tensor
     if not len(data):
-        return torch.empty(tuple(shape), dtype=kind)
-    octets = None if memoryview(data).readonly else torch.frombuffer(data, dtype=torch.uint8)
+        tensor = package.empty(tuple(shape), dtype=kind)
+        return tensor
+    octets = None if memoryview(data).readonly else package.frombuffer(data, dtype=package.uint8)
     if octets is None or octets.data_ptr() % min(kind.itemsize, _MAX_ALIGNMENT):
-        octets = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        octets = package.frombuffer(bytearray(data), dtype=package.uint8)
     _check_booleans(dtype, octets)
-    return octets.view(kind).reshape(tuple(shape))
+    tensor = octets.view(kind).reshape(tuple(shape))
+    return tensor
 
 
 def to_ndarray(array: Any) -> np.ndarray[Any, Any]:
@@ -170,9 +173,11 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     if not _sendable(name):
         raise ValueError(f"an array of dtype {name[:40]!r}, which is not known here")
     numpy = _package("numpy")
-    kind = getattr(_package("ml_dtypes"), name) if name in SMALL_DTYPES else name
-    made: np.dtype[Any] = numpy.dtype(kind)
-    return made if name in SMALL_DTYPES else made.newbyteorder("<")
+    if name in SMALL_DTYPES:
+        small: np.dtype[Any] = numpy.dtype(getattr(_package("ml_dtypes"), name))
+        return small
+    plain: np.dtype[Any] = numpy.dtype(name).newbyteorder("<")
+    return plain
 
 
 def _check_size(shape: Sequence[int], itemsize: int, size: int) -> None:

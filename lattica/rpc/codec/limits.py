@@ -54,8 +54,8 @@ FROZENSET: Final = 7
 NESTING_EXTENSIONS: Final = frozenset({TUPLE, SET, FROZENSET})
 """Codes of the extensions that hold msgpack themselves; the others are in `lattica.rpc.codec.extensions`."""
 
-MAX_VALUE: Final = 256 << 20
-"""Bytes that a value may cost beyond its body; a test holds hostile bodies to it. Large defaults come on top."""
+MAX_VALUE: Final = 128 << 20
+"""Bytes that a value may cost beyond its body; a test holds hostile bodies to it. Large defaults of types are extra."""
 
 RUN: Final = 64
 """Scalars that the scan passes at once where it can."""

@@ -22,7 +22,7 @@ from lattica.rpc.codec.declared import (
 )
 from lattica.rpc.codec.decoding import Decoding
 from lattica.rpc.codec.encoding import BYTES_VIEWS, Encoding, large_bytes, plain_hook
-from lattica.rpc.codec.limits import MAX_BUFFERS, MIN_BYTES_BUFFER, UNSCANNED_BODY, LimitError, check_body
+from lattica.rpc.codec.limits import MAX_BUFFERS, MAX_DEPTH, MIN_BYTES_BUFFER, UNSCANNED_BODY, LimitError, check_body
 from lattica.rpc.codec.walks import make_walk
 
 _PLACE: Final = re.compile(r"`\$\[(\d+)\]([^`]*)`")
@@ -77,6 +77,7 @@ class Row:
         self._only = next(iter(arrays)) if len(arrays) == 1 and not untyped else None
         self._plain = not untyped and not kinds
         self._bounded = self._plain and not any(map(is_recursive, infos))
+        self._harmless = UNSCANNED_BODY if self._bounded else MAX_DEPTH
         # scalars in untyped positions have no depth either
         self._unchecked = UNSCANNED_BODY if self._bounded or not self._plain else 0
         self._walks = [(at, walk) for at, info in enumerate(infos) if (walk := make_walk(info))]
@@ -151,7 +152,8 @@ class Row:
             DecodeError: ``body`` and ``buffers`` are not what `encode_small` makes of values of these types.
         """
         try:
-            check_body(body, bounded_depth=self._bounded)
+            if len(body) > self._harmless:  # as check_body says itself, without calling it for each small message
+                check_body(body, bounded_depth=self._bounded)
             if buffers:
                 return self._decode_beside(body, buffers)
             if body and body[0] == self._header:

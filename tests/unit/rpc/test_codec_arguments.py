@@ -1,4 +1,4 @@
-"""Arguments: bound as Python would, sent in one row, tolerant of older and newer callers, clear about mistakes."""
+"""Arguments: bound as Python would, tolerant of older and newer callers, and clear about what is wrong."""
 
 from __future__ import annotations
 

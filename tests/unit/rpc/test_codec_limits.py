@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tracemalloc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -18,7 +18,10 @@ from lattica.errors import CodecError, DecodeError
 from lattica.rpc.codec import Codec, limits
 from lattica.rpc.codec import extensions as ext
 
-np = pytest.importorskip("numpy", reason="NumPy is optional: pip install numpy")
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = pytest.importorskip("numpy", reason="NumPy is optional: pip install numpy")
 
 
 @dataclasses.dataclass
@@ -286,9 +289,14 @@ def test_the_scan_reads_any_body_as_msgspec_does(value: Any) -> None:
     scan = limits._Scan(body)
     scan.run()
     assert scan._pos == len(body)
-    if body:
-        with pytest.raises(limits.LimitError, match="truncated"):  # noqa: PT012 - either may notice
-            truncated = limits._Scan(body[:-1])
-            truncated.run()
-            if truncated._pos != len(body) - 1:
-                raise limits.LimitError("it is truncated")
+    assert not ends_within(body[:-1])
+
+
+def ends_within(body: bytes) -> bool:
+    """Whether the scan finds a whole value in ``body``."""
+    scan = limits._Scan(body)
+    try:
+        scan.run()
+    except limits.LimitError:
+        return False
+    return scan._pos <= len(body)

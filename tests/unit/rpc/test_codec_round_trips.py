@@ -1,8 +1,5 @@
 """What is encoded arrives: any value of any type that can be declared, and what describes itself where none is."""
 
-# Types are made at run time here, and torch may be missing.
-# mypy: disable-error-code="name-defined, valid-type, union-attr, arg-type"
-
 from __future__ import annotations
 
 import dataclasses
@@ -12,7 +9,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple, Optional, TypedDict
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Union
 from uuid import UUID
 
 import msgspec
@@ -149,6 +146,7 @@ def containers(inner: st.SearchStrategy[tuple[Any, st.SearchStrategy[Any]]]) -> 
     """Types that hold those of ``inner``, with strategies for their values."""
 
     def of(pair: tuple[Any, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+        hint: Any
         hint, values = pair
         return st.sampled_from(
             [
@@ -158,7 +156,7 @@ def containers(inner: st.SearchStrategy[tuple[Any, st.SearchStrategy[Any]]]) -> 
                 (tuple[int, hint], st.tuples(INTEGERS, values)),
                 (dict[str, hint], st.dictionaries(TEXTS, values, max_size=3)),
                 (Mapping[int, hint], st.dictionaries(INTEGERS, values, max_size=3)),
-                (Optional[hint], st.none() | values),  # noqa: UP045 - some hints know no `|`
+                (Union[hint, None], st.none() | values),  # noqa: UP007  at run time
                 (Annotated[hint, "a note"], values),
             ]
         )

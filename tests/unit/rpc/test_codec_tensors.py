@@ -1,22 +1,23 @@
 """Torch tensors: every dtype, device and layout arrives on the CPU, and without a copy."""
 
-# Types are made at run time here, and torch may be missing.
-# mypy: disable-error-code="name-defined, valid-type, union-attr, arg-type"
-
 from __future__ import annotations
 
 import dataclasses
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from lattica.errors import CodecError, DecodeError
 from lattica.rpc.codec import Codec
 
-torch = pytest.importorskip("torch", reason="torch is optional: pip install torch")
-np = pytest.importorskip("numpy", reason="NumPy is optional: pip install numpy")
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+else:
+    np = pytest.importorskip("numpy", reason="NumPy is optional: pip install numpy")
+    torch = pytest.importorskip("torch", reason="torch is optional: pip install torch")
 
 DTYPES = [
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",

@@ -1,0 +1,105 @@
+"""Calls that must not run twice, while the server is killed or the connection is cut."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from append_log import Log, log_process
+from mesh_rooms import Rooms, open_rooms
+
+from lattica import rpc
+from lattica.errors import LatticaError, OutcomeUnknownError, PeerUnreachableError
+from lattica.identity import IdentityKey
+
+IN_FLIGHT = 1000
+
+
+class Run:
+    """Many calls, and what became of each."""
+
+    def __init__(self, stub: Log, calls: int) -> None:
+        self.stub = stub
+        self.calls = calls
+        self.results: dict[int, int | LatticaError] = {}
+        self._turn = asyncio.Semaphore(IN_FLIGHT)
+        self._some = asyncio.Event()
+
+    async def all(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(self.calls):
+                tasks.create_task(self._one(number))
+
+    async def some(self) -> None:
+        """Return when a third has been answered."""
+        await self._some.wait()
+
+    async def _one(self, number: int) -> None:
+        async with self._turn:
+            try:
+                call = self.stub.read if number % 10 == 0 else self.stub.append
+                self.results[number] = await call(number)
+            except LatticaError as error:
+                self.results[number] = error
+            if len(self.results) >= self.calls // 3:
+                self._some.set()
+
+    def check(self, path: Path) -> Counter[str]:
+        """No line twice, each result's line there, clear errors only; how many of each."""
+        lines = [int(line) for line in path.read_text().split()]
+        assert len(lines) == len(set(lines)), "a call was executed twice"
+        assert len(self.results) == self.calls
+        written = set(lines)
+        for number, result in self.results.items():
+            if isinstance(result, LatticaError):
+                assert isinstance(result, OutcomeUnknownError | PeerUnreachableError), repr(result)
+                assert number % 10, "an idempotent call failed"
+            else:
+                assert result == number
+                assert number % 10 == 0 or number in written
+        return Counter(type(result).__name__ for result in self.results.values())
+
+
+def knows_log(alice: Rooms, process_address: object) -> None:
+    from lattica.identity import PeerAddress
+
+    assert isinstance(process_address, PeerAddress)
+    assert process_address.peer_id is not None
+    alice.mesh.add_addresses(process_address.peer_id, [process_address])
+
+
+@pytest.mark.parametrize("calls", [3000, pytest.param(10_000, marks=pytest.mark.slow)])
+async def test_no_call_runs_twice_when_the_server_is_killed_and_started_again(tmp_path: Path, calls: int) -> None:
+    key, path = IdentityKey.generate(), tmp_path / "log"
+    async with open_rooms() as alice:
+        async with log_process(key, path) as first:
+            knows_log(alice, first.address)
+            stub = alice.rpc.stub(Log, key.peer_id, timeout=45.0)
+            await stub.read(0)
+            run = Run(stub, calls)
+            calling = asyncio.create_task(run.all())
+            await run.some()
+            await first.kill()
+        port = int(first.address.text.split("/")[4])
+        async with log_process(key, path, port):
+            await calling
+            outcome = run.check(path)
+    assert outcome["int"] >= calls - IN_FLIGHT - 1
+    assert outcome["PeerUnreachableError"] == 0
+
+
+async def test_every_call_succeeds_once_when_only_the_connection_is_cut(tmp_path: Path) -> None:
+    key, path = IdentityKey.generate(), tmp_path / "log"
+    async with open_rooms() as alice, log_process(key, path) as server:
+        knows_log(alice, server.address)
+        stub = rpc.options(alice.rpc.stub(Log, key.peer_id), timeout=45.0)
+        await stub.read(0)
+        run = Run(stub, 3000)
+        calling = asyncio.create_task(run.all())
+        await run.some()
+        for pipe in list(alice.mesh._table.of(key.peer_id)):
+            alice.mesh._table.drop(pipe)
+        await calling
+        assert run.check(path) == Counter(int=3000)

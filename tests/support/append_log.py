@@ -1,0 +1,63 @@
+"""A node whose service appends lines to a file, in a process of its own that can be killed.
+
+``python append_log.py <seed, hexadecimal> <port> <file>`` prints its multiaddr and serves until its input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvloop
+from mesh_rooms import open_rooms
+from rooms_process import START_TIMEOUT_S, RoomsProcess
+
+from lattica import rpc
+from lattica.identity import IdentityKey, PeerAddress
+
+
+@rpc.service("log")
+class Log:
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+
+    @rpc.method
+    async def append(self, line: int) -> int:
+        os.write(self._file, f"{line}\n".encode())
+        return line
+
+    @rpc.method(idempotent=True)
+    async def read(self, line: int) -> int:
+        return line
+
+
+@contextlib.asynccontextmanager
+async def log_process(key: IdentityKey, path: Path, port: int = 0) -> AsyncIterator[RoomsProcess]:
+    """Such a node on 127.0.0.1; it is killed at the end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(Path(__file__)), key.seed.hex(), str(port), str(path),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    async with asyncio.timeout(START_TIMEOUT_S):
+        line = await process.stdout.readline()
+    rooms = RoomsProcess(process, PeerAddress.parse(line.decode().strip()))
+    try:
+        yield rooms
+    finally:
+        await rooms.kill()
+
+
+async def _serve(key: IdentityKey, port: int, path: Path) -> None:
+    async with open_rooms(key=key, port=port) as rooms:
+        rooms.rpc.serve(Log(path))
+        print(rooms.address, flush=True)
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    uvloop.run(_serve(IdentityKey.from_seed(bytes.fromhex(sys.argv[1])), int(sys.argv[2]), Path(sys.argv[3])))
