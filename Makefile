@@ -20,7 +20,7 @@ help:
 	@echo "make lab    every pair of NAT kinds in network namespaces, as root (a quarter of an hour); netlab/results/matrix.*"
 	@echo "make lab-quick, lab-docker   a few of the pairs; the same homes in containers"
 	@echo "make bench  the benchmarks; tables, and benchmarks/results/*.json"
-	@echo "make bench-rpc  calls of ours, of plain gRPC and of the original Lattica; as root also far away, in the lab"
+	@echo "make bench-rpc  calls: ours, plain gRPC, the original Lattica (20 minutes; as root also far away, in the lab)"
 	@echo "make bench-mesh  how fast a model gets from home to home, as root, in the lab (some minutes)"
 
 $(STAMP): pyproject.toml tools/system_packages.sh
