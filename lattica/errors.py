@@ -179,6 +179,27 @@ class BootstrapError(NetworkError):
         return f"no bootstrap peer answered ({tried}); check the address and that the peer is up"
 
 
+class NoReplicaError(NetworkError):
+    """Nobody who offers a service can be called.
+
+    Attributes:
+        name: The service.
+        attempts: What was tried (the DHT, a peer) and how that went.
+    """
+
+    def __init__(self, name: str, attempts: Mapping[str, str]) -> None:
+        super().__init__(name, attempts)
+        self.name = name
+        self.attempts = dict(attempts)
+
+    def __str__(self) -> str:
+        tried = "; ".join(f"{what}: {reason}" for what, reason in self.attempts.items())
+        return (
+            f"no replica of {self.name!r} can be called ({tried or 'nobody was asked yet'}); check the name, and that a node"
+            " which serves it is up on the same network"
+        )
+
+
 class StreamError(NetworkError):
     """A stream to a peer was reset, refused or ended in the middle of a message."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from lattica.errors import PeerUnreachableError
@@ -58,3 +58,16 @@ class RouteOpener(Protocol):
 
         ``attempts`` gets, while that goes on, what is being tried and how it failed.
         """
+
+
+class ServiceRouting(Protocol):
+    """Who may offer a service name: the DHT, seen through the node. A key is a multihash."""
+
+    def find(self, key: bytes) -> AsyncIterator[PeerId]:
+        """Yield peers that said they offer the name, as they are found; never ourselves. They may be gone since."""
+
+    async def announce(self, key: bytes) -> None:
+        """Say that we offer the name, now and until `withdraw`."""
+
+    def withdraw(self, key: bytes) -> None:
+        """Do not say so again."""
