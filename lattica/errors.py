@@ -195,8 +195,8 @@ class NoReplicaError(NetworkError):
     def __str__(self) -> str:
         tried = "; ".join(f"{what}: {reason}" for what, reason in self.attempts.items())
         return (
-            f"no replica of {self.name!r} can be called ({tried or 'nobody was asked yet'}); check the name, and that a node"
-            " which serves it is up on the same network"
+            f"no replica of {self.name!r} can be called ({tried or 'nobody was asked yet'}); check the name, and that"
+            " a node which serves it is up on the same network"
         )
 
 

@@ -25,8 +25,8 @@ from lattica.node.control import open_control
 from lattica.node.dht_transport import DhtPeerFinder, SwarmDhtTransport
 from lattica.node.home import KEY_FILE, STORE_FOLDER, hold_home, runtime_folder
 from lattica.node.peer_service import PeerServicer
-from lattica.node.providers import DhtRouting, MeshChannels
-from lattica.rpc import Rpc, caller_id, open_rpc
+from lattica.node.providers import DhtRouting, DhtServiceRouting, MeshChannels
+from lattica.rpc import Rpc, caller_id, open_replicas, open_rpc
 from lattica.swarm import PeerInfo, Swarm, open_swarm
 
 logger = logging.getLogger(__name__)
@@ -198,6 +198,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         content = NodeContent(store, MeshChannels(rpc, mesh), DhtRouting(dht, mesh))
         rpc.add_servicer(add_content_servicer, ContentServicer(store, caller_of=caller_id))
         rpc.add_servicer(peer_pb2_grpc.add_PeerServicer_to_server, PeerServicer())
+        rpc.use_replicas(await stack.enter_async_context(open_replicas(key, rpc, DhtServiceRouting(dht, mesh))))
         node = Node(config, swarm, mesh, rpc, dht, content)
         mesh.start(server)
         tasks = await stack.enter_async_context(background_tasks())

@@ -1,4 +1,4 @@
-"""The content room's way to peers and to the DHT."""
+"""The way of the content and rpc rooms to peers and to the DHT."""
 
 from __future__ import annotations
 
@@ -35,6 +35,26 @@ class MeshChannels:
     async def wait_moved(self, peer: PeerId) -> None:
         """Return when new calls to the peer take a better way."""
         await self._rpc.channel(peer).wait_replaced()
+
+
+class DhtServiceRouting:
+    """Implements `lattica.rpc.ServiceRouting`."""
+
+    def __init__(self, dht: Dht, mesh: Mesh) -> None:
+        self._dht = dht
+        self._content = DhtRouting(dht, mesh)
+
+    def find(self, key: bytes) -> AsyncIterator[PeerId]:
+        """Peers that announced the key, as the DHT finds them, without ourselves; the mesh learns their addresses."""
+        return self._content.find_providers(key)
+
+    async def announce(self, key: bytes) -> None:
+        """Announce the key, now and until `withdraw`."""
+        await self._content.provide(key)
+
+    def withdraw(self, key: bytes) -> None:
+        """Announce it no longer."""
+        self._dht.stop_providing(key)
 
 
 class DhtRouting:

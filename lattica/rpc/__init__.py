@@ -6,7 +6,8 @@ from lattica.rpc.calls import RpcUnreachableError
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.health import Health, ServingStatus
 from lattica.rpc.metrics import RpcMetrics
-from lattica.rpc.ports import Route, RouteOpener
+from lattica.rpc.ports import Route, RouteOpener, ServiceRouting
+from lattica.rpc.replicas import Replicas, ReplicaSet, open_replicas
 from lattica.rpc.rpc import Rpc, open_rpc
 from lattica.rpc.service import method, service
 from lattica.rpc.stub import CallOptions, options
@@ -16,15 +17,19 @@ __all__ = [
     "CurrentCall",
     "Health",
     "PeerChannel",
+    "ReplicaSet",
+    "Replicas",
     "Route",
     "RouteOpener",
     "Rpc",
     "RpcMetrics",
     "RpcUnreachableError",
+    "ServiceRouting",
     "ServingStatus",
     "caller_id",
     "current_call",
     "method",
+    "open_replicas",
     "open_rpc",
     "options",
     "service",

@@ -76,7 +76,7 @@ class Breaker:
         return now >= self.retry_at and not probing
 
     def try_call(self, now: float) -> bool:
-        """Whether a call may go now. In half-open state the first who asks has the probe, and has to say how it went."""
+        """Whether a call may go now. When half-open, the first who asks has the probe, and has to say how it went."""
         if not self.can_try(now):
             return False
         if self.retry_at is not None:

@@ -23,6 +23,7 @@ from lattica.rpc.metrics import METRICS, RpcMetrics
 from lattica.rpc.options import DRAIN_S
 from lattica.rpc.ports import RouteOpener
 from lattica.rpc.python_services import PythonServices
+from lattica.rpc.replicas import Replicas
 from lattica.rpc.server import RpcServer, open_server
 from lattica.rpc.service import spec_of
 from lattica.rpc.stub import CallOptions, PeerCaller, changed, make_stub
@@ -48,6 +49,7 @@ class Rpc:
         self._callers: dict[PeerId, PeerCaller] = {}
         self._targets = itertools.count(1)
         self._closed = False
+        self._replicas: Replicas | None = None
         self._calls = CallServer(Dispatcher(), server.metrics)
         self._calls.start(tasks)
         server.add_own(PythonServices(self._calls))
@@ -135,6 +137,21 @@ class Rpc:
             UsageError: The class is no service, or an option is unknown or wrong.
         """
         return make_stub(self._caller(peer), service, spec_of(service), changed(CallOptions(), options))
+
+    @property
+    def replicas(self) -> Replicas:
+        """What this node offers by name, and whom it calls by name.
+
+        Raises:
+            UsageError: This room was opened without a node, so that there is nobody to ask who offers a name.
+        """
+        if self._replicas is None:
+            raise UsageError("services are found by name only in a node: open one with lattica.open_node")
+        return self._replicas
+
+    def use_replicas(self, replicas: Replicas) -> None:
+        """Find services by name with ``replicas``, which ends before this room does."""
+        self._replicas = replicas
 
     def _caller(self, peer: PeerId) -> PeerCaller:
         caller = self._callers.get(peer)

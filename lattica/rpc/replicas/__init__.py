@@ -2,7 +2,8 @@
 
 from lattica.rpc.replicas.directory import Replicas, open_replicas
 from lattica.rpc.replicas.replica import Outcome
-from lattica.rpc.replicas.replica_set import ReplicaSet, ReplicaSettings
+from lattica.rpc.replicas.replica_set import ReplicaSet
+from lattica.rpc.replicas.settings import ReplicaSettings
 from lattica.rpc.replicas.table import ReplicaStatus, ReplicaTable
 
 __all__ = [

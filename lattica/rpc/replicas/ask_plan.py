@@ -27,10 +27,10 @@ class _Candidate:
 
 
 class AskPlan:
-    """Peers that may offer a name: named by the DHT, by others, or known to.
+    """Peers that may offer a name: named by the DHT or by others, or heard from.
 
-    One that offers it is asked again when a part of its lease is over; if others pass on a newer record of it before, that is
-    put off. One that does not, or does not answer, is asked after pauses that grow.
+    One that offers it is asked again when a part of its lease is over; if others pass on a newer record of it before,
+    that is put off. One that does not, or does not answer, is asked after pauses that grow.
     """
 
     def __init__(self, rng: random.Random) -> None:

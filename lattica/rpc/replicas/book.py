@@ -2,10 +2,11 @@
 
 Clocks of peers differ, so a lease is counted by ours, from when we heard of it:
 
-- **First hand**, from the replica itself over mutual TLS: it says so now, whatever its clock. Its lease runs from when we asked.
-- **Hearsay**, from another peer: an honest one says what is left of the lease by its own count, so that a lease shrinks on
-  its way and ends everywhere when it should. Against a dishonest one the signed time of issue is a bound: nothing from
-  further in the future than `MAX_SKEW_S`, nothing longer than that after the lease.
+- **First hand**, from the replica itself over mutual TLS: it says so now, whatever its clock. Its lease runs from when
+  we asked.
+- **Hearsay**, from another peer: an honest one says what is left of the lease by its own count, so that a lease shrinks
+  on its way and ends everywhere when it should. Against a dishonest one the signed time of issue is a bound: nothing
+  from further in the future than `MAX_SKEW_S`, nothing longer than that after the lease.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import grpc
@@ -24,8 +24,9 @@ from lattica.rpc.replicas.limits import (
 )
 from lattica.rpc.replicas.offers import Offers
 from lattica.rpc.replicas.record import ServiceRecord, check_name, service_key, unseal_record
-from lattica.rpc.replicas.replica_set import ReplicaSet, ReplicaSettings
+from lattica.rpc.replicas.replica_set import ReplicaSet
 from lattica.rpc.replicas.servicer import ReplicasServicer, add_replicas_servicer
+from lattica.rpc.replicas.settings import ReplicaSettings
 from lattica.rpc.replicas.wire import SERVICE, Answer, encode_answer, encode_goodbye, encode_question, parse_answer
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,9 @@ class Replicas:
             await self._farewell([goodbye])
 
     async def close(self) -> None:
-        """Withdraw all names."""
+        """Withdraw all names; who waits for a replica gets `NoReplicaError`."""
+        for replicas in list(self._sets.values()):
+            replicas.close()
         goodbyes = [goodbye for name in self._offers.names if (goodbye := self._withdrawn(name)) is not None]
         await self._farewell(goodbyes)
 
@@ -146,7 +149,7 @@ class Replicas:
     async def _ask(self, peer: PeerId, name: str) -> Answer:
         own = self._offers.record(name, self._settings.clock(), self._settings.wall())
         question = encode_question(name, own.envelope if own and not own.is_goodbye else b"")
-        describe = self._calls.channel(peer).unary_unary(f"/{SERVICE}/Describe")
+        describe: Any = self._calls.channel(peer).unary_unary(f"/{SERVICE}/Describe")
         try:
             raw: bytes = await describe(question, timeout=ASK_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
@@ -167,7 +170,7 @@ class Replicas:
 
     async def _say_goodbye(self, goodbye: ServiceRecord, peer: PeerId, limit: asyncio.Semaphore) -> None:
         async with limit:
-            say = self._calls.channel(peer).unary_unary(f"/{SERVICE}/Goodbye")
+            say: Any = self._calls.channel(peer).unary_unary(f"/{SERVICE}/Goodbye")
             try:
                 await say(encode_goodbye(goodbye.envelope), timeout=FAREWELL_TIMEOUT_S)
             except (grpc.aio.AioRpcError, NetworkError) as error:
@@ -216,7 +219,7 @@ async def open_replicas(
         key: Signs what we offer.
         calls: The rpc room.
         routing: The DHT.
-        rng: Source of choices and jitter; by default seeded by the operating system.
+        rng: Source of choices and jitter; by default the operating system's.
         settings: Leases and clocks.
     """
     async with background_tasks() as tasks:
@@ -225,8 +228,8 @@ async def open_replicas(
             calls,
             routing,
             tasks,
-            rng=rng or random.Random(),
-            settings=settings or ReplicaSettings(),  # noqa: S311
+            rng=rng or random.SystemRandom(),
+            settings=settings or ReplicaSettings(),
         )
         calls.add_servicer(add_replicas_servicer, ReplicasServicer(replicas))
         try:

@@ -33,7 +33,7 @@ MAX_REQUEST_BYTES: Final = 2048
 MAX_ANSWER_BYTES: Final = (MAX_OTHERS + 1) * (MAX_RECORD_BYTES + 16)
 """Longest answer that is parsed."""
 RESIGN_S: Final = 1.0
-"""A record of our own is signed anew for whoever asks if it is older than this: load stays fresh, signing stays cheap."""
+"""A record of our own is signed anew for whoever asks if it is older: load stays fresh, signing stays cheap."""
 MAX_ASKERS: Final = 256
 """Peers that lately asked for a name we offer, and hear our goodbye; the longest-unheard are forgotten."""
 FAREWELL_TIMEOUT_S: Final = 1.0
@@ -61,8 +61,8 @@ ASK_TIMEOUT_S: Final = 10.0
 MAX_ASKING: Final = 16
 """Questions under way at a time, per name."""
 RENEW_EARLY: Final = (0.4, 0.65)
-"""Shares of a lease, one drawn at random between them, that are left when a replica is asked again. Time for two failures; and
-random, so that the answer of one can spare the questions to others."""
+"""Shares of a lease, one drawn at random between them, that are left when a replica is asked again. Time for two
+failures; and random, so that the answer of one can spare the questions to others."""
 ASK_RETRY_MIN_S: Final = 1.0
 ASK_RETRY_MAX_S: Final = 60.0
 """Bounds of the pause before a candidate that failed, or does not offer the name, is asked again. The DHT forgets

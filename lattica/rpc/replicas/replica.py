@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from enum import Enum
@@ -68,7 +69,7 @@ class Replica:
         idle = now - self.measured_at - LATENCY_GRACE_S
         if self.in_flight or idle <= 0:
             return self.latency
-        return self.latency * 0.5 ** min(idle / LATENCY_HALF_LIFE_S, 60.0)
+        return self.latency * math.pow(0.5, min(idle / LATENCY_HALF_LIFE_S, 60.0))
 
     def expected_wait(self, now: float, prior: float) -> float:
         """Seconds that a call would take now; ``prior`` stands for a latency that is not known."""

@@ -6,19 +6,16 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 
 from lattica.background import Background
-from lattica.errors import LatticaError, NoReplicaError, RemoteProtocolError
+from lattica.errors import LatticaError, NoReplicaError
 from lattica.identity import PeerId
 from lattica.rpc.ports import ServiceRouting
+from lattica.rpc.replicas.answers import read_answer
 from lattica.rpc.replicas.ask_plan import AskPlan
 from lattica.rpc.replicas.book import Admission
 from lattica.rpc.replicas.limits import (
-    IDLE_S,
-    LEASE_S,
     MAX_ASKING,
     MAX_OTHERS,
     SEARCH_INTERVAL_S,
@@ -26,8 +23,9 @@ from lattica.rpc.replicas.limits import (
     SEARCH_RETRY_MIN_S,
     SEARCH_TIMEOUT_S,
 )
-from lattica.rpc.replicas.record import ServiceRecord, service_key, unseal_record
+from lattica.rpc.replicas.record import ServiceRecord, service_key
 from lattica.rpc.replicas.replica import Outcome
+from lattica.rpc.replicas.settings import ReplicaSettings
 from lattica.rpc.replicas.table import ReplicaStatus, ReplicaTable
 from lattica.rpc.replicas.wire import Answer
 
@@ -40,30 +38,11 @@ Ask = Callable[[PeerId, str], Awaitable[Answer]]
 """Asks a peer about a name; raises `LatticaError`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaSettings:
-    """How replicas are offered and watched.
-
-    Attributes:
-        lease: Seconds that our own offers hold.
-        idle: Seconds after its last use at which a name is no longer watched.
-        farewell: Whether peers are told when a name is withdrawn or the node stops.
-        clock: Monotonic seconds.
-        wall: Seconds since 1970.
-    """
-
-    lease: float = LEASE_S
-    idle: float = IDLE_S
-    farewell: bool = True
-    clock: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
-
-
 class ReplicaSet:
     """The replicas of one name; made by `Replicas.replica_set`, one for all who call the name.
 
-    It finds them when it is first used, and keeps asking while it is used: nothing has to be closed. All methods belong to
-    the node's event loop.
+    It finds them when it is first used, and keeps asking while it is used: nothing has to be closed. All methods belong
+    to the node's event loop.
 
     Attributes:
         name: The service's.
@@ -96,6 +75,7 @@ class ReplicaSet:
         self._used_at = float("-inf")
         self._held = 0
         self._watching = False
+        self._closed = False
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -160,6 +140,11 @@ class ReplicaSet:
 
     # For the directory
 
+    def close(self) -> None:
+        """Let nobody wait any longer: the node is closing."""
+        self._closed = True
+        self._notify()
+
     def heard(self, record: ServiceRecord) -> None:
         """A peer that is talking to us has shown a record of its own.
 
@@ -193,17 +178,17 @@ class ReplicaSet:
         return self._searched and self._plan.is_settled
 
     async def _wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
-        """Whether ``condition`` came true in time; looked at whenever something has changed."""
+        """Whether ``condition`` came true in time, and the node runs."""
         self.hold()
         try:
             async with asyncio.timeout(timeout):
-                while not condition():
+                while not condition() and not self._closed:
                     await self._changed.wait()
         except TimeoutError:
             return False
         finally:
             self.release()
-        return True
+        return not self._closed
 
     def _notify(self) -> None:
         self._changed.set()
@@ -225,6 +210,9 @@ class ReplicaSet:
     def _step(self, now: float) -> None:
         """Begin what is due."""
         if self.table.expire(now):
+            logger.info("replica's lease over name=%s left=%d", self.name, len(self.table))
+            if not len(self.table):
+                self._search_at = min(self._search_at, now)
             self._notify()
         for peer in self.table.due_probes(now):
             self._plan.hasten(peer, now)
@@ -244,18 +232,16 @@ class ReplicaSet:
         return min(times)
 
     async def _search_once(self) -> None:
-        found = 0
         try:
             async with asyncio.timeout(SEARCH_TIMEOUT_S):
                 async for peer in self._routing.find(self._key):
-                    found += 1
                     self._plan.found(peer, self._now())
                     self._wake.set()
         except (LatticaError, TimeoutError) as error:
             logger.info("search for replicas ended early name=%s reason=%s", self.name, error)
         finally:
             self._search, self._searched = None, True
-            self._searches = 0 if len(self.table) or found else self._searches + 1
+            self._searches = 0 if len(self.table) else self._searches + 1
             self._search_at = self._now() + self._search_pause()
             self._notify()
 
@@ -288,13 +274,7 @@ class ReplicaSet:
     def _take(self, peer: PeerId, answer: Answer, asked_at: float) -> None:
         """Take all of an answer, or nothing if a part of it is wrong."""
         now, wall = self._now(), self._settings.wall()
-        own = unseal_record(answer.own) if answer.own else None
-        if own is not None and (own.peer_id != peer or own.name != self.name):
-            raise RemoteProtocolError(f"shows a record of {own.peer_id} for {own.name!r} as its own", peer)
-        others = [
-            (self.table.book.holding(envelope) or unseal_record(envelope), remaining)
-            for envelope, remaining in answer.others
-        ]
+        own, others = read_answer(answer, peer, self.table.book)
         for record, remaining in others:
             heard = self.table.admit_hearsay(record, peer, remaining=remaining, now=now, wall=wall)
             self._admitted(record, heard)
@@ -325,5 +305,7 @@ class ReplicaSet:
         return entry is not None
 
     def _attempts(self) -> dict[str, str]:
+        if self._closed:
+            return {"node": "it is closing"}
         named = f"it named {len(self._plan)} peers" if len(self._plan) else "it names nobody"
         return {"dht": named if self._searched else "the search has not ended yet", **self._plan.attempts()}

@@ -1,8 +1,8 @@
 """Which replica of a name the next call goes to. Pure: `now` in, randomness injected.
 
 Without a key: the better of two at random, by expected wait (Mitzenmacher, The Power of Two Choices in Randomized Load
-Balancing, 2001). With a key: rendezvous hashing (Thaler and Ravishankar, 1998), weighted by capacity, so that all callers
-agree on a key's replica without talking, and only those keys move whose replica comes or goes.
+Balancing, 2001). With a key: rendezvous hashing (Thaler and Ravishankar, 1998), weighted by capacity, so that all
+callers agree on a key's replica without talking, and only those keys move whose replica comes or goes.
 """
 
 from __future__ import annotations
