@@ -1,4 +1,4 @@
-"""Which peers to ask about a name, and when. Pure: `now` in, no I/O."""
+"""When to search for those who offer a name, and which peers to ask when. Pure: `now` in, no I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from lattica.rpc.replicas.limits import (
     ASK_RETRY_MIN_S,
     MAX_ATTEMPTS_SHOWN,
     MAX_CANDIDATES,
+    MIN_ASK_INTERVAL_S,
     RENEW_EARLY,
+    SEARCH_INTERVAL_S,
+    SEARCH_RETRY_MAX_S,
+    SEARCH_RETRY_MIN_S,
 )
 
 _MAX_DOUBLINGS = 16
@@ -24,6 +28,34 @@ class _Candidate:
     answers: int = 0  # whether it ever answered that it offers the name
     failures: int = 0  # in a row
     reason: str = ""
+
+
+class SearchPlan:
+    """When to search the DHT for replicas: soon and with growing pauses while there are none, else now and then.
+
+    Attributes:
+        next_at: When the next search is due.
+        has_ended: Whether a search ever ended.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._fruitless = 0  # in a row
+        self.next_at = float("-inf")
+        self.has_ended = False
+
+    def ended(self, now: float, *, replicas: int) -> None:
+        """A search has ended, and so many replicas are known."""
+        self.has_ended = True
+        self._fruitless = 0 if replicas else min(self._fruitless + 1, _MAX_DOUBLINGS)
+        if replicas:
+            self.next_at = now + SEARCH_INTERVAL_S * self._rng.uniform(0.75, 1.0)
+        else:
+            self.next_at = now + min(SEARCH_RETRY_MIN_S * 2.0 ** (self._fruitless - 1), SEARCH_RETRY_MAX_S)
+
+    def lost_all(self, now: float) -> None:
+        """The last replica is gone."""
+        self.next_at = min(self.next_at, now + SEARCH_RETRY_MIN_S)
 
 
 class AskPlan:
@@ -71,10 +103,10 @@ class AskPlan:
         if (candidate := self._candidates.get(peer)) is not None:
             candidate.is_asked = True
 
-    def offers(self, peer: PeerId, *, expires_at: float, lease: float) -> None:
+    def offers(self, peer: PeerId, now: float, *, expires_at: float, lease: float) -> None:
         """A peer has a record that holds until ``expires_at``, of a lease of so many seconds."""
         if (candidate := self._candidates.get(peer)) is not None:
-            candidate.ask_at = expires_at - lease * self._rng.uniform(*RENEW_EARLY)
+            candidate.ask_at = max(expires_at - lease * self._rng.uniform(*RENEW_EARLY), now + MIN_ASK_INTERVAL_S)
 
     def answered(self, peer: PeerId) -> None:
         """A peer that was asked has answered that it offers the name."""

@@ -171,6 +171,14 @@ class RecordBook:
             del self._goodbyes[peer]
         return gone
 
+    def passed_on(self, now: float, asker: PeerId) -> list[tuple[bytes, float]]:
+        """Records for another peer, and for how many seconds they hold: those of replicas that have answered us."""
+        return [
+            (entry.record.envelope, entry.expires_at - now)
+            for peer, entry in self._entries.items()
+            if entry.is_confirmed and entry.expires_at > now and peer != asker
+        ]
+
     def next_expiry(self) -> float | None:
         """When the next record ceases to hold."""
         return min((entry.expires_at for entry in self._entries.values()), default=None)

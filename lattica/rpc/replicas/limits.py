@@ -63,6 +63,8 @@ MAX_ASKING: Final = 16
 RENEW_EARLY: Final = (0.4, 0.65)
 """Shares of a lease, one drawn at random between them, that are left when a replica is asked again. Time for two
 failures; and random, so that the answer of one can spare the questions to others."""
+MIN_ASK_INTERVAL_S: Final = 0.2
+"""Seconds between two questions to one replica, however short its leases."""
 ASK_RETRY_MIN_S: Final = 1.0
 ASK_RETRY_MAX_S: Final = 60.0
 """Bounds of the pause before a candidate that failed, or does not offer the name, is asked again. The DHT forgets

@@ -13,14 +13,11 @@ from lattica.errors import LatticaError, NoReplicaError
 from lattica.identity import PeerId
 from lattica.rpc.ports import ServiceRouting
 from lattica.rpc.replicas.answers import read_answer
-from lattica.rpc.replicas.ask_plan import AskPlan
+from lattica.rpc.replicas.ask_plan import AskPlan, SearchPlan
 from lattica.rpc.replicas.book import Admission
 from lattica.rpc.replicas.limits import (
     MAX_ASKING,
     MAX_OTHERS,
-    SEARCH_INTERVAL_S,
-    SEARCH_RETRY_MAX_S,
-    SEARCH_RETRY_MIN_S,
     SEARCH_TIMEOUT_S,
 )
 from lattica.rpc.replicas.record import ServiceRecord, service_key
@@ -69,9 +66,7 @@ class ReplicaSet:
         self._plan = AskPlan(rng)
         self._asking = 0
         self._search: asyncio.Task[None] | None = None
-        self._search_at = float("-inf")
-        self._searches = 0  # in a row that ended without a replica
-        self._searched = False
+        self._search_plan = SearchPlan(rng)
         self._used_at = float("-inf")
         self._held = 0
         self._watching = False
@@ -159,12 +154,7 @@ class ReplicaSet:
 
     def records(self, asker: PeerId) -> list[tuple[bytes, float]]:
         """Records to pass on, and for how many seconds they hold: those of replicas that we have spoken to."""
-        now = self._now()
-        known = [
-            (entry.record.envelope, entry.expires_at - now)
-            for entry in self.table.book
-            if entry.is_confirmed and entry.expires_at > now and entry.record.peer_id != asker
-        ]
+        known = self.table.book.passed_on(self._now(), asker)
         return known if len(known) <= MAX_OTHERS else self._rng.sample(known, MAX_OTHERS)
 
     # Watching
@@ -175,7 +165,7 @@ class ReplicaSet:
             self._watching = self._tasks.start_unless_ending(self._watch()) is not None
 
     def _is_settled(self) -> bool:
-        return self._searched and self._plan.is_settled
+        return self._search_plan.has_ended and self._plan.is_settled
 
     async def _wait_until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         """Whether ``condition`` came true in time, and the node runs."""
@@ -211,20 +201,18 @@ class ReplicaSet:
         """Begin what is due."""
         if self.table.expire(now):
             logger.info("replica's lease over name=%s left=%d", self.name, len(self.table))
-            if not len(self.table):
-                self._search_at = min(self._search_at, now)
-            self._notify()
+            self._lost(now)
         for peer in self.table.due_probes(now):
             self._plan.hasten(peer, now)
         for peer in self._plan.due(now)[: MAX_ASKING - self._asking]:
             self._start_asking(peer, now)
-        if self._search is None and now >= self._search_at:
+        if self._search is None and now >= self._search_plan.next_at:
             self._search = self._tasks.start_unless_ending(self._search_once())
 
     def _next_step(self, now: float) -> float:
         times = [now + self._settings.idle]
         if self._search is None:
-            times.append(self._search_at)
+            times.append(self._search_plan.next_at)
         if self._asking < MAX_ASKING and (ask_at := self._plan.next_at()) is not None:
             times.append(ask_at)
         # A probe that is due already is under way, or waits for its turn to ask.
@@ -240,15 +228,15 @@ class ReplicaSet:
         except (LatticaError, TimeoutError) as error:
             logger.info("search for replicas ended early name=%s reason=%s", self.name, error)
         finally:
-            self._search, self._searched = None, True
-            self._searches = 0 if len(self.table) else self._searches + 1
-            self._search_at = self._now() + self._search_pause()
+            self._search = None
+            self._search_plan.ended(self._now(), replicas=len(self.table))
             self._notify()
 
-    def _search_pause(self) -> float:
-        if len(self.table):
-            return SEARCH_INTERVAL_S * self._rng.uniform(0.75, 1.0)
-        return min(SEARCH_RETRY_MIN_S * 2.0 ** min(self._searches, 8), SEARCH_RETRY_MAX_S)
+    def _lost(self, now: float) -> None:
+        """Replicas are gone."""
+        if not len(self.table):
+            self._search_plan.lost_all(now)
+        self._notify()
 
     # Asking
 
@@ -278,34 +266,37 @@ class ReplicaSet:
         for record, remaining in others:
             heard = self.table.admit_hearsay(record, peer, remaining=remaining, now=now, wall=wall)
             self._admitted(record, heard)
-        if own is not None and self._admitted(own, self.table.admit_own(own, asked_at)):
-            self._plan.answered(peer)
-            self.table.probed(peer, now, answered=True)
-            return
         if own is None:
             self.table.drop(peer)
-        self._plan.failed(peer, now, "it has withdrawn the service" if own else "it does not offer the service")
+            self._plan.failed(peer, now, "it does not offer the service")
+            return
+        admission = self.table.admit_own(own, asked_at)
+        self._admitted(own, admission)
+        self.table.probed(peer, now, answered=True)
+        if admission.is_news and not own.is_goodbye:
+            self._plan.answered(peer)
+        else:
+            self._plan.failed(peer, now, f"its offer was not taken: {'goodbye' if own.is_goodbye else admission.value}")
 
-    def _admitted(self, record: ServiceRecord, admission: Admission) -> bool:
-        """Plan the next question after a record was taken; whether its replica is there now."""
+    def _admitted(self, record: ServiceRecord, admission: Admission) -> None:
+        """Plan the next question after a record was taken."""
         now, peer = self._now(), record.peer_id
         entry = self.table.book.get(peer)
         if admission is Admission.GONE:
             logger.info("replica gone name=%s peer=%s", self.name, peer)
-            self._search_at = min(
-                self._search_at, now + (SEARCH_RETRY_MIN_S if not len(self.table) else SEARCH_INTERVAL_S)
-            )
-            self._notify()
+            self._lost(now)
         elif entry is not None and admission.is_news:
             if admission is Admission.NEW:
                 logger.info("replica found name=%s peer=%s", self.name, peer)
             self._plan.found(peer, now)
             if entry.is_confirmed:
-                self._plan.offers(peer, expires_at=entry.expires_at, lease=entry.record.lease_ms / 1000)
-        return entry is not None
+                self._plan.offers(peer, now, expires_at=entry.expires_at, lease=entry.record.lease_ms / 1000)
 
     def _attempts(self) -> dict[str, str]:
         if self._closed:
             return {"node": "it is closing"}
         named = f"it named {len(self._plan)} peers" if len(self._plan) else "it names nobody"
-        return {"dht": named if self._searched else "the search has not ended yet", **self._plan.attempts()}
+        return {
+            "dht": named if self._search_plan.has_ended else "the search has not ended yet",
+            **self._plan.attempts(),
+        }
