@@ -5,6 +5,7 @@ from lattica.identity.authority import LinkKey, NodeAuthority, TlsIdentity
 from lattica.identity.envelope import (
     PeerRecord,
     SealedPayload,
+    peek,
     seal,
     seal_peer_record,
     unseal,
@@ -23,6 +24,7 @@ __all__ = [
     "SealedPayload",
     "TlsIdentity",
     "load_or_create_key",
+    "peek",
     "seal",
     "seal_peer_record",
     "unseal",

@@ -74,6 +74,24 @@ def unseal(envelope: bytes, domain: bytes) -> SealedPayload:
     Raises:
         RemoteProtocolError: It is malformed, too large, not signed with Ed25519, or the signature is wrong.
     """
+    message, key = _parse(envelope)
+    try:
+        key.verify(message.signature, _signed_bytes(domain, message.payload_type, message.payload))
+    except InvalidSignature as error:
+        raise RemoteProtocolError("signed envelope with a wrong signature") from error
+    return _sealed(message, key)
+
+
+def peek(envelope: bytes) -> SealedPayload:
+    """What is inside an envelope whose signature is **not** checked: to see whether it is worth checking.
+
+    Raises:
+        RemoteProtocolError: It is malformed, too large, or not with an Ed25519 key.
+    """
+    return _sealed(*_parse(envelope))
+
+
+def _parse(envelope: bytes) -> tuple[identity_pb2.SignedEnvelope, Ed25519PublicKey]:
     if len(envelope) > MAX_ENVELOPE:
         raise RemoteProtocolError(f"signed envelope of {len(envelope)} bytes, {MAX_ENVELOPE} allowed")
     message = identity_pb2.SignedEnvelope()
@@ -81,14 +99,14 @@ def unseal(envelope: bytes, domain: bytes) -> SealedPayload:
         message.ParseFromString(envelope)
         if message.public_key.type != identity_pb2.KEY_TYPE_ED25519:
             raise RemoteProtocolError("signed envelope with a key that is not Ed25519")
-        key = Ed25519PublicKey.from_public_bytes(message.public_key.data)
-        key.verify(message.signature, _signed_bytes(domain, message.payload_type, message.payload))
+        return message, Ed25519PublicKey.from_public_bytes(message.public_key.data)
     except DecodeError as error:
         raise RemoteProtocolError("malformed signed envelope") from error
     except ValueError as error:
         raise RemoteProtocolError("signed envelope with a malformed key") from error
-    except InvalidSignature as error:
-        raise RemoteProtocolError("signed envelope with a wrong signature") from error
+
+
+def _sealed(message: identity_pb2.SignedEnvelope, key: Ed25519PublicKey) -> SealedPayload:
     return SealedPayload(signer=PeerId.from_public_key(key), payload_type=message.payload_type, payload=message.payload)
 
 

@@ -114,6 +114,11 @@ class AskPlan:
             candidate.is_asked, candidate.failures, candidate.reason = False, 0, ""
             candidate.answers += 1
 
+    def withdrew(self, peer: PeerId, now: float) -> None:
+        """A peer has said goodbye; it may be back, so it is asked like one that failed."""
+        if (candidate := self._candidates.get(peer)) is not None and not candidate.is_asked:
+            self.failed(peer, now, "it has withdrawn the service")
+
     def failed(self, peer: PeerId, now: float, reason: str) -> None:
         """A peer that was asked does not offer the name, or did not answer."""
         if (candidate := self._candidates.get(peer)) is not None:

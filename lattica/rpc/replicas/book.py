@@ -23,6 +23,7 @@ from lattica.rpc.replicas.limits import (
     MAX_LEASE_S,
     MAX_REPLICAS,
     MAX_SKEW_S,
+    WORTH_CHECKING,
 )
 from lattica.rpc.replicas.record import ServiceRecord
 
@@ -103,10 +104,6 @@ class RecordBook:
         """The entry of a replica."""
         return self._entries.get(peer)
 
-    def holding(self, envelope: bytes) -> ServiceRecord | None:
-        """The record of this very envelope, if it is there: then its signature need not be checked again."""
-        return next((one.record for one in self._entries.values() if one.record.envelope == envelope), None)
-
     def drop(self, peer: PeerId) -> None:
         """Forget a replica's record."""
         self._entries.pop(peer, None)
@@ -170,6 +167,16 @@ class RecordBook:
         for peer in [peer for peer, (_, until) in self._goodbyes.items() if until <= now]:
             del self._goodbyes[peer]
         return gone
+
+    def is_worth_checking(self, record: ServiceRecord, *, remaining: float, now: float) -> bool:
+        """Whether a record that somebody passes on, and whose signature nobody has checked, would change much."""
+        known = self._entries.get(record.peer_id)
+        if known is None:
+            return record.peer_id != self._local
+        lease = record.lease_ms / 1000
+        return (
+            record.supersedes(known.record) and now + min(remaining, lease) > known.expires_at + lease * WORTH_CHECKING
+        )
 
     def passed_on(self, now: float, asker: PeerId) -> list[tuple[bytes, float]]:
         """Records for another peer, and for how many seconds they hold: those of replicas that have answered us."""

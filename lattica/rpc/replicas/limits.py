@@ -32,8 +32,12 @@ MAX_REQUEST_BYTES: Final = 2048
 """Longest request: a name and a record."""
 MAX_ANSWER_BYTES: Final = (MAX_OTHERS + 1) * (MAX_RECORD_BYTES + 16)
 """Longest answer that is parsed."""
-RESIGN_S: Final = 1.0
-"""A record of our own is signed anew for whoever asks if it is older: load stays fresh, signing stays cheap."""
+RESIGN_PART: Final = 1 / 30
+"""A record of our own is signed anew for whoever asks if more than this part of its lease is over, one second: load
+stays fresh, signing stays cheap."""
+WORTH_CHECKING: Final = 0.1
+"""Part of a lease by which a record that others pass on has to prolong what is known, or its signature is not checked:
+where forty replicas tell of each other, nearly all is known already."""
 MAX_ASKERS: Final = 256
 """Peers that lately asked for a name we offer, and hear our goodbye; the longest-unheard are forgotten."""
 FAREWELL_TIMEOUT_S: Final = 1.0
@@ -76,6 +80,8 @@ SEARCH_INTERVAL_S: Final = 60.0
 """Seconds between searches of the DHT while there are replicas: what is new is mostly heard from the others."""
 SEARCH_TIMEOUT_S: Final = 60.0
 """Seconds for one search of the DHT."""
+SETTLE_TIMEOUT_S: Final = 2.0
+"""Seconds that a call with a key waits at most until all replicas are known, since keys move when one is added."""
 IDLE_S: Final = 120.0
 """Seconds after its last use at which a name is no longer watched."""
 MAX_ATTEMPTS_SHOWN: Final = 5

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lattica.identity import IdentityKey, PeerId
-from lattica.rpc.replicas.limits import INSTANCE_BYTES, LEASE_S, MAX_ASKERS, MAX_LEASE_S, RESIGN_S
+from lattica.rpc.replicas.limits import INSTANCE_BYTES, LEASE_S, MAX_ASKERS, MAX_LEASE_S, RESIGN_PART
 from lattica.rpc.replicas.record import ServiceRecord, seal_record
 
 logger = logging.getLogger(__name__)
@@ -64,12 +64,12 @@ class Offers:
         return goodbye, [peer for peer, asked_at in offer.askers.items() if now - asked_at < self._lease]
 
     def record(self, name: str, now: float, wall: float) -> ServiceRecord | None:
-        """Our record for a name, at most `RESIGN_S` old; a goodbye for a while after it was withdrawn."""
+        """Our record for a name, not older than `RESIGN_PART` says; a goodbye for a while after a withdrawal."""
         offer = self._offers.get(name)
         if offer is None:
             goodbye, until = self._goodbyes.get(name, (None, 0.0))
             return goodbye if now < until else None
-        if offer.record is None or now - offer.signed_at >= RESIGN_S:
+        if offer.record is None or now - offer.signed_at >= self._lease * RESIGN_PART:
             load = _current(name, offer.load)
             offer.record = self._signed(name, capacity=offer.capacity, load=load, lease=self._lease, wall=wall)
             offer.signed_at = now

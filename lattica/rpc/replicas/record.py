@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from lattica._proto import replicas_pb2
 from lattica.errors import RemoteProtocolError
-from lattica.identity import IdentityKey, PeerId, seal, unseal
+from lattica.identity import IdentityKey, PeerId, SealedPayload, peek, seal, unseal
 from lattica.rpc.replicas.limits import (
     INSTANCE_BYTES,
     MAX_CAPACITY,
@@ -112,9 +112,26 @@ def unseal_record(envelope: bytes) -> ServiceRecord:
     Raises:
         RemoteProtocolError: It is too long, malformed, not properly signed, or says what no honest record says.
     """
+    _check_length(envelope)
+    return _read(unseal(envelope, RECORD_DOMAIN), envelope)
+
+
+def peek_record(envelope: bytes) -> ServiceRecord:
+    """What an envelope says, its signature **unchecked**: to see whether it is worth that.
+
+    Raises:
+        RemoteProtocolError: As `unseal_record`, but for the signature.
+    """
+    _check_length(envelope)
+    return _read(peek(envelope), envelope)
+
+
+def _check_length(envelope: bytes) -> None:
     if len(envelope) > MAX_RECORD_BYTES:
         raise RemoteProtocolError(f"service record of {len(envelope)} bytes, {MAX_RECORD_BYTES} allowed")
-    sealed = unseal(envelope, RECORD_DOMAIN)
+
+
+def _read(sealed: SealedPayload, envelope: bytes) -> ServiceRecord:
     if sealed.payload_type != RECORD_TYPE:
         raise RemoteProtocolError("signed envelope that holds no service record", sealed.signer)
     message = replicas_pb2.ServiceRecord()

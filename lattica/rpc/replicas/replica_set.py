@@ -15,11 +15,7 @@ from lattica.rpc.ports import ServiceRouting
 from lattica.rpc.replicas.answers import read_answer
 from lattica.rpc.replicas.ask_plan import AskPlan, SearchPlan
 from lattica.rpc.replicas.book import Admission
-from lattica.rpc.replicas.limits import (
-    MAX_ASKING,
-    MAX_OTHERS,
-    SEARCH_TIMEOUT_S,
-)
+from lattica.rpc.replicas.limits import MAX_ASKING, MAX_OTHERS, SEARCH_TIMEOUT_S, SETTLE_TIMEOUT_S
 from lattica.rpc.replicas.record import ServiceRecord, service_key
 from lattica.rpc.replicas.replica import Outcome
 from lattica.rpc.replicas.settings import ReplicaSettings
@@ -27,9 +23,6 @@ from lattica.rpc.replicas.table import ReplicaStatus, ReplicaTable
 from lattica.rpc.replicas.wire import Answer
 
 logger = logging.getLogger(__name__)
-
-SETTLE_TIMEOUT_S = 2.0
-"""Seconds that a call with a key waits at most until all replicas are known, since keys move when one is added."""
 
 Ask = Callable[[PeerId, str], Awaitable[Answer]]
 """Asks a peer about a name; raises `LatticaError`."""
@@ -262,7 +255,7 @@ class ReplicaSet:
     def _take(self, peer: PeerId, answer: Answer, asked_at: float) -> None:
         """Take all of an answer, or nothing if a part of it is wrong."""
         now, wall = self._now(), self._settings.wall()
-        own, others = read_answer(answer, peer, self.table.book)
+        own, others = read_answer(answer, peer, self.table.book, now)
         for record, remaining in others:
             heard = self.table.admit_hearsay(record, peer, remaining=remaining, now=now, wall=wall)
             self._admitted(record, heard)
@@ -276,7 +269,9 @@ class ReplicaSet:
         if admission.is_news and not own.is_goodbye:
             self._plan.answered(peer)
         else:
-            self._plan.failed(peer, now, f"its offer was not taken: {'goodbye' if own.is_goodbye else admission.value}")
+            self._plan.failed(
+                peer, now, "it has withdrawn the service" if own.is_goodbye else f"its record is {admission.value}"
+            )
 
     def _admitted(self, record: ServiceRecord, admission: Admission) -> None:
         """Plan the next question after a record was taken."""
@@ -284,6 +279,7 @@ class ReplicaSet:
         entry = self.table.book.get(peer)
         if admission is Admission.GONE:
             logger.info("replica gone name=%s peer=%s", self.name, peer)
+            self._plan.withdrew(peer, now)
             self._lost(now)
         elif entry is not None and admission.is_news:
             if admission is Admission.NEW:

@@ -168,9 +168,3 @@ def test_what_many_hostile_peers_make_up_leaves_room_for_what_is_real(book: Reco
     assert book.admit_own(record(500), 0.0) is Admission.FULL
     assert all(entry.is_confirmed for entry in book)
     assert len(book) == MAX_REPLICAS
-
-
-def test_a_known_record_is_recognised_by_its_bytes(book: RecordBook) -> None:
-    book.admit_own(record(1), 0.0)
-    assert book.holding(record(1).envelope) == record(1)
-    assert book.holding(record(1, sequence=2).envelope) is None

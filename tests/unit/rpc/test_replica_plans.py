@@ -15,12 +15,14 @@ from lattica.rpc.replicas.limits import (
     MAX_LEASE_S,
     MIN_ASK_INTERVAL_S,
     RENEW_EARLY,
-    RESIGN_S,
+    RESIGN_PART,
     SEARCH_INTERVAL_S,
     SEARCH_RETRY_MAX_S,
 )
 from lattica.rpc.replicas.offers import Offers
 from lattica.rpc.replicas.record import unseal_record
+
+RESIGN_S = 30.0 * RESIGN_PART
 
 
 @pytest.fixture
@@ -130,7 +132,7 @@ def test_an_offer_is_signed_when_asked_for_with_the_load_of_the_moment(offers: O
     assert unseal_record(first.envelope) == first
     assert (first.capacity, first.load, first.lease_ms) == (4, 1.0, 30_000)
     load[0] = 2.0
-    assert offers.record(NAME, RESIGN_S / 2, WALL) == first  # signing is not for whoever likes
+    assert offers.record(NAME, RESIGN_S * 0.9, WALL) == first  # signing is not for whoever likes
     second = offers.record(NAME, RESIGN_S, WALL)
     assert second is not None
     assert second.supersedes(first)

@@ -15,7 +15,7 @@ from lattica.identity import seal
 from lattica.rpc.replicas.answers import read_answer
 from lattica.rpc.replicas.book import RecordBook
 from lattica.rpc.replicas.limits import MAX_ANSWER_BYTES, MAX_LOAD, MAX_NAME_BYTES, MAX_OTHERS, MAX_RECORD_BYTES
-from lattica.rpc.replicas.record import RECORD_DOMAIN, RECORD_TYPE, check_name, service_key, unseal_record
+from lattica.rpc.replicas.record import RECORD_DOMAIN, RECORD_TYPE, check_name, peek_record, service_key, unseal_record
 from lattica.rpc.replicas.wire import (
     Answer,
     encode_answer,
@@ -169,12 +169,29 @@ def test_noise_is_no_message(noise: bytes) -> None:
 
 def test_what_a_peer_shows_as_its_own_has_to_be_its_own() -> None:
     book = RecordBook(NAME, peer(0))
-    own, others = read_answer(Answer(record(1).envelope, ((record(2).envelope, 3.0),)), peer(1), book)
+    own, others = read_answer(Answer(record(1).envelope, ((record(2).envelope, 3.0),)), peer(1), book, 0.0)
     assert own == record(1)
     assert others == [(record(2), 3.0)]
     with pytest.raises(RemoteProtocolError, match="as its own"):
-        read_answer(Answer(record(2).envelope, ()), peer(1), book)
+        read_answer(Answer(record(2).envelope, ()), peer(1), book, 0.0)
     with pytest.raises(RemoteProtocolError, match="as its own"):
-        read_answer(Answer(record(1, name="other").envelope, ()), peer(1), book)
+        read_answer(Answer(record(1, name="other").envelope, ()), peer(1), book, 0.0)
     with pytest.raises(RemoteProtocolError):
-        read_answer(Answer(record(1).envelope, ((b"junk", 3.0),)), peer(1), book)
+        read_answer(Answer(record(1).envelope, ((b"junk", 3.0),)), peer(1), book, 0.0)
+
+
+def test_a_forged_record_among_good_ones_spoils_the_answer() -> None:
+    forged = record(3).envelope[:-1] + b"\0"
+    assert peek_record(forged).peer_id == peer(3)
+    with pytest.raises(RemoteProtocolError, match="wrong signature"):
+        read_answer(Answer(b"", ((record(2).envelope, 3.0), (forged, 3.0))), peer(1), RecordBook(NAME, peer(0)), 0.0)
+
+
+def test_what_would_change_nothing_is_left_out() -> None:
+    """It costs no signature check: an old record, one of ourselves, one that prolongs little."""
+    book = RecordBook(NAME, peer(0))
+    book.admit_own(record(1, sequence=5), 0.0)
+    old, ours, later = record(1, sequence=4), record(0), record(1, sequence=6)
+    answer = Answer(b"", ((old.envelope, 30.0), (ours.envelope, 30.0), (later.envelope, 30.0)))
+    assert read_answer(answer, peer(2), book, 1.0) == (None, [])
+    assert read_answer(answer, peer(2), book, 10.0) == (None, [(later, 30.0)])
