@@ -52,10 +52,15 @@ class Pending:
         flags: See `lattica.rpc.batch_wire`.
         context: Tracing headers.
         stream: The stream that took it; ``None`` while it is queued, or when that stream was lost.
-        in_doubt: Whether it was sent, and its stream was lost.
+        server: Instance of the server that its lost stream led to; ``None`` if that never said.
+        was_sent: Whether a stream has taken it, ever.
+        is_queued_again: Whether it waits for another one since.
     """
 
-    __slots__ = ("args", "context", "deadline", "flags", "future", "id", "in_doubt", "spec", "stream")
+    __slots__ = (
+        "args", "context", "deadline", "flags", "future", "id", "is_queued_again", "server", "spec", "stream",
+        "was_sent",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -75,7 +80,14 @@ class Pending:
         self.flags = flags
         self.context = context
         self.stream: object | None = None
-        self.in_doubt = False
+        self.server: bytes | None = None
+        self.was_sent = False
+        self.is_queued_again = False
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it was sent and its stream was lost; also while it is queued again, for no server has it for sure."""
+        return self.was_sent and self.stream is None
 
     @property
     def is_once(self) -> bool:
@@ -92,7 +104,6 @@ class CallTable:
         self._turns: deque[Lane] = deque()
         self._cancelled: list[int] = []
         self._received: list[int] = []
-        self._server: bytes | None = None
         self._again = Lane()
 
     def __len__(self) -> int:
@@ -148,7 +159,7 @@ class CallTable:
         room, turns = MAX_BATCH_BYTES, self._turns
         while turns and room > 0 and len(calls) < MAX_BATCH_CALLS:
             lane = turns.popleft()
-            room -= _take_from(lane.calls, calls, stream, now)
+            room = _take_from(lane.calls, calls, room, stream, now)
             if lane.calls:
                 turns.append(lane)
         cancelled, self._cancelled = self._cancelled[:MAX_NOTES], self._cancelled[MAX_NOTES:]
@@ -182,7 +193,7 @@ class CallTable:
         """Give up a call, and tell the server if it was sent; ``False`` if it was answered before."""
         if self._calls.pop(pending.id, None) is None:
             return False
-        if pending.stream is not None or pending.in_doubt:
+        if pending.was_sent:
             self._cancelled.append(pending.id)
         return True
 
@@ -190,26 +201,29 @@ class CallTable:
         """Note that a large result has come by another way."""
         self._received.append(number)
 
-    def lost(self, stream: object) -> None:
-        """A stream has broken: its calls are in doubt."""
+    def lost(self, stream: object, server: bytes | None) -> None:
+        """A stream to an instance of a server (``None``: it never said which) has broken: its calls are in doubt."""
         for pending in self._calls.values():
             if pending.stream is stream:
                 pending.stream = None
-                pending.in_doubt = True
+                pending.server = server
 
     def welcomed(self, server: bytes, *, known: bool) -> None:
-        """A server has said who it is, and whether it remembers us: settle the doubts."""
-        is_same = known and self._server in {None, server}
-        self._server = server
+        """The server of the current stream has said who it is, and whether it remembers us: settle the doubts.
+
+        To be called again when an older stream is lost later.
+        """
         for pending in [pending for pending in self._calls.values() if pending.in_doubt]:
-            if is_same or not pending.is_once:
+            if not pending.is_once or (known and pending.server == server):
                 self._queue_again(pending)
             else:
                 del self._calls[pending.id]
                 _fail(pending, OutcomeUnknownError(pending.spec.path, "the peer's node has been restarted meanwhile"))
 
     def _queue_again(self, pending: Pending) -> None:
-        pending.in_doubt = False
+        if pending.is_queued_again:
+            return
+        pending.is_queued_again = True
         if not self._again.calls:
             self._turns.appendleft(self._again)
         self._again.calls.append(pending)
@@ -227,19 +241,22 @@ class CallTable:
         self._received.clear()
 
 
-def _take_from(queued: deque[Pending], calls: list[EncodedCall], stream: object, now: float) -> int:
-    """Move up to `QUANTUM` calls of a lane into a message; their bytes."""
-    size = 0
+def _take_from(queued: deque[Pending], calls: list[EncodedCall], room: int, stream: object, now: float) -> int:
+    """Move up to `QUANTUM` calls of a lane into a message while there is room; how much is left."""
     for _ in range(min(len(queued), QUANTUM, MAX_BATCH_CALLS - len(calls))):
+        if room <= 0:
+            break
         pending = queued.popleft()
         if pending.future.done():  # its caller has gone
             continue
         pending.stream = stream
+        pending.was_sent = True
+        pending.is_queued_again = False
         deadline = pending.deadline
         left = 0 if deadline is None else max(1, int((deadline - now) * 1000))
         calls.append((pending.id, pending.spec.path, left, pending.flags, msgspec.Raw(pending.args), pending.context))
-        size += len(pending.args)
-    return size
+        room -= len(pending.args)
+    return room
 
 
 def _fail(pending: Pending, error: Exception) -> None:

@@ -158,11 +158,10 @@ class BatchClient:
     def _expired(self, pendings: Iterable[Pending]) -> None:
         late = [pending for pending in pendings if self._table.is_waiting(pending)]
         for pending in late:
-            was_sent = pending.stream is not None or pending.in_doubt
             self._table.withdraw(pending)
             attempts = self._channel.attempts
             error: LatticaError = DeadlineExceededError(pending.spec.path)
-            if not was_sent and attempts:
+            if not pending.was_sent and attempts:
                 error = PeerUnreachableError(self._channel.peer_id, attempts)
             if not pending.future.done():
                 pending.future.set_exception(error)
@@ -247,9 +246,12 @@ class BatchClient:
     def _ended(self, stream: _Stream, error: Exception | None) -> None:
         """A stream has come to its end."""
         self._streams.discard(stream)
-        self._table.lost(stream)
+        self._table.lost(stream, stream.instance)
         if self._stream is stream:
             self._stream = None
+        elif self._stream is not None and self._stream.instance is not None:
+            self._welcomed(self._stream.instance, known=self._stream.is_known)
+            self._wake()
         fatal = isinstance(error, RemoteProtocolError) or (isinstance(error, AioRpcError) and error.code() not in _LOST)
         if fatal and isinstance(error, LatticaError | AioRpcError):
             logger.warning("session refused peer=%s reason=%s", self._channel.peer_id, error)
@@ -278,6 +280,8 @@ class _Stream:
     Attributes:
         wake: Set when there is something to write.
         acknowledging: Whether a timer to do so is set.
+        instance: The server's; ``None`` until it has said.
+        is_known: Whether it remembered us then.
     """
 
     def __init__(self, client: BatchClient, call: Any) -> None:
@@ -285,7 +289,8 @@ class _Stream:
         self.acknowledging = False
         self._client = client
         self._call = call
-        self._welcomed = False
+        self.instance: bytes | None = None
+        self.is_known = False
         self._retired = False
         self._replaced: asyncio.Task[None] | None = None
 
@@ -314,11 +319,11 @@ class _Stream:
 
     async def welcome(self) -> None:
         """Wait until the server has said who it is; raises `AioRpcError` or `PeerUnreachableError`."""
-        if not self._welcomed:
+        if self.instance is None:
             metadata = await self._call.initial_metadata()
-            self._welcomed = True
-            instance = metadata.get(INSTANCE_KEY, b"")
-            self._client._welcomed(bytes(instance), known=metadata.get(KNOWN_KEY) == "1")
+            self.instance = bytes(metadata.get(INSTANCE_KEY, b""))
+            self.is_known = metadata.get(KNOWN_KEY) == "1"
+            self._client._welcomed(self.instance, known=self.is_known)
 
     async def _run(self) -> None:
         error: Exception | None = None

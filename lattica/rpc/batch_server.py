@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import Any
 
 import grpc
@@ -18,6 +19,8 @@ from lattica.rpc.caller import caller_id
 
 MAX_UNREAD = 4096
 """Answers that wait for a caller that reads none; until it does, no further calls of its are read."""
+UTF8_BYTES = 4
+"""Bytes that a character may take."""
 
 
 class BatchStream:
@@ -34,7 +37,7 @@ class BatchStream:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._results: list[wire.EncodedResult] = []
-        self._failures: list[wire.Failure] = []
+        self._failures: deque[wire.Failure] = deque()
         self._large: list[int] = []
 
     def answer(self, number: int, answer: Answer | None) -> None:
@@ -71,7 +74,11 @@ class BatchStream:
             room -= len(memoryview(value))
             count += 1
         results, self._results = self._results[:count], self._results[count:]
-        failures, self._failures = self._failures[:16], self._failures[16:]
+        failures: list[wire.Failure] = []
+        while self._failures and room > 0 and len(failures) < limit:
+            failure = self._failures.popleft()
+            room -= UTF8_BYTES * (len(failure.kind) + len(failure.message) + len(failure.traceback))
+            failures.append(failure)
         large, self._large = self._large[:limit], self._large[limit:]
         count_calls = self._server.metrics.calls
         if results or large:

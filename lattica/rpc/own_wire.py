@@ -6,6 +6,7 @@ before it: larger messages would be copied and kept whole by gRPC. The receiver 
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
 from typing import Annotated
@@ -110,7 +111,7 @@ class ValueReader:
     """Puts values together again."""
 
     def __init__(self) -> None:
-        self._wholes: list[bytearray] = []
+        self._wholes: list[memoryview] = []
         self._targets: list[memoryview] = []
 
     @property
@@ -160,10 +161,10 @@ class ValueReader:
         if len(data) == total:
             return _slices(data, [body_size, *sizes])
         try:
-            self._wholes = [bytearray(size) for size in (body_size, *sizes)]
-        except MemoryError as error:
+            self._wholes = [_reserved(size) for size in (body_size, *sizes)]
+        except (MemoryError, OSError) as error:
             raise RemoteProtocolError(f"a value of {total} bytes, for which there is no memory here") from error
-        self._targets = [view for whole in self._wholes if len(view := memoryview(whole))]
+        self._targets = [whole for whole in self._wholes if len(whole)]
         return self._fill(data)
 
     def _fill(self, data: memoryview) -> Encoded | None:
@@ -182,7 +183,14 @@ class ValueReader:
             return None
         body, *buffers = self._wholes
         self._wholes = []
-        return Encoded(bytes(body), [memoryview(buffer) for buffer in buffers])
+        return Encoded(bytes(body), buffers)
+
+
+def _reserved(size: int) -> memoryview:
+    """Memory for so many bytes; much of it is only addresses until it is written to: a peer may claim anything."""
+    if size < FRAGMENT:
+        return memoryview(bytearray(size))
+    return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _slices(data: memoryview, sizes: list[int]) -> Encoded:

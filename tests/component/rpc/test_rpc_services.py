@@ -173,6 +173,18 @@ async def test_many_calls_at_once_each_get_their_own_answer(two: Two) -> None:
     await until(lambda: all(not memory.entries for memory in two.bob.rpc._calls._callers.values()))
 
 
+async def test_as_many_of_the_largest_calls_that_share_a_message_arrive(two: Two) -> None:
+    asked = [bytes([number % 256]) * 60_000 for number in range(300)]
+    assert await asyncio.gather(*map(two.stub.echo, asked)) == asked
+
+
+async def test_many_long_error_messages_at_once_arrive(two: Two) -> None:
+    text = "\N{SNOWMAN}" * 20_000
+    errors = await asyncio.gather(*(two.stub.fail(text) for _ in range(300)), return_exceptions=True)
+    assert {type(error).__name__ for error in errors} == {"RemoteValueError"}
+    assert await two.stub.echo(b"same session") == b"same session"
+
+
 async def test_exceptions_arrive_as_what_they_were(two: Two) -> None:
     with pytest.raises(ValueError, match="no such layer") as caught:
         await two.stub.fail("no such layer")

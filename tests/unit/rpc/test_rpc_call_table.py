@@ -1,0 +1,169 @@
+"""What becomes of a caller's calls when streams are lost and servers change."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from lattica import rpc
+from lattica.errors import DeadlineExceededError, OutcomeUnknownError, PeerUnreachableError
+from lattica.rpc.batch_calls import CallTable, Lane, Pending
+from lattica.rpc.batch_wire import MAX_MESSAGE, MAX_SMALL, ONCE, Responses, decode_requests, encode_requests
+from lattica.rpc.service import spec_of
+
+
+@rpc.service("s")
+class Service:
+    @rpc.method
+    async def once(self, data: bytes) -> None: ...
+
+
+SPEC = spec_of(Service).methods["once"]
+FIRST, SECOND = b"first server", b"second server"
+LOST = PeerUnreachableError("peer", {})
+
+
+class Caller:
+    """A table, one lane, and a way to add calls."""
+
+    def __init__(self) -> None:
+        self.table = CallTable()
+        self.lane = Lane()
+
+    def call(self, *, once: bool = True, args: bytes = b"", lane: Lane | None = None) -> Pending:
+        future = asyncio.get_running_loop().create_future()
+        pending = Pending(self.table.new_id(), future, SPEC, args, None, ONCE if once else 0, None)
+        self.table.add(pending, lane or self.lane)
+        return pending
+
+    def taken(self, stream: object) -> list[int]:
+        return [call[0] for call in self.table.take(stream, 0.0)[0]]
+
+
+@pytest.fixture
+async def caller() -> Caller:
+    return Caller()
+
+
+async def test_a_server_that_remembers_us_is_asked_again(caller: Caller) -> None:
+    pending = caller.call()
+    assert caller.taken("a") == [pending.id]
+    caller.table.lost("a", FIRST)
+    assert caller.taken("b") == []
+    caller.table.welcomed(FIRST, known=True)
+    assert caller.taken("b") == [pending.id]
+
+
+@pytest.mark.parametrize(("server", "known"), [(SECOND, True), (SECOND, False), (FIRST, False)])
+async def test_one_that_does_not_gets_only_what_may_run_twice(caller: Caller, server: bytes, known: bool) -> None:
+    once, again = caller.call(), caller.call(once=False)
+    caller.taken("a")
+    caller.table.lost("a", FIRST)
+    caller.table.welcomed(server, known=known)
+    assert caller.taken("b") == [again.id]
+    with pytest.raises(OutcomeUnknownError):
+        once.future.result()
+
+
+async def test_a_call_lost_before_the_server_said_who_it_is_is_not_run_again(caller: Caller) -> None:
+    once = caller.call()
+    caller.taken("a")
+    caller.table.lost("a", None)
+    caller.table.welcomed(FIRST, known=True)
+    assert caller.taken("b") == []
+    with pytest.raises(OutcomeUnknownError):
+        once.future.result()
+
+
+async def test_doubts_outlive_a_stream_that_is_lost_before_it_takes_the_call(caller: Caller) -> None:
+    once, again = caller.call(), caller.call(once=False)
+    caller.taken("a")
+    caller.table.lost("a", FIRST)
+    caller.table.welcomed(FIRST, known=True)
+    caller.table.lost("b", FIRST)
+    assert caller.table.has_doubts
+    caller.table.welcomed(SECOND, known=False)
+    assert caller.taken("c") == [again.id]
+    with pytest.raises(OutcomeUnknownError):
+        once.future.result()
+
+
+async def test_a_call_queued_again_twice_is_sent_once(caller: Caller) -> None:
+    once = caller.call()
+    caller.taken("a")
+    caller.table.lost("a", FIRST)
+    caller.table.welcomed(FIRST, known=True)
+    caller.table.lost("b", FIRST)
+    caller.table.welcomed(FIRST, known=True)
+    assert caller.taken("c") == [once.id]
+
+
+async def test_a_call_of_an_old_stream_to_an_old_server_fails_while_a_new_one_serves(caller: Caller) -> None:
+    once = caller.call()
+    caller.taken("old")
+    caller.table.welcomed(SECOND, known=False)
+    assert not once.future.done()
+    caller.table.lost("old", FIRST)
+    caller.table.welcomed(SECOND, known=True)
+    with pytest.raises(OutcomeUnknownError):
+        once.future.result()
+
+
+async def test_giving_up_tells_apart_what_was_sent(caller: Caller) -> None:
+    sent = caller.call()
+    caller.taken("a")
+    caller.table.lost("a", FIRST)
+    caller.table.welcomed(FIRST, known=True)  # queued again, not taken
+    unsent = caller.call()
+    caller.table.fail_all(LOST)
+    with pytest.raises(OutcomeUnknownError):
+        sent.future.result()
+    assert unsent.future.exception() is LOST
+    later = caller.call()
+    assert caller.taken("b") == [later.id]
+
+
+async def test_a_sent_call_that_is_withdrawn_is_cancelled_at_the_server(caller: Caller) -> None:
+    sent = caller.call()
+    caller.taken("a")
+    caller.table.lost("a", FIRST)
+    caller.table.welcomed(FIRST, known=True)
+    unsent = caller.call()
+    for pending in (sent, unsent):
+        assert caller.table.withdraw(pending)
+        pending.future.set_exception(DeadlineExceededError("s/once"))
+        assert not caller.table.withdraw(pending)
+        pending.future.exception()
+    assert caller.table.take("b", 0.0) == ([], [sent.id], [])
+
+
+async def test_a_message_never_exceeds_what_the_server_takes(caller: Caller) -> None:
+    args = msgspec.msgpack.encode(bytes(MAX_SMALL - 5))
+    numbers = [caller.call(args=args).id for _ in range(100)]
+    seen: list[int] = []
+    while caller.table.has_news:
+        message = encode_requests(*caller.table.take("a", 0.0))
+        assert len(message) <= MAX_MESSAGE
+        seen += [call.id for call in decode_requests(message).calls]
+    assert seen == numbers
+
+
+async def test_lanes_take_turns(caller: Caller) -> None:
+    many = [caller.call().id for _ in range(100)]
+    other = caller.call(lane=Lane()).id
+    taken = caller.taken("a")
+    assert taken.index(other) < len(many) // 2
+    assert sorted(taken) == [*many, other]
+
+
+async def test_an_answer_is_given_once_and_acknowledged(caller: Caller) -> None:
+    pending = caller.call()
+    caller.taken("a")
+    answer = Responses(results=[], failures=[], large=[pending.id], load=0)
+    caller.table.settle(answer)
+    caller.table.settle(answer)
+    assert pending.future.result() is None
+    caller.table.received(pending.id)
+    assert caller.table.take("a", 0.0)[2] == [pending.id]
