@@ -150,7 +150,8 @@ def method(
             are executed at most once, and their callers told when that cannot be known.
         concurrency: Calls that may be under way at once; further ones are refused as busy.
         threads: Threads for an ordinary function.
-        raises: Exceptions of your own that callers get as themselves; Python's own are anyway.
+        raises: Exceptions of your own that callers get as themselves; Python's own are anyway. Of what they hold only
+            the text arrives: they are made without their constructor.
 
     Raises:
         UsageError: It is no method, or an option is out of its range.
