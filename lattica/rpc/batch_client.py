@@ -142,6 +142,8 @@ class BatchClient:
             raise
         finally:
             self._bytes -= len(args)
+            if deadline is not None:
+                self._deadlines.discard(deadline, pending)
             if not self._room.is_set():
                 self._room.set()
 
