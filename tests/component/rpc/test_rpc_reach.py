@@ -248,6 +248,7 @@ async def test_a_connection_on_which_no_link_comes_is_not_trusted_any_longer(mon
         two.bob.swarm.serve_requests(LINK_PROTOCOL, never, 65536)
         error = await failure(two.alice, two.bob.peer_id)
         assert error.attempts == {"link": "no answer within 0 s"}
+        monkeypatch.undo()
         await until(lambda: not two.alice.swarm.is_connected(two.bob.peer_id))
         two.bob.mesh.links.serve()
         assert await call(two.alice, two.bob.peer_id) == b"hello"

@@ -334,8 +334,8 @@ async def stream_error(operation: object) -> None:
 
 async def test_a_ping_measures_and_an_absent_peer_does_not_answer() -> None:
     async with connected() as (alice, bob, _):
-        assert 0 < await alice.ping(bob.key.peer_id) < 1
-        assert 0 < await bob.ping(alice.key.peer_id) < 1
+        assert 0 < await alice.ping(bob.key.peer_id) < 5
+        assert 0 < await bob.ping(alice.key.peer_id) < 5
         with pytest.raises(StreamError, match="not connected"):
             await alice.ping(IdentityKey.generate().peer_id)
 
@@ -399,7 +399,7 @@ async def test_a_connection_that_its_peer_has_replaced_is_given_up(monkeypatch: 
 async def test_a_second_connection_of_a_peer_that_still_answers_on_the_first_costs_it_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host, "PROVE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(host, "PROVE_TIMEOUT_S", 1.0)
     key = IdentityKey.generate()
     async with (
         open_swarm(key) as before,
@@ -409,7 +409,7 @@ async def test_a_second_connection_of_a_peer_that_still_answers_on_the_first_cos
     ):
         await before.connect(bob.key.peer_id, [address])
         await after.connect(bob.key.peer_id, [address])
-        await asyncio.sleep(3 * host.PROVE_TIMEOUT_S)
+        await asyncio.sleep(1.5 * host.PROVE_TIMEOUT_S)
         assert len(bob.connections()) == 2
         assert await before.ping(bob.key.peer_id) > 0
 
