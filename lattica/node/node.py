@@ -23,6 +23,7 @@ from lattica.node.bootstrap import Bootstrapper, parse_peer_addresses
 from lattica.node.content import NodeContent
 from lattica.node.control import open_control
 from lattica.node.dht_transport import DhtPeerFinder, SwarmDhtTransport
+from lattica.node.garbage import COLLECTOR
 from lattica.node.home import KEY_FILE, STORE_FOLDER, hold_home, runtime_folder
 from lattica.node.peer_service import PeerServicer
 from lattica.node.providers import DhtRouting, DhtServiceRouting, MeshChannels
@@ -174,6 +175,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     relays = {**bootstrap, **parse_peer_addresses(config.relays, "relay")}
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(hold_home(config.home))
+        stack.enter_context(COLLECTOR.rarer(config.gc_threshold))
         key = load_or_create_key(config.home / KEY_FILE)
         store = stack.enter_context(BlockStore.open(config.home / STORE_FOLDER))
         runtime = stack.enter_context(runtime_folder())

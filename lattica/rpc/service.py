@@ -1,13 +1,13 @@
 """Plain Python classes as services: which methods peers may call, and what travels.
 
-@rpc.service("llm/layers-0-7")
-class Layers:
-@rpc.method(idempotent=True)
-async def forward(self, hidden: np.ndarray, position: int = 0) -> np.ndarray: ...
+    @rpc.service("llm/layers-0-7")
+    class Layers:
+        @rpc.method(idempotent=True)
+        async def forward(self, hidden: np.ndarray, position: int = 0) -> np.ndarray: ...
 
-@rpc.method
-async def tokens(self, prompt: str) -> AsyncIterator[str]:
-yield ...
+        @rpc.method
+        async def tokens(self, prompt: str) -> AsyncIterator[str]:
+            yield ...
 """
 
 from __future__ import annotations
