@@ -8,6 +8,8 @@
         @rpc.method
         async def tokens(self, prompt: str) -> AsyncIterator[str]:
             yield ...
+
+What a method may declare: see `method`.
 """
 
 from __future__ import annotations
