@@ -343,7 +343,8 @@ class RemoteError(RpcError):
     """
 
     def __init__(self, method: str, kind: str, message: str, traceback: str = "") -> None:
-        super().__init__(method, kind, message, traceback)
+        # Not `super`: the class that this one is combined with would take these for arguments of its own.
+        Exception.__init__(self, method, kind, message, traceback)
         self.method = method
         self.kind = kind
         self.message = message

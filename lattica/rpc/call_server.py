@@ -150,7 +150,9 @@ class CallServer:
         try:
             positional, named = served.bound(values)
             result = await served.run(positional, named)
-        except Exception as error:  # noqa: BLE001 - the caller gets it
+        except (Exception, asyncio.CancelledError) as error:  # the caller gets it
+            if is_cancellation(error):
+                raise
             return failure_of(number, error, with_traceback=bool(flags & wire.TRACEBACK))
         try:
             return spec.result.encode_small(result)
@@ -246,6 +248,12 @@ class CallServer:
         if tasks:
             await asyncio.wait(tasks)
         await self.dispatcher.close()
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether the running task has been cancelled; not if what its handler awaits was, of which the caller is told."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def bad_call(number: int, error: DecodeError) -> wire.Failure:

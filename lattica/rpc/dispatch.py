@@ -65,8 +65,15 @@ class Served:
             return await self._function(*args, **kwargs)
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads(), lambda: context.run(self._function, *args, **kwargs)
+            self._threads(), lambda: context.run(self._plain, args, kwargs)
         )
+
+    def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an ordinary function. A future would never end with `StopIteration`: raise what coroutines do."""
+        try:
+            return self._function(*args, **kwargs)
+        except StopIteration as error:
+            raise RuntimeError(f"{self.spec.path} raised StopIteration") from error
 
     async def iterate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
         """The method's results; closed when this is."""
@@ -81,7 +88,7 @@ class Served:
             return
         context, loop = contextvars.copy_context(), asyncio.get_running_loop()
         iterator: Iterator[Any] = await loop.run_in_executor(
-            self._threads(), lambda: iter(context.run(self._function, *args, **kwargs))
+            self._threads(), lambda: iter(context.run(self._plain, args, kwargs))
         )
         try:
             while True:

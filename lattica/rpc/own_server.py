@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +13,7 @@ from lattica.errors import CodecError, DecodeError, RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
 from lattica.rpc.call_context import CurrentCall, running_call
-from lattica.rpc.call_server import Answer, CallServer, answer_size, bad_call, bad_result, forgotten
+from lattica.rpc.call_server import Answer, CallServer, answer_size, bad_call, bad_result, forgotten, is_cancellation
 from lattica.rpc.caller import caller_id
 from lattica.rpc.codec import Encoded
 from lattica.rpc.dispatch import Served
@@ -130,7 +131,9 @@ async def _stream(server: CallServer, served: Served, call: _OwnCall) -> None:
         await _refuse(context, bad_call(header.id, error))
     except CodecError as error:
         await _refuse(context, bad_result(header.id, error))
-    except Exception as error:  # noqa: BLE001 - the caller gets it
+    except (Exception, asyncio.CancelledError) as error:  # the caller gets it
+        if is_cancellation(error):
+            raise
         await _refuse(context, failure_of(header.id, error, with_traceback=bool(header.flags & wire.TRACEBACK)))
     finally:
         served.running -= 1

@@ -37,10 +37,10 @@ _made: WeakKeyDictionary[type[Exception], type[RemoteError]] = WeakKeyDictionary
 
 def failure_of(number: int, error: BaseException, *, with_traceback: bool) -> wire.Failure:
     """The failure that tells the caller of a method's exception."""
-    kind = type(error).__qualname__
-    text = _text(error)
-    trace = "".join(traceback.format_exception(error))[-wire.MAX_DETAIL :] if with_traceback else ""
-    return wire.Failure(number, wire.RAISED, kind[: wire.MAX_METHOD], text[: wire.MAX_DETAIL], trace)
+    kind = _unicode(type(error).__qualname__[: wire.MAX_METHOD])[: wire.MAX_METHOD]
+    text = _unicode(_text(error)[: wire.MAX_DETAIL])[: wire.MAX_DETAIL]
+    trace = _trace(error)[-wire.MAX_DETAIL :] if with_traceback else ""
+    return wire.Failure(number, wire.RAISED, kind, text, trace)
 
 
 def error_of(method: str, failure: wire.Failure, declared: Sequence[type[Exception]] = ()) -> LatticaError:
@@ -74,7 +74,7 @@ def remote_error(method: str, failure: wire.Failure, declared: Sequence[type[Exc
 
 
 def _combined(kind: type[Exception]) -> type[RemoteError]:
-    """A class that is both; for one that cannot be combined, `RemoteError`."""
+    """A class that is both; for one that cannot be combined, `RemoteError`. Its own constructor is not called."""
     made = _made.get(kind)
     if made is None:
         made = _made[kind] = _combine(kind)
@@ -85,9 +85,18 @@ def _combine(kind: type[Exception]) -> type[RemoteError]:
     try:
         made = type(f"Remote{kind.__name__}", (RemoteError, kind), {"__module__": __name__})
         made("", "", "")
-    except Exception:  # noqa: BLE001 - a class of the service's, with a constructor or a layout of its own
+    except Exception:  # noqa: BLE001 - a class of the service's, with a layout of its own or a wish for no other bases
         return RemoteError
     return made
+
+
+def _unicode(text: str) -> str:
+    """The text without lone surrogates, which have no form in UTF-8: names of files on disk may have some."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _trace(error: BaseException) -> str:
+    return _unicode("".join(traceback.format_exception(error))[-wire.MAX_DETAIL :])
 
 
 def _text(error: BaseException) -> str:

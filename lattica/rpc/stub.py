@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from lattica.errors import RemoteProtocolError, UsageError
 from lattica.rpc.batch_calls import Lane
 from lattica.rpc.batch_client import BatchClient
-from lattica.rpc.batch_wire import MAX_SMALL, ONCE, TRACEBACK, Failure
+from lattica.rpc.batch_wire import MAX_SMALL, MAX_TIMEOUT_S, ONCE, TRACEBACK, Failure
 from lattica.rpc.call_context import running_call
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
@@ -48,12 +48,14 @@ class CallOptions:
     traceback: bool = False
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and self.timeout <= 0:
-            raise UsageError(f"a timeout of {self.timeout} s: it has to be more than 0, or None for no deadline")
+        if self.timeout is not None and not 0 < self.timeout <= MAX_TIMEOUT_S:
+            raise UsageError(
+                f"a timeout of {self.timeout} s: more than 0 and at most {MAX_TIMEOUT_S}, or None for no deadline"
+            )
         if self.attempts < 1:
             raise UsageError(f"{self.attempts} attempts: at least 1")
-        if self.hedge_after is not None and self.hedge_after < 0:
-            raise UsageError(f"hedge_after of {self.hedge_after} s: at least 0")
+        if self.hedge_after is not None and not 0 <= self.hedge_after <= MAX_TIMEOUT_S:
+            raise UsageError(f"hedge_after of {self.hedge_after} s: 0 to {MAX_TIMEOUT_S}, or None for never")
 
 
 class PeerCaller:
@@ -171,7 +173,8 @@ class _Method:
         outer = running_call.get()
         if outer is None or outer.deadline is None:
             return own
-        return outer.deadline if own is None else min(own, outer.deadline)
+        longest = time.monotonic() + MAX_TIMEOUT_S  # the outer call's own may be longer, if its caller so wished
+        return min(outer.deadline, longest if own is None else own)
 
 
 class _Unary(_Method):

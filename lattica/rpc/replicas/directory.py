@@ -15,8 +15,8 @@ import grpc
 from lattica.background import Background, background_tasks
 from lattica.errors import NetworkError, RemoteProtocolError, UsageError
 from lattica.identity import IdentityKey, PeerId
-from lattica.rpc.ports import ServiceRouting
 from lattica.rpc.names import check_name
+from lattica.rpc.ports import ServiceRouting
 from lattica.rpc.replicas.limits import (
     ASK_TIMEOUT_S,
     FAREWELL_CONCURRENCY,

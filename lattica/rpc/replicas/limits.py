@@ -20,7 +20,7 @@ MAX_CAPACITY: Final = 1 << 16
 MAX_LOAD: Final = 1e6
 """Highest load taken from a record."""
 MAX_RECORD_BYTES: Final = 1024
-"""Longest signed record: a name of `lattica.rpc.names.MAX_NAME_BYTES`, and 200 bytes around it, with room for fields to come."""
+"""Longest signed record: the longest name, and 200 bytes around it, with room for fields to come."""
 
 # One answer.
 

@@ -24,7 +24,7 @@ from lattica.errors import (
     ServerBusyError,
     UsageError,
 )
-from lattica.rpc.batch_wire import CALL_METHOD, SESSION_METHOD, UNARY_METHOD
+from lattica.rpc.batch_wire import CALL_METHOD, MAX_TIMEOUT_S, SESSION_METHOD, UNARY_METHOD
 
 
 class OutOfMemoryError(Exception):
@@ -234,6 +234,14 @@ async def test_deadlines_and_cancelled_callers_end_the_handler(two: Two) -> None
     await until(lambda: two.served.running == 0)
     assert await two.stub.echo(b"still") == b"still"
     await until(lambda: all(not memory.entries for memory in two.bob.rpc._calls._callers.values()))
+
+
+async def test_the_longest_timeout_can_be_told_by_every_clock_on_the_way(two: Two) -> None:
+    stub = rpc.options(two.stub, timeout=float(MAX_TIMEOUT_S))
+    assert await stub.echo(b"small") == b"small"
+    assert await stub.echo(bytes(100_000)) == bytes(100_000)
+    assert await stub.echo(bytes(5_000_000)) == bytes(5_000_000)
+    assert [number async for number in stub.numbers(2)] == [0, 1]
 
 
 async def test_leaving_a_stream_closes_the_generator_at_the_peer(two: Two) -> None:

@@ -12,9 +12,9 @@ from service_records import NAME, key, peer, record
 from lattica._proto import replicas_pb2
 from lattica.errors import RemoteProtocolError, UsageError
 from lattica.identity import seal
+from lattica.rpc.names import MAX_NAME_BYTES, check_name
 from lattica.rpc.replicas.answers import read_answer
 from lattica.rpc.replicas.book import RecordBook
-from lattica.rpc.names import MAX_NAME_BYTES, check_name
 from lattica.rpc.replicas.limits import MAX_ANSWER_BYTES, MAX_LOAD, MAX_OTHERS, MAX_RECORD_BYTES
 from lattica.rpc.replicas.record import RECORD_DOMAIN, RECORD_TYPE, peek_record, service_key, unseal_record
 from lattica.rpc.replicas.wire import (
