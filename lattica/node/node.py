@@ -197,6 +197,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         mesh.reach.subscribe(changed=lambda state: dht.set_mode(_dht_mode(config, state)))
         mesh.finder = DhtPeerFinder(dht)
         _feed_routing_table(swarm, dht, config.dht_protocol)
+        swarm.subscribe(connected=lambda connection: rpc.heard_of(connection.peer_id))
         content = NodeContent(store, MeshChannels(rpc, mesh), DhtRouting(dht, mesh))
         rpc.add_servicer(add_content_servicer, ContentServicer(store, caller_of=caller_id))
         rpc.add_servicer(peer_pb2_grpc.add_PeerServicer_to_server, PeerServicer())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -54,12 +54,13 @@ class Pending:
         stream: The stream that took it; ``None`` while it is queued, or when that stream was lost.
         server: Instance of the server that its lost stream led to; ``None`` if that never said.
         was_sent: Whether a stream has taken it, ever.
+        can_move: Whether its caller can make it at another peer, and wants to know at once when this one is lost.
         is_queued_again: Whether it waits for another one since.
     """
 
     __slots__ = (
-        "args", "context", "deadline", "flags", "future", "id", "is_queued_again", "server", "spec", "stream",
-        "was_sent",
+        "args", "can_move", "context", "deadline", "flags", "future", "id", "is_queued_again", "server", "spec",
+        "stream", "was_sent",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +72,7 @@ class Pending:
         deadline: float | None,
         flags: int,
         context: dict[str, str] | None,
+        can_move: bool = False,
     ) -> None:
         self.id = number
         self.future = future
@@ -79,6 +81,7 @@ class Pending:
         self.deadline = deadline
         self.flags = flags
         self.context = context
+        self.can_move = can_move
         self.stream: object | None = None
         self.server: bytes | None = None
         self.was_sent = False
@@ -227,6 +230,16 @@ class CallTable:
         if not self._again.calls:
             self._turns.appendleft(self._again)
         self._again.calls.append(pending)
+
+    def move_away(self, why: Callable[[bool], Exception]) -> None:
+        """No stream is there: end the calls that can go to another peer and may; ``why`` is told whether one was sent.
+
+        What must not run twice and was sent stays, until it is known what became of it.
+        """
+        for pending in [pending for pending in self._calls.values() if pending.can_move and pending.stream is None]:
+            if not (pending.was_sent and pending.is_once):
+                del self._calls[pending.id]
+                _fail(pending, why(pending.was_sent))
 
     def fail_all(self, error: LatticaError) -> None:
         """The peer cannot be reached: end all calls that no stream has; what was never sent fails with ``error``."""

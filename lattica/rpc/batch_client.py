@@ -31,6 +31,7 @@ from lattica.rpc.batch_wire import (
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.metrics import RpcMetrics
+from lattica.rpc.own_client import LostCallError
 from lattica.rpc.service import MethodSpec
 
 logger = logging.getLogger(__name__)
@@ -111,20 +112,26 @@ class BatchClient:
         deadline: float | None,
         flags: int,
         context: dict[str, str] | None = None,
+        can_move: bool = False,
     ) -> tuple[int, msgspec.Raw | None]:
         """Make a call; its number, and its encoded result, ``None`` if that is too large and has to be fetched.
 
         Cancelling it cancels the call at the server.
 
+        Args:
+            can_move: Whether the caller has other peers to call, so that a lost stream should end the call at once if
+                it may be made again, instead of being resumed.
+
         Raises:
             RpcError: It failed.
+            LostCallError: The stream was lost, and ``can_move`` is set.
             PeerUnreachableError: The peer cannot be reached; the call was not executed.
         """
         table = self._table
         if len(table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES:
             await self.wait_room()
         future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
-        pending = Pending(table.new_id(), future, spec, args, deadline, flags, context)
+        pending = Pending(table.new_id(), future, spec, args, deadline, flags, context, can_move)
         table.add(pending, lane)
         self._bytes += len(args)
         if deadline is not None:
@@ -202,6 +209,7 @@ class BatchClient:
                 if self._lost_at is None or time.monotonic() > self._lost_at + RESUME_S:
                     self._give_up(self._explain(error))
                     return
+                self._move_away(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RESUME_PAUSE_MAX_S)
                 continue
@@ -212,6 +220,11 @@ class BatchClient:
     def _give_up(self, error: LatticaError) -> None:
         self._lost_at = None
         self._table.fail_all(error)
+
+    def _move_away(self, error: Exception | None) -> None:
+        peer = self._channel.peer_id
+        cause = error if isinstance(error, PeerUnreachableError) else PeerUnreachableError(peer, {"session": "lost"})
+        self._table.move_away(lambda was_sent: LostCallError(cause, was_sent=was_sent))
 
     def _explain(self, error: PeerUnreachableError | AioRpcError) -> LatticaError:
         if isinstance(error, PeerUnreachableError):
@@ -257,6 +270,7 @@ class BatchClient:
             logger.warning("session refused peer=%s reason=%s", self._channel.peer_id, error)
             self._give_up(error if isinstance(error, LatticaError) else self._explain(error))
         if len(self._table) and self._stream is None:
+            self._move_away(error)
             if self._lost_at is None:
                 self._lost_at = time.monotonic()
             self._connect_soon()

@@ -241,29 +241,36 @@ class ServiceSpec:
         methods: By attribute.
     """
 
-    def __init__(self, cls: type) -> None:
-        name = getattr(cls, _NAME, None)
-        if name is None:
+    def __init__(self, cls: type, name: str | None = None) -> None:
+        declared = getattr(cls, _NAME, None)
+        if declared is None:
             raise UsageError(f"{cls.__name__} is no service; decorate the class with @rpc.service()")
-        self.name: str = name
+        if name is not None:
+            check_name(name)
+        self.name: str = name or declared
         self.methods = {
-            attribute: MethodSpec(name, attribute, declared) for attribute, declared in _methods(cls).items()
+            attribute: MethodSpec(self.name, attribute, declared) for attribute, declared in _methods(cls).items()
         }
 
 
-_specs: WeakKeyDictionary[type, ServiceSpec] = WeakKeyDictionary()
+_specs: WeakKeyDictionary[type, dict[str | None, ServiceSpec]] = WeakKeyDictionary()
 
 
-def spec_of(cls: type) -> ServiceSpec:
+def spec_of(cls: type, name: str | None = None) -> ServiceSpec:
     """What a class decorated with `service` declares.
 
+    Args:
+        cls: The class.
+        name: Of the service, instead of the one that the class declares.
+
     Raises:
-        UsageError: It is none, or a method's signature cannot be served.
+        UsageError: It is none, a method's signature cannot be served, or no service can have that name.
         CodecError: Values of a declared type cannot travel.
     """
-    spec = _specs.get(cls)
+    specs = _specs.setdefault(cls, {})
+    spec = specs.get(name)
     if spec is None:
-        spec = _specs[cls] = ServiceSpec(cls)
+        spec = specs[name] = ServiceSpec(cls, name)
     return spec
 
 

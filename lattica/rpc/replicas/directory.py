@@ -103,9 +103,7 @@ class Replicas:
         Raises:
             UsageError: No service can have that name, or capacity.
         """
-        check_name(name)
-        if not 1 <= capacity <= MAX_CAPACITY:
-            raise UsageError(f"a capacity is 1 to {MAX_CAPACITY} calls at once, not {capacity}")
+        check_offer(name, capacity)
         is_new = name not in self._offers
         self._offers.put(name, capacity=capacity, load=load)
         if is_new:
@@ -203,6 +201,13 @@ class Replicas:
             if record.peer_id != caller:
                 raise RemoteProtocolError("an own record that is not the caller's", caller)
             replicas.heard(record)
+
+
+def check_offer(name: str, capacity: int) -> None:
+    """Raise `UsageError` unless a service can have that name and capacity."""
+    check_name(name)
+    if not 1 <= capacity <= MAX_CAPACITY:
+        raise UsageError(f"a capacity is 1 to {MAX_CAPACITY} calls at once, not {capacity}")
 
 
 @contextlib.asynccontextmanager
