@@ -19,6 +19,7 @@ import msgspec
 from grpc.aio import AioRpcError
 
 from lattica.errors import DeadlineExceededError, LatticaError, PeerUnreachableError, RemoteProtocolError, RpcError
+from lattica.rpc.admission import Admission
 from lattica.rpc.batch_calls import CallTable, Lane, Pending
 from lattica.rpc.batch_wire import (
     INSTANCE_KEY,
@@ -66,9 +67,7 @@ class BatchClient:
         self._channel = channel
         self._method = channel.stream_stream(SESSION_METHOD)
         self._table = CallTable()
-        self._bytes = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._admission = Admission(MAX_OUTSTANDING, MAX_QUEUED_BYTES)
         self._stream: _Stream | None = None
         self._streams: set[_Stream] = set()
         self._closed = False
@@ -91,17 +90,6 @@ class BatchClient:
         """Tell the server, some time, that a result has come by another way."""
         self._table.received(number)
         self._acknowledge_soon()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether callers have to `wait_room`."""
-        return len(self._table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES
-
-    async def wait_room(self) -> None:
-        """Return when there is room for another call."""
-        while self.is_full:
-            self._room.clear()
-            await self._room.wait()
 
     async def call(
         self,
@@ -128,12 +116,11 @@ class BatchClient:
             PeerUnreachableError: The peer cannot be reached; the call was not executed.
         """
         table = self._table
-        if len(table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES:
-            await self.wait_room()
+        if not self._admission.enter_nowait(len(args)):
+            await self._wait_entered(spec, len(args), lane, deadline)
         future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
         pending = Pending(table.new_id(), future, spec, args, deadline, flags, context, can_move)
         table.add(pending, lane)
-        self._bytes += len(args)
         if deadline is not None:
             self._deadlines.add(deadline, pending)
         stream = self._stream
@@ -148,9 +135,16 @@ class BatchClient:
                 self._wake()
             raise
         finally:
-            self._bytes -= len(args)
-            if not self._room.is_set():
-                self._room.set()
+            self._admission.leave(len(args))
+            if deadline is not None:
+                self._deadlines.discard(deadline, pending)
+
+    async def _wait_entered(self, spec: MethodSpec, size: int, lane: Lane, deadline: float | None) -> None:
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await self._admission.wait_entered(lane, size)
+        except TimeoutError:
+            raise DeadlineExceededError(spec.path) from None
 
     def _wake(self) -> None:
         if self._stream is not None:

@@ -24,6 +24,8 @@ MAX_METHOD = 256
 """Characters of a method's name."""
 MAX_DETAIL = 16 * 1024
 """Characters of an error's text or traceback."""
+UTF8_BYTES = 4
+"""Bytes that a character may take."""
 MAX_TIMEOUT_S = 10**9
 """Seconds that a call may have at most: 31 years, which every clock and timer on the way can tell."""
 

@@ -135,6 +135,8 @@ class CallServer:
         finally:
             served.running -= 1
             self.dispatcher.running -= 1
+            if entry.deadline is not None:
+                self._deadlines.discard(entry.deadline, entry)
         size = answer_size(answer)
         memory.answered(entry, answer, size, keep=size > wire.MAX_SMALL)
         if not entry.cancelled:

@@ -32,9 +32,16 @@ class Caller:
         self.table = CallTable()
         self.lane = Lane()
 
-    def call(self, *, once: bool = True, args: bytes = b"", lane: Lane | None = None) -> Pending:
+    def call(
+        self,
+        *,
+        once: bool = True,
+        args: bytes = b"",
+        lane: Lane | None = None,
+        context: dict[str, str] | None = None,
+    ) -> Pending:
         future = asyncio.get_running_loop().create_future()
-        pending = Pending(self.table.new_id(), future, SPEC, args, None, ONCE if once else 0, None)
+        pending = Pending(self.table.new_id(), future, SPEC, args, None, ONCE if once else 0, context)
         self.table.add(pending, lane or self.lane)
         return pending
 
@@ -139,9 +146,12 @@ async def test_a_sent_call_that_is_withdrawn_is_cancelled_at_the_server(caller: 
     assert caller.table.take("b", 0.0) == ([], [sent.id], [])
 
 
-async def test_a_message_never_exceeds_what_the_server_takes(caller: Caller) -> None:
-    args = msgspec.msgpack.encode(bytes(MAX_SMALL - 5))
-    numbers = [caller.call(args=args).id for _ in range(100)]
+@pytest.mark.parametrize(
+    ("size", "header"), [(MAX_SMALL - 5, ""), (0, "x" * 8192), (MAX_SMALL - 5, "\N{SNOWMAN}" * 2048)]
+)
+async def test_a_message_never_exceeds_what_the_server_takes(caller: Caller, size: int, header: str) -> None:
+    args = msgspec.msgpack.encode(bytes(size))
+    numbers = [caller.call(args=args, context={"baggage": header}).id for _ in range(600)]
     seen: list[int] = []
     while caller.table.has_news:
         message = encode_requests(*caller.table.take("a", 0.0))
