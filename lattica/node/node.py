@@ -19,6 +19,7 @@ from lattica.dht import Dht, DhtMode, open_dht
 from lattica.errors import AddressError, BootstrapError, NetworkError
 from lattica.identity import PeerAddress, PeerId, load_or_create_key
 from lattica.mesh import Mesh, Reachability, RelaySettings, open_mesh
+from lattica.node.allocator import keep_freed_memory
 from lattica.node.bootstrap import Bootstrapper, parse_peer_addresses
 from lattica.node.content import NodeContent
 from lattica.node.control import open_control
@@ -176,6 +177,8 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(hold_home(config.home))
         stack.enter_context(COLLECTOR.rarer(config.gc_threshold))
+        if config.keep_freed_memory:
+            keep_freed_memory()
         key = load_or_create_key(config.home / KEY_FILE)
         store = stack.enter_context(BlockStore.open(config.home / STORE_FOLDER))
         runtime = stack.enter_context(runtime_folder())
