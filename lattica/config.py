@@ -51,8 +51,8 @@ class NodeConfig(BaseSettings):
         gc_threshold: New objects after which Python looks for cyclic garbage while the node runs: at CPython's 700 a
             third of the processor's time for calls goes there. For the whole process, where it is only raised; 0 leaves
             it as it is.
-        keep_freed_memory: Whether the C library should keep freed memory for what is allocated next, 64 MiB of it, rather
-            than give it back: streams are faster by a third. For the whole process, and not undone when the node ends.
+        keep_freed_memory: Whether the C library should keep 64 MiB of freed memory for what is allocated next, not
+            give it back: streams are faster by a third. For the whole process, and not undone when the node ends.
         dht_protocol: Protocol ID of the DHT to join; ``/ipfs/kad/1.0.0`` is the public one.
     """
 
