@@ -97,7 +97,7 @@ async def serve_session(server: CallServer, context: Any) -> None:
     except RemoteProtocolError as error:
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.reason)
     await context.send_initial_metadata(
-        ((wire.INSTANCE_KEY, server.instance), (wire.KNOWN_KEY, "1" if known else "0")),
+        ((wire.INSTANCE_KEY, memory.name), (wire.KNOWN_KEY, "1" if known else "0")),
     )
     stream = BatchStream(server, context)
     server.joined(memory, stream)

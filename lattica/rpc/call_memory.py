@@ -22,6 +22,8 @@ MAX_REMEMBERED = 65_536
 """Unacknowledged calls of one caller; a caller that acknowledges nothing is refused further ones."""
 MAX_REMEMBERED_BYTES = 64 << 20
 """Bytes of results kept for one caller; the oldest are forgotten first."""
+MAX_SETTLED = 16_384
+"""Numbers kept of calls that must not be begun any more; as many as a caller has unanswered when it loses a stream."""
 MAX_CALLERS_OF_PEER = 16
 """Instances of callers remembered for one peer; the one that has been gone longest is forgotten first."""
 
@@ -40,31 +42,42 @@ class Entry:
         expired: Whether its deadline has passed.
         cancelled: Whether its caller has gone.
         deadline: In seconds of the monotonic clock; ``None`` without one.
+        again: Whether it was sent more than once.
     """
 
     id: int
     stream: Any
     once: bool
     deadline: float | None = None
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[Any] | None = None
     answer: bytes | Encoded | Failure | None = None
     size: int = 0
     expired: bool = False
     cancelled: bool = False
+    again: bool = False
 
 
 class CallMemory:
     """The calls of one instance of a caller.
 
+    Args:
+        name: Drawn for it: a caller that names it asks for this memory and no other.
+
     Attributes:
         entries: By number.
+        settled: Numbers that must not be begun any more, the oldest first: cancelled before they came, or acknowledged
+            and sent more than once, so that one of the messages may still be on its way.
         streams: Its streams, the newest last.
-        gone_since: When its last stream ended; ``None`` while it has one.
+        attempts: Calls of their own that wait for an entry here.
+        gone_since: When the last of its streams and attempts ended; ``None`` while there is one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: bytes = b"") -> None:
+        self.name = name
         self.entries: dict[int, Entry] = {}
+        self.settled: dict[int, None] = {}
         self.streams: list[Any] = []
+        self.attempts = 0
         self.gone_since: float | None = None
         self._kept: deque[Entry] = deque()
         self._bytes = 0
@@ -79,6 +92,8 @@ class CallMemory:
         entry.task = None
         if entry.cancelled or not (keep or entry.once):
             self.entries.pop(entry.id, None)
+            if entry.again:
+                self.settle(entry.id)
             return
         entry.answer, entry.size = answer, size
         self._kept.append(entry)
@@ -99,8 +114,16 @@ class CallMemory:
                 continue
             del self.entries[number]
             self._forget(entry)
+            if entry.again:
+                self.settle(number)
         if len(self._kept) > 2 * len(self.entries) + 64:
             self._kept = deque(entry for entry in self._kept if entry.id in self.entries)
+
+    def settle(self, number: int) -> None:
+        """See that a call is not begun any more."""
+        self.settled[number] = None
+        if len(self.settled) > MAX_SETTLED:
+            del self.settled[next(iter(self.settled))]
 
     def running(self) -> list[Entry]:
         """Calls under way."""
