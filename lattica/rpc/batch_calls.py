@@ -108,6 +108,7 @@ class CallTable:
         self._turns: deque[Lane] = deque()
         self._cancelled: list[int] = []
         self._received: list[int] = []
+        self._withdrawn = 0
         self._sent_cancelled = deque[int](maxlen=MAX_OUTSTANDING)
         self._sent_received = deque[int](maxlen=MAX_OUTSTANDING)
         self._again = Lane()
@@ -201,9 +202,20 @@ class CallTable:
         """Give up a call, and tell the server if it was sent; ``False`` if it was answered before."""
         if self._calls.pop(pending.id, None) is None:
             return False
+        pending.args = b""
+        self._withdrawn += 1
+        if self._withdrawn > MAX_OUTSTANDING:
+            self._drop_withdrawn()
         if pending.was_sent:
             self._cancelled.append(pending.id)
         return True
+
+    def _drop_withdrawn(self) -> None:
+        """Take calls that have been given up out of the lanes, where they pile up while nothing is sent."""
+        self._withdrawn = 0
+        for lane in self._turns:
+            lane.calls = deque(pending for pending in lane.calls if pending.id in self._calls)
+        self._turns = deque(lane for lane in self._turns if lane.calls)
 
     def received(self, number: int) -> None:
         """Note that a result has come by another way."""

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -66,8 +67,8 @@ class BatchClient:
         self._method = channel.stream_stream(SESSION_METHOD)
         self._table = CallTable()
         self._bytes = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._admitted = self._admitted_bytes = 0
         self._stream: _Stream | None = None
         self._streams: set[_Stream] = set()
         self._waiters: list[asyncio.Future[bytes]] = []
@@ -75,7 +76,7 @@ class BatchClient:
         self._connecting: asyncio.Task[None] | None = None
         self._lost_at: float | None = None
         self._fruitless = 0
-        self._deadlines = Deadlines[Pending](self._expired)
+        self._deadlines = Deadlines[Pending](self._expired, self._table.is_waiting)
         self._loop = asyncio.get_running_loop()
         self.load = 0
 
@@ -129,16 +130,35 @@ class BatchClient:
         """Whether there is anything for a session to do."""
         return bool(self._waiters or len(self._table) or self._table.has_news)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether callers have to `wait_room`."""
-        return len(self._table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES
+    async def wait_room(self, size: int = 0) -> None:
+        """Return when there is room for a call with so many bytes of arguments; who came first goes first."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._queue.append((waiter, size))
+        self._admit()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():  # let in at that moment
+                self._enter(size)
+                self._admit()
+            raise
+        self._enter(size)
 
-    async def wait_room(self) -> None:
-        """Return when there is room for another call."""
-        while self.is_full:
-            self._room.clear()
-            await self._room.wait()
+    def _admit(self) -> None:
+        """Let as many in as there is room for, beside those that were let in and have not called yet."""
+        queue = self._queue
+        while queue and self._bytes + self._admitted_bytes < MAX_QUEUED_BYTES:
+            if len(self._table) + self._admitted >= MAX_OUTSTANDING:
+                return
+            waiter, size = queue.popleft()
+            if not waiter.done():
+                self._admitted += 1
+                self._admitted_bytes += size
+                waiter.set_result(None)
+
+    def _enter(self, size: int) -> None:
+        self._admitted -= 1
+        self._admitted_bytes -= size
 
     async def call(
         self,
@@ -159,8 +179,8 @@ class BatchClient:
             PeerUnreachableError: The peer cannot be reached; the call was not executed.
         """
         table = self._table
-        if len(table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES:
-            await self.wait_room()
+        if self._queue or len(table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES:
+            await self.wait_room(len(args))
         future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
         pending = Pending(table.new_id(), future, spec, args, deadline, flags, context)
         table.add(pending, lane)
@@ -180,8 +200,8 @@ class BatchClient:
             raise
         finally:
             self._bytes -= len(args)
-            if not self._room.is_set():
-                self._room.set()
+            if self._queue:
+                self._admit()
 
     def _wake(self) -> None:
         if self._stream is not None:
@@ -245,6 +265,10 @@ class BatchClient:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RESUME_PAUSE_MAX_S)
                 continue
+            except Exception as error:  # who calls must hear of it, and the node must not end of it
+                logger.exception("session failed peer=%s", self._channel.peer_id)
+                self._give_up(RpcError(f"cannot open a session with {self._channel.peer_id}: {error!r}"))
+                return
             self._stream = stream
             self._streams.add(stream)
             return

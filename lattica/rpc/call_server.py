@@ -15,7 +15,7 @@ from lattica.errors import CodecError, DecodeError, RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
 from lattica.rpc.call_context import CurrentCall, running_call
-from lattica.rpc.call_memory import MAX_CALLERS_OF_PEER, RESULT_MEMORY_S, RUN_ON_S, CallMemory, Entry
+from lattica.rpc.call_memory import FETCH_WAIT_S, MAX_CALLERS_OF_PEER, RESULT_MEMORY_S, RUN_ON_S, CallMemory, Entry
 from lattica.rpc.codec import Encoded
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.dispatch import MAX_CALLS, Dispatcher, Served
@@ -50,7 +50,8 @@ class CallServer:
         self.metrics = metrics
         self.intake = intake or Intake(default_limit())
         self._callers: dict[tuple[PeerId, bytes], CallMemory] = {}
-        self.deadlines = Deadlines[Entry](self._expired)
+        self.deadlines = Deadlines[Entry](self._expired, lambda entry: entry.task is not None)
+        self._ending_calls: set[asyncio.Task[Any]] = set()
         self._closing = False
         self.ending = asyncio.Event()
 
@@ -82,7 +83,7 @@ class CallServer:
         if not gone:
             raise RemoteProtocolError(f"more than {MAX_CALLERS_OF_PEER} callers at one peer", peer)
         key = min(gone, key=lambda each: each[0])[1]
-        self._stop_calls(self._callers.pop(key))
+        self._drop(key)
 
     # Calls
 
@@ -141,15 +142,18 @@ class CallServer:
         running_call.set(CurrentCall(peer, call.method, entry.deadline, call.context))
         try:
             answer = await self.answer(served, memoryview(call.args), (), call.id, call.flags)
+            size = answer_size(answer)
+            if size > wire.MAX_SMALL:
+                await self.wait_room(memory, size)
         except asyncio.CancelledError:
             if not entry.expired:
                 memory.answered(entry, b"", 0, keep=False)
                 raise
             answer = wire.Failure(call.id, wire.EXPIRED, "", "")
+            size = answer_size(answer)
         finally:
             served.running -= 1
             self.dispatcher.running -= 1
-        size = answer_size(answer)
         memory.answered(entry, answer, size, keep=size > wire.MAX_SMALL)
         if not entry.cancelled:
             stream = entry.stream if entry.stream.is_open or not memory.streams else memory.streams[-1]
@@ -187,9 +191,18 @@ class CallServer:
             served.running -= 1
             self.dispatcher.running -= 1
 
-    def keep(self, peer: PeerId, header: Any, answer: Answer) -> None:
+    async def wait_room(self, memory: CallMemory, size: int) -> None:
+        """Hold a large result back until its caller has fetched others, or for `FETCH_WAIT_S`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FETCH_WAIT_S):
+                while not memory.has_room(size):
+                    memory.freed.clear()
+                    await memory.freed.wait()
+
+    async def keep(self, peer: PeerId, header: Any, answer: Answer) -> None:
         """Keep a result until its caller has fetched it."""
         memory, _ = self.memory_of(peer, header.instance)
+        await self.wait_room(memory, answer_size(answer))
         known = memory.entries.get(header.id)
         if known is not None and known.task is not None:
             raise RemoteProtocolError("a number for two calls", peer)
@@ -248,10 +261,16 @@ class CallServer:
                 if now - memory.gone_since > RUN_ON_S:
                     self._stop_calls(memory)
                 if now - memory.gone_since > RESULT_MEMORY_S:
-                    del self._callers[key]
+                    self._drop(key)
+
+    def _drop(self, key: tuple[PeerId, bytes]) -> None:
+        """Forget a caller; its calls end, though some may take their time."""
+        for task in self._stop_calls(self._callers.pop(key)):
+            self._ending_calls.add(task)
+            task.add_done_callback(self._ending_calls.discard)
 
     @staticmethod
-    def _stop_calls(memory: CallMemory) -> list[asyncio.Task[None]]:
+    def _stop_calls(memory: CallMemory) -> list[asyncio.Task[Any]]:
         tasks = [entry.task for entry in memory.running() if entry.task is not None]
         for task in tasks:
             task.cancel()
@@ -272,6 +291,7 @@ class CallServer:
         self._closing = True
         self.deadlines.close()
         tasks = [task for memory in self._callers.values() for task in self._stop_calls(memory)]
+        tasks += self._ending_calls
         if tasks:
             await asyncio.wait(tasks)
         await self.dispatcher.close()

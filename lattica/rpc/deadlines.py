@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 TICK_S = 1 / 64
 """Seconds by which a deadline may be noticed late."""
+PRUNE_S = 5.0
+"""Seconds after which things that are over are looked for: with long deadlines they would pile up."""
 
 T = TypeVar("T")
 
@@ -21,8 +23,10 @@ class Deadlines(Generic[T]):
     still of interest.
     """
 
-    def __init__(self, expired: Callable[[list[T]], None]) -> None:
+    def __init__(self, expired: Callable[[list[T]], None], matters: Callable[[T], bool] | None = None) -> None:
         self._expired = expired
+        self._matters = matters
+        self._prune_at = 0.0
         self._ticks: dict[int, list[T]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0
@@ -34,9 +38,22 @@ class Deadlines(Generic[T]):
         if things is not None:
             things.append(thing)
             return
+        if self._matters is not None:
+            self._prune(self._matters, time.monotonic())
         self._ticks[tick] = [thing]
         if self._timer is None or tick < self._next:
             self._arm(tick)
+
+    def __len__(self) -> int:
+        """Things that are kept."""
+        return sum(map(len, self._ticks.values()))
+
+    def _prune(self, matters: Callable[[T], bool], now: float) -> None:
+        if now < self._prune_at:
+            return
+        self._prune_at = now + PRUNE_S
+        pruned = {tick: [thing for thing in things if matters(thing)] for tick, things in self._ticks.items()}
+        self._ticks = {tick: things for tick, things in pruned.items() if things}
 
     def close(self) -> None:
         """Forget everything."""

@@ -65,7 +65,7 @@ class Served:
             return await self._function(*args, **kwargs)
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads(), lambda: context.run(self._function, *args, **kwargs)
+            self._threads(), lambda: context.run(_called, self._function, args, kwargs)
         )
 
     async def iterate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
@@ -81,7 +81,7 @@ class Served:
             return
         context, loop = contextvars.copy_context(), asyncio.get_running_loop()
         iterator: Iterator[Any] = await loop.run_in_executor(
-            self._threads(), lambda: iter(context.run(self._function, *args, **kwargs))
+            self._threads(), lambda: iter(context.run(_called, self._function, args, kwargs))
         )
         try:
             while True:
@@ -139,6 +139,14 @@ class Dispatcher:
         """Wait for the threads: what they run cannot be stopped, what waits for one is not begun."""
         for pool in self._pools:
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
+
+
+def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an ordinary function; `StopIteration`, which no future can carry, as a coroutine would raise it."""
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError(f"{function.__qualname__} raised StopIteration") from error
 
 
 def _ordinary(stream: AsyncIterator[Any]) -> Iterator[Any]:

@@ -92,16 +92,21 @@ async def _run(
     running_call.set(CurrentCall(call.peer, header.method, call.deadline, header.context))
     try:
         answer = await server.answer(served, args.body, args.buffers, header.id, header.flags)
+        del args
+        claim.release()
+        size = answer_size(answer)
+        if size <= MAX_REMEMBERED_BYTES or call.is_fetched:
+            await server.wait_room(memory, size)
     except asyncio.CancelledError:
         if not entry.expired:
             memory.answered(entry, b"", 0, keep=False)
             raise
         answer = wire.Failure(header.id, wire.EXPIRED, "", "")
+        size = answer_size(answer)
     finally:
         served.running -= 1
         server.dispatcher.running -= 1
         claim.release()
-    size = answer_size(answer)
     if size > MAX_REMEMBERED_BYTES and not call.is_fetched:
         too_large = wire.Failure(header.id, wire.FORGOTTEN, "", f"its result of {size} bytes is too large to be kept")
         memory.answered(entry, too_large, answer_size(too_large), keep=True)

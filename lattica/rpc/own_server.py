@@ -108,7 +108,7 @@ async def serve_unary(server: CallServer, request: bytes, context: Any) -> bytes
         if answer_size(answer) <= MAX_UNARY:
             return value_message(answer)
         if not header.flags & wire.ONCE:
-            server.keep(peer, header, answer)
+            await server.keep(peer, header, answer)
         return KEPT_MESSAGE
     except RemoteProtocolError as error:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.reason)

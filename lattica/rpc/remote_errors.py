@@ -70,7 +70,10 @@ def remote_error(method: str, failure: wire.Failure, declared: Sequence[type[Exc
     """The `RemoteError` of an exception, and an instance of its class as well where that is known."""
     known = next((kind for kind in declared if kind.__qualname__ == failure.kind), None) or _OWN.get(failure.kind)
     made = RemoteError if known is None else _combined(known)
-    return made(method, failure.kind, failure.message, failure.traceback)
+    try:
+        return made(method, failure.kind, failure.message, failure.traceback)
+    except Exception:  # noqa: BLE001 - as below, for this text
+        return RemoteError(method, failure.kind, failure.message, failure.traceback)
 
 
 def _combined(kind: type[Exception]) -> type[RemoteError]:

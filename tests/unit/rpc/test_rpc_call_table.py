@@ -8,18 +8,22 @@ import msgspec
 import pytest
 
 from lattica import rpc
-from lattica.errors import DeadlineExceededError, OutcomeUnknownError, PeerUnreachableError
+from lattica.errors import DeadlineExceededError, OutcomeUnknownError, PeerUnreachableError, RemoteError
+from lattica.rpc import batch_calls
 from lattica.rpc.batch_calls import CallTable, Lane, Pending
 from lattica.rpc.batch_wire import (
     AGAIN,
     MAX_MESSAGE,
     MAX_SMALL,
     ONCE,
+    RAISED,
+    Failure,
     Responses,
     Result,
     decode_requests,
     encode_requests,
 )
+from lattica.rpc.remote_errors import remote_error
 from lattica.rpc.service import spec_of
 
 
@@ -208,3 +212,30 @@ async def test_what_is_sent_again_says_so(caller: Caller) -> None:
     caller.table.welcomed(FIRST, known=True)
     calls = caller.table.take("b", 0.0)[0]
     assert [(call[0], call[3]) for call in calls] == [(pending.id, ONCE | AGAIN)]
+
+
+async def test_calls_that_are_given_up_while_nothing_is_sent_do_not_pile_up(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_calls, "MAX_OUTSTANDING", 10)
+    others = Lane()
+    kept = [caller.call(), caller.call(lane=others)]
+    for _ in range(100):
+        pending = caller.call(args=b"x" * 100)
+        assert caller.table.withdraw(pending)
+        assert pending.args == b""
+        assert len(caller.lane.calls) + len(others.calls) <= 13
+    late = caller.call()
+    assert caller.taken("a") == [kept[0].id, late.id, kept[1].id]
+
+
+def test_an_exception_whose_class_does_not_take_its_text_arrives_as_what_all_are() -> None:
+    class PickyError(Exception):
+        def __init__(self, *texts: str) -> None:
+            if any(texts):
+                raise TypeError("no text, please")
+            super().__init__()
+
+    error = remote_error("s/once", Failure(1, RAISED, PickyError.__qualname__, "text"), [PickyError])
+    assert type(error) is RemoteError
+    assert error.message == "text"
