@@ -134,7 +134,6 @@ class BatchClient:
         """Return when there is room for a call with so many bytes of arguments; who came first goes first."""
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._queue.append((waiter, size))
-        self._admit()
         try:
             await waiter
         except asyncio.CancelledError:

@@ -222,6 +222,7 @@ async def test_calls_that_are_given_up_while_nothing_is_sent_do_not_pile_up(
     kept = [caller.call(), caller.call(lane=others)]
     for _ in range(100):
         pending = caller.call(args=b"x" * 100)
+        pending.future.cancel()
         assert caller.table.withdraw(pending)
         assert pending.args == b""
         assert len(caller.lane.calls) + len(others.calls) <= 13
