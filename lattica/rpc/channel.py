@@ -40,7 +40,7 @@ WARM_UP_TIMEOUT_S = 10.0
 """Seconds that a session over a better path has for its handshake, while the old one serves on."""
 RETRY_S = 0.5
 """Seconds between two attempts to find another way for calls that wait because the one that they had is stalled."""
-BREAKER_PAUSE_MAX_S = 2.0
+BREAKER_PAUSE_MAX_S = 1.0
 """Longest pause before a peer that cannot be reached is looked for again; short, since it may be back any time."""
 OPEN_TIMEOUT_S = 30.0
 """Seconds to find a peer and open a session, whatever the deadlines of the calls that wait for it."""

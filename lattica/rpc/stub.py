@@ -20,8 +20,9 @@ from lattica.rpc.call_context import running_call
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
 from lattica.rpc.metrics import RpcMetrics
-from lattica.rpc.own_client import LostCallError, OwnCall, call_alone, call_unary, fetch_result, sending
-from lattica.rpc.own_wire import MAX_UNARY, CallHeader
+from lattica.rpc.own_client import LostCallError, OwnCall, sending
+from lattica.rpc.own_unary import OwnUnary
+from lattica.rpc.own_wire import CallHeader
 from lattica.rpc.remote_errors import error_of
 from lattica.rpc.retry import ATTEMPTS, RetryPolicy, final
 from lattica.rpc.service import MethodSpec, ServiceSpec
@@ -67,12 +68,14 @@ class PeerCaller:
     Attributes:
         channel: For calls with a gRPC call of their own.
         batch: For small ones.
+        large: For unary ones that are not small.
     """
 
     def __init__(self, channel: PeerChannel, metrics: RpcMetrics) -> None:
         self.channel = channel
         self.metrics = metrics
         self.batch = BatchClient(channel, metrics)
+        self.large = OwnUnary(channel, self.batch)
 
     def __str__(self) -> str:
         return str(self.channel.peer_id)
@@ -101,25 +104,13 @@ class PeerCaller:
             )
             if value is not None:
                 return spec.result.decode(memoryview(value))
-            answer = await self._fetched(number, deadline)
+            answer = await self.large.fetch(spec.path, number, deadline, flags)
         else:
             header = CallHeader(spec.path, self.batch.instance, self.batch.new_id(), flags, context)
-            answer = await self._alone(header, args, deadline)
+            answer = await self.large.call(header, args, deadline)
         if isinstance(answer, Failure):
             raise error_of(spec.path, answer, spec.options.raises)
         return spec.result.decode(answer.body, answer.buffers)
-
-    async def _alone(self, header: CallHeader, args: bytes | Encoded, deadline: float | None) -> Encoded | Failure:
-        size = len(args) if isinstance(args, bytes) else args.size
-        if size > MAX_UNARY:
-            return await call_alone(self.channel, header, args, _left(deadline))
-        answer = await call_unary(self.channel, header, args, _left(deadline))
-        return answer if answer is not None else await self._fetched(header.id, deadline)
-
-    async def _fetched(self, number: int, deadline: float | None) -> Encoded | Failure:
-        answer = await fetch_result(self.channel, self.batch.instance, number, _left(deadline))
-        self.batch.received(number)
-        return answer
 
     def own(self, spec: MethodSpec, deadline: float | None, flags: int) -> OwnCall:
         """Begin a call that streams."""
