@@ -104,10 +104,10 @@ class PeerCaller:
             )
             if value is not None:
                 return spec.result.decode(memoryview(value))
-            answer = await self.large.fetch(spec.path, number, deadline, flags)
+            answer = await self.large.fetch(spec.path, number, deadline, flags, can_move=can_move)
         else:
             header = CallHeader(spec.path, self.batch.instance, self.batch.new_id(), flags, context)
-            answer = await self.large.call(header, args, deadline)
+            answer = await self.large.call(header, args, deadline, can_move=can_move)
         if isinstance(answer, Failure):
             raise error_of(spec.path, answer, spec.options.raises)
         return spec.result.decode(answer.body, answer.buffers)
