@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Everything:
         self.made = 0
         self.taken = 0
         self.go = asyncio.Event()
+        self.unblocked = threading.Event()
 
     @rpc.method
     async def echo(self, data: bytes) -> bytes:
@@ -86,8 +88,8 @@ class Everything:
         await self.go.wait()
 
     @rpc.method(threads=2)
-    def block(self, seconds: float) -> None:
-        time.sleep(seconds)
+    def block(self) -> bool:
+        return self.unblocked.wait(30)
 
     @rpc.method
     async def numbers(self, to: int) -> AsyncIterator[int]:
@@ -226,8 +228,9 @@ async def test_unknown_services_are_refused(two: Two) -> None:
 
 
 async def test_deadlines_and_cancelled_callers_end_the_handler(two: Two) -> None:
+    assert await two.stub.echo(b"connected")
     with pytest.raises(DeadlineExceededError):
-        await rpc.options(two.stub, timeout=0.2).wait()
+        await rpc.options(two.stub, timeout=1.0).wait()
     await until(lambda: two.served.ended == 1)
     calls = [asyncio.ensure_future(two.stub.wait()) for _ in range(2000)]
     await until(lambda: two.served.running == 2000)
@@ -268,11 +271,12 @@ async def test_a_method_over_its_limit_refuses_quickly_and_others_go_on(two: Two
 
 
 async def test_slow_plain_functions_hold_up_only_themselves(two: Two) -> None:
-    calls = [asyncio.ensure_future(two.stub.block(0.5)) for _ in range(4)]
+    calls = [asyncio.ensure_future(two.stub.block()) for _ in range(4)]
     for number in range(50):
         assert await two.stub.echo(str(number).encode())
-    assert not all(call.done() for call in calls)
-    await asyncio.gather(*calls)
+    assert not any(call.done() for call in calls)
+    two.served.unblocked.set()
+    assert await asyncio.gather(*calls) == [True] * 4
 
 
 async def test_a_stalled_reader_bounds_what_is_made_for_it_and_loses_nothing(two: Two) -> None:

@@ -126,8 +126,8 @@ async def test_without_a_reservation_there_is_no_circuit() -> None:
 
 
 async def test_a_reservation_ends_with_its_time() -> None:
-    async with behind_a_relay(RelayLimits(reservation_ttl=0.3)) as net:
-        await asyncio.sleep(0.4)
+    async with behind_a_relay(RelayLimits(reservation_ttl=1.5)) as net:  # enough to connect with the second one
+        await asyncio.sleep(1.6)
         assert "NO_RESERVATION" in await circuit_refusal(net.client, net.target.key.peer_id, net.address)
         assert net.relay.relay_counters().reservations == 0
         await net.target.reserve(net.relay.key.peer_id)
