@@ -122,7 +122,7 @@ class CallMemory:
         entry.task = None
         if entry.cancelled or not (keep or entry.once):
             self.entries.pop(entry.id, None)
-            if entry.again:
+            if entry.again and entry.cancelled:
                 self.settle(entry.id)
             return
         entry.answer, entry.size = answer, size

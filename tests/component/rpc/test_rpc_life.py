@@ -316,7 +316,7 @@ async def test_links_that_live_for_seconds_cost_no_call(monkeypatch: pytest.Monk
     monkeypatch.setattr(session, "RENEW_BEFORE_S", 2.3)
     monkeypatch.setattr(channel, "RENEW_PAUSE_S", 0.05)
     async with open_two() as two:
-        sessions = set()
+        sessions: set[int] = set()
         end = time.monotonic() + 4.0
         while time.monotonic() < end or len(sessions) < 3:
             assert await say(two, timeout=5) == b"hello"

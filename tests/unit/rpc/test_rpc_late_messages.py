@@ -89,6 +89,13 @@ async def test_a_call_that_is_cancelled_before_it_comes_does_not_run(server: Ser
     assert server.service.runs == 0
 
 
+async def test_one_that_may_run_twice_runs_as_often_as_it_is_sent(server: Server) -> None:
+    """Its caller may have lost the second answer too."""
+    for flags in (0, AGAIN, AGAIN):
+        assert not is_forgotten(await server.call(1, flags))
+    assert server.service.runs == 3
+
+
 async def test_calls_that_were_sent_once_leave_nothing(server: Server) -> None:
     await server.call(1)
     server.memory.acknowledged([1])
