@@ -294,6 +294,10 @@ class ServerBusyError(RpcError):
         return f"{self.method} was not begun: {self.reason}; try again later, or ask another peer"
 
 
+class UnsendableResultError(RpcError):
+    """The peer's method was executed, but its result, or exception, is of a kind that cannot be sent."""
+
+
 class NoSuchMethodError(RpcError):
     """The peer does not serve the method.
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from lattica.errors import LatticaError, OutcomeUnknownError
 from lattica.rpc.batch_wire import (
+    AGAIN,
     MAX_BATCH_BYTES,
     MAX_BATCH_CALLS,
     ONCE,
@@ -30,6 +31,9 @@ QUANTUM = 32
 """Calls that one lane may put into a message before the next lane has its turn."""
 MAX_NOTES = MAX_BATCH_CALLS * 8
 """Cancellations, and acknowledgements, in one message."""
+MAX_OUTSTANDING = 16_384
+"""Unanswered calls to one peer; further callers wait. A lost stream has taken at most so many notes of either sort
+with it that the server has not seen: what it had not read when it answered last."""
 
 
 class Lane:
@@ -55,12 +59,13 @@ class Pending:
         stream: The stream that took it; ``None`` while it is queued, or when that stream was lost.
         server: Instance of the server that its lost stream led to; ``None`` if that never said.
         was_sent: Whether a stream has taken it, ever.
+        can_move: Whether its caller can make it at another peer, and wants to know at once when this one is lost.
         is_queued_again: Whether it waits for another one since.
     """
 
     __slots__ = (
-        "args", "context", "deadline", "flags", "future", "id", "is_queued_again", "server", "spec", "stream",
-        "was_sent",
+        "args", "can_move", "context", "deadline", "flags", "future", "id", "is_queued_again", "server", "spec",
+        "stream", "was_sent",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +77,7 @@ class Pending:
         deadline: float | None,
         flags: int,
         context: dict[str, str] | None,
+        can_move: bool = False,
     ) -> None:
         self.id = number
         self.future = future
@@ -80,6 +86,7 @@ class Pending:
         self.deadline = deadline
         self.flags = flags
         self.context = context
+        self.can_move = can_move
         self.stream: object | None = None
         self.server: bytes | None = None
         self.was_sent = False
@@ -105,6 +112,9 @@ class CallTable:
         self._turns: deque[Lane] = deque()
         self._cancelled: list[int] = []
         self._received: list[int] = []
+        self._withdrawn = 0
+        self._sent_cancelled = deque[int](maxlen=MAX_OUTSTANDING)
+        self._sent_received = deque[int](maxlen=MAX_OUTSTANDING)
         self._again = Lane()
 
     def __len__(self) -> int:
@@ -137,8 +147,8 @@ class CallTable:
 
     @property
     def has_notes(self) -> bool:
-        """Whether there are acknowledgements to send."""
-        return bool(self._received)
+        """Whether there are cancellations or acknowledgements to send."""
+        return bool(self._cancelled or self._received)
 
     @property
     def has_queued(self) -> bool:
@@ -165,6 +175,8 @@ class CallTable:
                 turns.append(lane)
         cancelled, self._cancelled = self._cancelled[:MAX_NOTES], self._cancelled[MAX_NOTES:]
         received, self._received = self._received[:MAX_NOTES], self._received[MAX_NOTES:]
+        self._sent_cancelled.extend(cancelled)
+        self._sent_received.extend(received)
         return calls, cancelled, received
 
     def settle(self, responses: Responses) -> None:
@@ -194,20 +206,42 @@ class CallTable:
         """Give up a call, and tell the server if it was sent; ``False`` if it was answered before."""
         if self._calls.pop(pending.id, None) is None:
             return False
+        pending.args = b""
+        self._withdrawn += 1
+        if self._withdrawn > MAX_OUTSTANDING:
+            self._drop_withdrawn()
         if pending.was_sent:
             self._cancelled.append(pending.id)
         return True
 
+    def _drop_withdrawn(self) -> None:
+        """Take calls that have been given up out of the lanes, where they pile up while nothing is sent."""
+        self._withdrawn = 0
+        for lane in self._turns:
+            lane.calls = deque(pending for pending in lane.calls if pending.id in self._calls)
+        self._turns = deque(lane for lane in self._turns if lane.calls)
+
     def received(self, number: int) -> None:
-        """Note that a large result has come by another way."""
+        """Note that a result has come by another way."""
         self._received.append(number)
 
+    def abandoned(self, number: int) -> None:
+        """Note that the caller of a call that went another way has gone."""
+        self._cancelled.append(number)
+
     def lost(self, stream: object, server: bytes | None) -> None:
-        """A stream to an instance of a server (``None``: it never said which) has broken: its calls are in doubt."""
+        """A stream to an instance of a server (``None``: it never said which) has ended: its calls are in doubt."""
         for pending in self._calls.values():
             if pending.stream is stream:
                 pending.stream = None
                 pending.server = server
+
+    def notes_lost(self) -> None:
+        """A stream has broken: send the last notes again, for the server may not have seen them."""
+        self._cancelled.extend(self._sent_cancelled)
+        self._received.extend(self._sent_received)
+        self._sent_cancelled.clear()
+        self._sent_received.clear()
 
     def welcomed(self, server: bytes, *, known: bool) -> None:
         """The server of the current stream has said who it is, and whether it remembers us: settle the doubts.
@@ -219,27 +253,43 @@ class CallTable:
                 self._queue_again(pending)
             else:
                 del self._calls[pending.id]
+                self._cancelled.append(pending.id)
                 _fail(pending, OutcomeUnknownError(pending.spec.path, "the peer's node has been restarted meanwhile"))
 
     def _queue_again(self, pending: Pending) -> None:
         if pending.is_queued_again:
             return
         pending.is_queued_again = True
+        pending.flags |= AGAIN
         if not self._again.calls:
             self._turns.appendleft(self._again)
         self._again.calls.append(pending)
 
+    def move_away(self, why: Callable[[bool], Exception]) -> None:
+        """No stream is there: end the calls that can go to another peer and may; ``why`` is told whether one was sent.
+
+        What must not run twice and was sent stays, until it is known what became of it.
+        """
+        for pending in [pending for pending in self._calls.values() if pending.can_move and pending.stream is None]:
+            if not (pending.was_sent and pending.is_once):
+                del self._calls[pending.id]
+                _fail(pending, why(pending.was_sent))
+
     def fail_all(self, error: LatticaError) -> None:
-        """The peer cannot be reached: end all calls that no stream has; what was never sent fails with ``error``."""
+        """The peer cannot be reached: end all calls that no stream has; what was never sent fails with ``error``.
+
+        The server hears of it when it is reached again, with the acknowledgements that are left: it keeps until then
+        what it has of those calls.
+        """
         for pending in [pending for pending in self._calls.values() if pending.stream is None]:
             del self._calls[pending.id]
             doubtful = pending.in_doubt and pending.is_once
+            if doubtful:
+                self._cancelled.append(pending.id)
             _fail(pending, OutcomeUnknownError(pending.spec.path, str(error)) if doubtful else error)
         for lane in self._turns:
             lane.calls.clear()
         self._turns.clear()
-        self._cancelled.clear()
-        self._received.clear()
 
 
 def _take_from(queued: deque[Pending], calls: list[EncodedCall], room: int, stream: object, now: float) -> int:

@@ -20,7 +20,7 @@ from grpc.aio import AioRpcError
 
 from lattica.errors import DeadlineExceededError, LatticaError, PeerUnreachableError, RemoteProtocolError, RpcError
 from lattica.rpc.admission import Admission
-from lattica.rpc.batch_calls import CallTable, Lane, Pending
+from lattica.rpc.batch_calls import MAX_OUTSTANDING, CallTable, Lane, Pending
 from lattica.rpc.batch_wire import (
     INSTANCE_KEY,
     KNOWN_KEY,
@@ -32,12 +32,11 @@ from lattica.rpc.batch_wire import (
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.metrics import RpcMetrics
+from lattica.rpc.own_client import LostCallError
 from lattica.rpc.service import MethodSpec
 
 logger = logging.getLogger(__name__)
 
-MAX_OUTSTANDING = 16_384
-"""Unanswered calls to one peer; further callers wait."""
 MAX_QUEUED_BYTES = 64 << 20
 """Bytes of arguments of unanswered calls to one peer; further callers wait."""
 ACK_DELAY_S = 0.05
@@ -49,6 +48,8 @@ RESUME_S = 10.0
 RESUME_PAUSE_MIN_S = 0.05
 RESUME_PAUSE_MAX_S = 1.0
 """Bounds of the pause between two attempts at that; it doubles."""
+MAX_FRUITLESS = 3
+"""Streams lost in a row, without an answer by any, after which none is opened only to cancel and acknowledge."""
 
 _LOST = frozenset({
     grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN,
@@ -69,9 +70,11 @@ class BatchClient:
         self._admission = Admission(MAX_OUTSTANDING, MAX_QUEUED_BYTES)
         self._stream: _Stream | None = None
         self._streams: set[_Stream] = set()
+        self._waiters: list[asyncio.Future[bytes]] = []
         self._closed = False
         self._connecting: asyncio.Task[None] | None = None
         self._lost_at: float | None = None
+        self._fruitless = 0
         self._deadlines = Deadlines[Pending](self._expired)
         self._loop = asyncio.get_running_loop()
         self.load = 0
@@ -88,7 +91,43 @@ class BatchClient:
     def received(self, number: int) -> None:
         """Tell the server, some time, that a result has come by another way."""
         self._table.received(number)
-        self._acknowledge_soon()
+        if self._stream is None:
+            self._connect_soon()
+        else:
+            self._acknowledge_soon()
+
+    def abandoned(self, number: int) -> None:
+        """Tell the server that the caller of a call that went another way has gone."""
+        self._table.abandoned(number)
+        if self._stream is None:
+            self._connect_soon()
+        else:
+            self._wake()
+
+    async def wait_memory(self) -> bytes:
+        """The name of the server's memory of our calls, which a session tells; one is opened if need be.
+
+        Raises:
+            RpcError: The peer serves no plain Python services, or refuses the session.
+            PeerUnreachableError: The peer cannot be reached.
+        """
+        stream = self._stream
+        if stream is not None and stream.instance is not None:
+            return stream.instance
+        waiter: asyncio.Future[bytes] = self._loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            if stream is None:
+                self._connect_soon()
+            return await waiter
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiters.remove(waiter)
+
+    @property
+    def _is_wanted(self) -> bool:
+        """Whether there is anything for a session to do."""
+        return bool(self._waiters or len(self._table) or self._table.has_news)
 
     async def call(
         self,
@@ -99,20 +138,26 @@ class BatchClient:
         deadline: float | None,
         flags: int,
         context: dict[str, str] | None = None,
+        can_move: bool = False,
     ) -> tuple[int, msgspec.Raw | None]:
         """Make a call; its number, and its encoded result, ``None`` if that is too large and has to be fetched.
 
         Cancelling it cancels the call at the server.
 
+        Args:
+            can_move: Whether the caller has other peers to call, so that a lost stream should end the call at once if
+                it may be made again, instead of being resumed.
+
         Raises:
             RpcError: It failed.
+            LostCallError: The stream was lost, and ``can_move`` is set.
             PeerUnreachableError: The peer cannot be reached; the call was not executed.
         """
         table = self._table
         if not self._admission.enter_nowait(len(args)):
             await self._wait_entered(spec, len(args), lane, deadline)
         future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
-        pending = Pending(table.new_id(), future, spec, args, deadline, flags, context)
+        pending = Pending(table.new_id(), future, spec, args, deadline, flags, context, can_move)
         table.add(pending, lane)
         if deadline is not None:
             self._deadlines.add(deadline, pending)
@@ -179,13 +224,15 @@ class BatchClient:
         self._connecting = None
         if task.cancelled():
             self._give_up(self._channel.closing_error())
-        elif self._stream is None and len(self._table):
+        elif self._stream is None and (self._waiters or len(self._table)):
             self._connect_soon()
 
     async def _connect(self) -> None:
         """Open a stream, for as long as there are calls for it, or say why there is none."""
         pause = RESUME_PAUSE_MIN_S
-        while len(self._table):
+        if self._fruitless > 1:  # the first lost stream is replaced at once
+            await asyncio.sleep(min(pause * 2**self._fruitless, RESUME_PAUSE_MAX_S))
+        while self._is_wanted:
             try:
                 await self._channel.session(None)
                 stream = _Stream(self, self._method(metadata=((INSTANCE_KEY, self.instance),)))
@@ -196,9 +243,14 @@ class BatchClient:
                 if self._lost_at is None or time.monotonic() > self._lost_at + RESUME_S:
                     self._give_up(self._explain(error))
                     return
+                self._move_away(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RESUME_PAUSE_MAX_S)
                 continue
+            except Exception as error:  # who calls must hear of it, and the node must not end of it
+                logger.exception("session failed peer=%s", self._channel.peer_id)
+                self._give_up(RpcError(f"cannot open a session with {self._channel.peer_id}: {error!r}"))
+                return
             self._stream = stream
             self._streams.add(stream)
             return
@@ -206,6 +258,13 @@ class BatchClient:
     def _give_up(self, error: LatticaError) -> None:
         self._lost_at = None
         self._table.fail_all(error)
+        for waiter in self._taken_waiters():
+            waiter.set_exception(error)
+
+    def _move_away(self, error: Exception | None) -> None:
+        peer = self._channel.peer_id
+        cause = error if isinstance(error, PeerUnreachableError) else PeerUnreachableError(peer, {"session": "lost"})
+        self._table.move_away(lambda was_sent: LostCallError(cause, was_sent=was_sent))
 
     def _explain(self, error: PeerUnreachableError | AioRpcError) -> LatticaError:
         if isinstance(error, PeerUnreachableError):
@@ -217,9 +276,16 @@ class BatchClient:
     def _welcomed(self, instance: bytes, *, known: bool) -> None:
         self._lost_at = None
         self._table.welcomed(instance, known=known)
+        for waiter in self._taken_waiters():
+            waiter.set_result(instance)
+
+    def _taken_waiters(self) -> list[asyncio.Future[bytes]]:
+        waiters, self._waiters = self._waiters, []
+        return [waiter for waiter in waiters if not waiter.done()]
 
     def _answered(self, responses: Responses) -> None:
         self.load = responses.load
+        self._fruitless = 0
         count = self._metrics.calls
         if responses.results or responses.large:
             count("client", "batched", "ok", "", len(responses.results) + len(responses.large))
@@ -234,13 +300,16 @@ class BatchClient:
         if self._stream is stream:
             self._stream = None
             stream.retire()
-            if len(self._table):
+            if self._is_wanted:
                 self._connect_soon()
 
     def _ended(self, stream: _Stream, error: Exception | None) -> None:
         """A stream has come to its end."""
         self._streams.discard(stream)
         self._table.lost(stream, stream.instance)
+        if error is not None:
+            self._fruitless += 1
+            self._table.notes_lost()
         if self._stream is stream:
             self._stream = None
         elif self._stream is not None and self._stream.instance is not None:
@@ -250,7 +319,11 @@ class BatchClient:
         if fatal and isinstance(error, LatticaError | AioRpcError):
             logger.warning("session refused peer=%s reason=%s", self._channel.peer_id, error)
             self._give_up(error if isinstance(error, LatticaError) else self._explain(error))
-        if len(self._table) and self._stream is None:
+        if self._stream is None:
+            self._move_away(error)
+        has_calls = bool(self._waiters or len(self._table))
+        has_notes = self._table.has_notes and not fatal and self._fruitless <= MAX_FRUITLESS
+        if (has_calls or has_notes) and self._stream is None:
             if self._lost_at is None:
                 self._lost_at = time.monotonic()
             self._connect_soon()
@@ -362,5 +435,5 @@ class _Stream:
                 await wake.wait()
                 wake.clear()
             await call.done_writing()
-        except (AioRpcError, asyncio.InvalidStateError, PeerUnreachableError):
+        except (AioRpcError, asyncio.InvalidStateError, PeerUnreachableError, grpc.aio.InternalError):
             return  # reading tells why

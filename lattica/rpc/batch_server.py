@@ -94,11 +94,18 @@ async def serve_session(server: CallServer, context: Any) -> None:
         memory, known = server.memory_of(peer, bytes(metadata.get(wire.INSTANCE_KEY, b"")))
     except RemoteProtocolError as error:
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.reason)
-    await context.send_initial_metadata(
-        ((wire.INSTANCE_KEY, server.instance), (wire.KNOWN_KEY, "1" if known else "0")),
-    )
     stream = BatchStream(server, context)
-    server.joined(memory, stream)
+    server.joined(memory, stream)  # from here on it is not forgotten for others
+    try:
+        await context.send_initial_metadata(
+            ((wire.INSTANCE_KEY, memory.name), (wire.KNOWN_KEY, "1" if known else "0")),
+        )
+        await _serve(server, peer, memory, stream, context)
+    finally:
+        server.left(memory, stream)
+
+
+async def _serve(server: CallServer, peer: PeerId, memory: CallMemory, stream: BatchStream, context: Any) -> None:
     loop = asyncio.get_running_loop()
     both = {loop.create_task(stream.write()), loop.create_task(_read(server, peer, memory, stream, context))}
     ending = loop.create_task(server.ending.wait())
@@ -110,7 +117,6 @@ async def serve_session(server: CallServer, context: Any) -> None:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.reason)
     finally:
         stream.is_open = False
-        server.left(memory, stream)
         for task in (*both, ending):
             task.cancel()
         await asyncio.wait({*both, ending})

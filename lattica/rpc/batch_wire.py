@@ -34,12 +34,17 @@ ONCE = 1
 TRACEBACK = 2
 """Flag of a call whose caller wants to see where the method raised."""
 
+AGAIN = 8
+"""Flag of a call that was sent before and may have come: the server remembers its number even when its answer is
+acknowledged, for the first message may come late. (4 is `lattica.rpc.own_wire.FETCH`.)"""
+
 SESSION_METHOD = "/lattica.v1.Rpc/Session"
 CALL_METHOD = "/lattica.v1.Rpc/Call"
 UNARY_METHOD = "/lattica.v1.Rpc/Unary"
 
 INSTANCE_KEY = "lattica-instance-bin"
-"""Metadata of both sides: 16 random bytes that an instance of a caller or server has drawn for its lifetime."""
+"""Metadata of both sides: 16 random bytes, drawn by a caller for its lifetime, and by a server for its memory of that
+caller's calls; other bytes mean that it has forgotten what it knew."""
 KNOWN_KEY = "lattica-known"
 """Metadata of the server: ``1`` if it remembers the caller's instance."""
 
@@ -98,6 +103,9 @@ FORGOTTEN = 6
 """The call ran, but its result is not kept any more."""
 BAD_RESULT = 7
 """The method ran, but what it returned cannot travel."""
+OTHER_MEMORY = 8
+"""The call is for a memory that the server does not have: it was started anew, or has forgotten the caller. It was not
+begun by this message."""
 
 
 class Result(msgspec.Struct, array_like=True, gc=False, frozen=True):

@@ -30,6 +30,22 @@ def kind_of(handler: Any) -> str:
     return _KINDS[handler.request_streaming, handler.response_streaming]
 
 
+def is_plain(handler: Any) -> bool:
+    """Whether a `grpc.RpcMethodHandler` has a function that a thread runs."""
+    behaviour = getattr(handler, kind_of(handler))
+    return not (inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour))
+
+
+def refusing(handler: Any, reason: str) -> Any:
+    """A handler in place of another one's, which refuses the call with ``RESOURCE_EXHAUSTED``."""
+
+    async def refuse(_: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+
+    make = getattr(grpc, f"{kind_of(handler)}_rpc_method_handler")
+    return make(refuse, None, None)
+
+
 def remade(handler: Any, block: Callable[[Any], AbstractContextManager[None]], **coding: Any) -> Any:
     """The same handler with ``block`` of the servicer context around each call.
 

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from lattica.rpc.batch_wire import Failure
+from lattica.rpc.batch_wire import MAX_SMALL, Failure
 from lattica.rpc.codec import Encoded
 
 RESULT_MEMORY_S = 120.0
@@ -21,7 +21,12 @@ RUN_ON_S = 30.0
 MAX_REMEMBERED = 65_536
 """Unacknowledged calls of one caller; a caller that acknowledges nothing is refused further ones."""
 MAX_REMEMBERED_BYTES = 64 << 20
-"""Bytes of results kept for one caller; the oldest are forgotten first."""
+"""Bytes of small results kept for one caller, and of large ones; the oldest are forgotten first, the newest is kept
+whatever its size. Large ones wait `FETCH_WAIT_S` before that, for the caller may be fetching the others."""
+FETCH_WAIT_S = 30.0
+"""Seconds that a call whose large result finds no room holds it back before others are forgotten for it."""
+MAX_SETTLED = 16_384
+"""Numbers kept of calls that must not be begun any more; as many as a caller has unanswered when it loses a stream."""
 MAX_CALLERS_OF_PEER = 16
 """Instances of callers remembered for one peer; the one that has been gone longest is forgotten first."""
 
@@ -40,34 +45,72 @@ class Entry:
         expired: Whether its deadline has passed.
         cancelled: Whether its caller has gone.
         deadline: In seconds of the monotonic clock; ``None`` without one.
+        again: Whether it was sent more than once.
     """
 
     id: int
     stream: Any
     once: bool
     deadline: float | None = None
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[Any] | None = None
     answer: bytes | Encoded | Failure | None = None
     size: int = 0
     expired: bool = False
     cancelled: bool = False
+    again: bool = False
+
+
+class _Kept:
+    """Answers of one sort.
+
+    Attributes:
+        entries: Their calls, the oldest first, and some whose answers have been forgotten since.
+        bytes: Of the answers.
+    """
+
+    __slots__ = ("bytes", "entries")
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+        self.bytes = 0
+
+    def forget(self, entry: Entry) -> None:
+        """Keep only that it ran."""
+        self.bytes -= entry.size
+        entry.answer, entry.size = None, 0
+
+    def trim(self) -> None:
+        """Forget the oldest until the rest is within its limit."""
+        while self.bytes > MAX_REMEMBERED_BYTES and len(self.entries) > 1:
+            self.forget(self.entries.popleft())
 
 
 class CallMemory:
     """The calls of one instance of a caller.
 
+    Args:
+        name: Drawn for it: a caller that names it asks for this memory and no other.
+
     Attributes:
         entries: By number.
+        settled: Numbers that must not be begun any more, the oldest first: cancelled before they came, or acknowledged
+            and sent more than once, so that one of the messages may still be on its way.
         streams: Its streams, the newest last.
-        gone_since: When its last stream ended; ``None`` while it has one.
+        attempts: Calls of their own that wait for an entry here.
+        freed: Set when a large result is not kept any more.
+        gone_since: When the last of its streams and attempts ended; ``None`` while there is one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: bytes = b"") -> None:
+        self.name = name
         self.entries: dict[int, Entry] = {}
+        self.settled: dict[int, None] = {}
         self.streams: list[Any] = []
+        self.attempts = 0
         self.gone_since: float | None = None
-        self._kept: deque[Entry] = deque()
-        self._bytes = 0
+        self.freed = asyncio.Event()
+        self._small = _Kept()
+        self._large = _Kept()
 
     @property
     def is_full(self) -> bool:
@@ -79,17 +122,27 @@ class CallMemory:
         entry.task = None
         if entry.cancelled or not (keep or entry.once):
             self.entries.pop(entry.id, None)
+            if entry.again and entry.cancelled:
+                self.settle(entry.id)
             return
         entry.answer, entry.size = answer, size
-        self._kept.append(entry)
-        self._bytes += size
-        while self._bytes > MAX_REMEMBERED_BYTES and len(self._kept) > 1:
-            self._forget(self._kept.popleft())
+        kept = self._large if size > MAX_SMALL else self._small
+        kept.entries.append(entry)
+        kept.bytes += size
+        if kept.bytes > MAX_REMEMBERED_BYTES:
+            kept.trim()
+
+    def has_room(self, size: int) -> bool:
+        """Whether a result can be kept without forgetting another."""
+        return size <= MAX_SMALL or not self._large.bytes or self._large.bytes + size <= MAX_REMEMBERED_BYTES
 
     def _forget(self, entry: Entry) -> None:
         """Keep only that it ran."""
-        self._bytes -= entry.size
-        entry.answer, entry.size = None, 0
+        if entry.size > MAX_SMALL:
+            self._large.forget(entry)
+            self.freed.set()
+        else:
+            self._small.forget(entry)
 
     def acknowledged(self, numbers: list[int]) -> None:
         """The caller has these answers."""
@@ -99,8 +152,17 @@ class CallMemory:
                 continue
             del self.entries[number]
             self._forget(entry)
-        if len(self._kept) > 2 * len(self.entries) + 64:
-            self._kept = deque(entry for entry in self._kept if entry.id in self.entries)
+            if entry.again:
+                self.settle(number)
+        for kept in (self._small, self._large):
+            if len(kept.entries) > 2 * len(self.entries) + 64:
+                kept.entries = deque(entry for entry in kept.entries if entry.id in self.entries)
+
+    def settle(self, number: int) -> None:
+        """See that a call is not begun any more."""
+        self.settled[number] = None
+        if len(self.settled) > MAX_SETTLED:
+            del self.settled[next(iter(self.settled))]
 
     def running(self) -> list[Entry]:
         """Calls under way."""

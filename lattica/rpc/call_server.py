@@ -15,10 +15,11 @@ from lattica.errors import CodecError, DecodeError, RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
 from lattica.rpc.call_context import CurrentCall, running_call
-from lattica.rpc.call_memory import MAX_CALLERS_OF_PEER, RESULT_MEMORY_S, RUN_ON_S, CallMemory, Entry
+from lattica.rpc.call_memory import FETCH_WAIT_S, MAX_CALLERS_OF_PEER, RESULT_MEMORY_S, RUN_ON_S, CallMemory, Entry
 from lattica.rpc.codec import Encoded
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.dispatch import MAX_CALLS, Dispatcher, Served
+from lattica.rpc.intake import Intake, default_limit
 from lattica.rpc.metrics import RpcMetrics
 from lattica.rpc.remote_errors import failure_of
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 SWEEP_S = 5.0
 """Seconds between looks at which callers have gone."""
+INSTANCE_BYTES = 16
+"""Bytes of the names of a caller's instance and of a memory."""
 DRAIN_LOOK_S = 0.02
 """Seconds between looks at whether calls are under way, when the node closes."""
 
@@ -36,17 +39,19 @@ class CallServer:
     """Runs the calls that peers make, each `ONCE` call at most once.
 
     Attributes:
-        instance: Drawn at the start: a caller that knows it can tell whether we remember its calls.
         dispatcher: The services.
+        intake: Admits large arguments.
+        deadlines: Those of the calls that are remembered.
         ending: Set when streams of callers have to end: the node closes.
     """
 
-    def __init__(self, dispatcher: Dispatcher, metrics: RpcMetrics) -> None:
-        self.instance = os.urandom(16)
+    def __init__(self, dispatcher: Dispatcher, metrics: RpcMetrics, intake: Intake | None = None) -> None:
         self.dispatcher = dispatcher
         self.metrics = metrics
+        self.intake = intake or Intake(default_limit())
         self._callers: dict[tuple[PeerId, bytes], CallMemory] = {}
-        self._deadlines = Deadlines[Entry](self._expired)
+        self.deadlines = Deadlines[Entry](self._expired)
+        self._ending_calls: set[asyncio.Task[Any]] = set()
         self._closing = False
         self.ending = asyncio.Event()
 
@@ -56,15 +61,19 @@ class CallServer:
 
     def memory_of(self, peer: PeerId, instance: bytes) -> tuple[CallMemory, bool]:
         """What is remembered of a caller, and whether that is anything; raises `RemoteProtocolError`."""
-        if len(instance) != len(self.instance):
+        if len(instance) != INSTANCE_BYTES:
             raise RemoteProtocolError("a caller without a name for its instance", peer)
         memory = self._callers.get((peer, instance))
         if memory is not None:
             return memory, True
         self._make_room(peer)
-        memory = self._callers[peer, instance] = CallMemory()
+        memory = self._callers[peer, instance] = CallMemory(os.urandom(INSTANCE_BYTES))
         memory.gone_since = time.monotonic()
         return memory, False
+
+    def known_memory(self, peer: PeerId, instance: bytes) -> CallMemory | None:
+        """What is remembered of a caller, if anything is."""
+        return self._callers.get((peer, instance))
 
     def _make_room(self, peer: PeerId) -> None:
         of_peer = [(key, memory) for key, memory in self._callers.items() if key[0] == peer]
@@ -74,7 +83,7 @@ class CallServer:
         if not gone:
             raise RemoteProtocolError(f"more than {MAX_CALLERS_OF_PEER} callers at one peer", peer)
         key = min(gone, key=lambda each: each[0])[1]
-        self._stop_calls(self._callers.pop(key))
+        self._drop(key)
 
     # Calls
 
@@ -84,27 +93,33 @@ class CallServer:
         if known is not None:
             self._again(known, stream)
             return
+        if memory.settled and call.id in memory.settled:
+            stream.answer(call.id, forgotten(call.id))
+            return
         served = self.dispatcher.find(call.method)
-        refusal = self._refusal(served, memory, call.id)
+        refusal = self.refusal(served, memory, call.id)
         if served is None or refusal is not None:
             stream.answer(call.id, refusal)
             return
         deadline = now + call.timeout_ms / 1000 if call.timeout_ms else None
         entry = memory.entries[call.id] = Entry(call.id, stream, bool(call.flags & wire.ONCE), deadline)
+        if call.flags & wire.AGAIN:
+            entry.again = True
         served.running += 1
         self.dispatcher.running += 1
         # Owned by its entry; `close` waits for it.
         entry.task = asyncio.get_running_loop().create_task(self._run(peer, memory, entry, served, call))
         if deadline is not None:
-            self._deadlines.add(deadline, entry)
+            self.deadlines.add(deadline, entry)
 
     def _again(self, entry: Entry, stream: Any) -> None:
         """The caller has lost a stream, and asks again."""
-        entry.stream = stream
+        entry.stream, entry.again = stream, True
         if entry.task is None:
             stream.answer(entry.id, entry.answer or forgotten(entry.id))
 
-    def _refusal(self, served: Served | None, memory: CallMemory, number: int) -> wire.Failure | None:
+    def refusal(self, served: Served | None, memory: CallMemory, number: int) -> wire.Failure | None:
+        """Why a unary call cannot begin now."""
         if served is None:
             return wire.Failure(number, wire.NO_METHOD, "", "")
         if not served.spec.is_unary:
@@ -126,24 +141,28 @@ class CallServer:
     async def _run(self, peer: PeerId, memory: CallMemory, entry: Entry, served: Served, call: wire.Call) -> None:
         running_call.set(CurrentCall(peer, call.method, entry.deadline, call.context))
         try:
-            answer = await self._answer(served, memoryview(call.args), (), call.id, call.flags)
+            answer = await self.answer(served, memoryview(call.args), (), call.id, call.flags)
+            size = answer_size(answer)
+            if size > wire.MAX_SMALL:
+                await self.wait_room(memory, size)
         except asyncio.CancelledError:
             if not entry.expired:
                 memory.answered(entry, b"", 0, keep=False)
                 raise
             answer = wire.Failure(call.id, wire.EXPIRED, "", "")
+            size = answer_size(answer)
         finally:
             served.running -= 1
             self.dispatcher.running -= 1
             if entry.deadline is not None:
-                self._deadlines.discard(entry.deadline, entry)
-        size = answer_size(answer)
+                self.deadlines.discard(entry.deadline, entry)
         memory.answered(entry, answer, size, keep=size > wire.MAX_SMALL)
         if not entry.cancelled:
             stream = entry.stream if entry.stream.is_open or not memory.streams else memory.streams[-1]
             stream.answer(entry.id, answer)
 
-    async def _answer(self, served: Served, args: Any, buffers: Any, number: int, flags: int) -> Answer:
+    async def answer(self, served: Served, args: Any, buffers: Any, number: int, flags: int) -> Answer:
+        """Run a method; its encoded result, or its failure."""
         spec = served.spec
         try:
             values = spec.args.decode(args, buffers)
@@ -171,14 +190,27 @@ class CallServer:
         self.dispatcher.running += 1
         try:
             running_call.set(CurrentCall(peer, header.method, deadline, header.context))
-            return await self._answer(served, args.body, args.buffers, header.id, header.flags)
+            return await self.answer(served, args.body, args.buffers, header.id, header.flags)
         finally:
             served.running -= 1
             self.dispatcher.running -= 1
 
-    def keep(self, peer: PeerId, header: Any, answer: Answer) -> None:
+    async def wait_room(self, memory: CallMemory, size: int) -> None:
+        """Hold a large result back until its caller has fetched others, or for `FETCH_WAIT_S`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FETCH_WAIT_S):
+                while not memory.has_room(size):
+                    memory.freed.clear()
+                    await memory.freed.wait()
+
+    async def keep(self, peer: PeerId, header: Any, answer: Answer) -> None:
         """Keep a result until its caller has fetched it."""
         memory, _ = self.memory_of(peer, header.instance)
+        await self.wait_room(memory, answer_size(answer))
+        known = memory.entries.get(header.id)
+        if known is not None and known.task is not None:
+            raise RemoteProtocolError("a number for two calls", peer)
+        memory.acknowledged([header.id])
         entry = memory.entries[header.id] = Entry(header.id, None, once=True)
         memory.answered(entry, answer, answer_size(answer), keep=True)
 
@@ -187,6 +219,7 @@ class CallServer:
         for number in numbers:
             entry = memory.entries.get(number)
             if entry is None:
+                memory.settle(number)
                 continue
             entry.cancelled = True
             if entry.task is not None:
@@ -210,8 +243,17 @@ class CallServer:
     def left(self, memory: CallMemory, stream: Any) -> None:
         """It has not any more."""
         memory.streams.remove(stream)
-        if not memory.streams:
-            memory.gone_since = time.monotonic()
+        _look_gone(memory)
+
+    def attached(self, memory: CallMemory) -> None:
+        """A call of its own begins to wait for its entry."""
+        memory.attempts += 1
+        memory.gone_since = None
+
+    def detached(self, memory: CallMemory) -> None:
+        """It does not wait any more."""
+        memory.attempts -= 1
+        _look_gone(memory)
 
     async def _sweep(self) -> None:
         while True:
@@ -223,10 +265,16 @@ class CallServer:
                 if now - memory.gone_since > RUN_ON_S:
                     self._stop_calls(memory)
                 if now - memory.gone_since > RESULT_MEMORY_S:
-                    del self._callers[key]
+                    self._drop(key)
+
+    def _drop(self, key: tuple[PeerId, bytes]) -> None:
+        """Forget a caller; its calls end, though some may take their time."""
+        for task in self._stop_calls(self._callers.pop(key)):
+            self._ending_calls.add(task)
+            task.add_done_callback(self._ending_calls.discard)
 
     @staticmethod
-    def _stop_calls(memory: CallMemory) -> list[asyncio.Task[None]]:
+    def _stop_calls(memory: CallMemory) -> list[asyncio.Task[Any]]:
         tasks = [entry.task for entry in memory.running() if entry.task is not None]
         for task in tasks:
             task.cancel()
@@ -245,8 +293,9 @@ class CallServer:
     async def close(self) -> None:
         """Cancel what still runs, and wait for it."""
         self._closing = True
-        self._deadlines.close()
+        self.deadlines.close()
         tasks = [task for memory in self._callers.values() for task in self._stop_calls(memory)]
+        tasks += self._ending_calls
         if tasks:
             await asyncio.wait(tasks)
         await self.dispatcher.close()
@@ -256,6 +305,11 @@ def is_cancellation(error: BaseException) -> bool:
     """Whether the running task has been cancelled; not if what its handler awaits was, of which the caller is told."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _look_gone(memory: CallMemory) -> None:
+    if not memory.streams and not memory.attempts:
+        memory.gone_since = time.monotonic()
 
 
 def bad_call(number: int, error: DecodeError) -> wire.Failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -11,24 +12,16 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import grpc
-from grpc.aio import AioRpcError
 
 from lattica.background import Background
 from lattica.errors import PeerUnreachableError
 from lattica.identity import PeerId
-from lattica.rpc.calls import (
-    PeerCall,
-    RpcUnreachableError,
-    StreamStreamPeerCall,
-    StreamUnaryPeerCall,
-    UnaryStreamPeerCall,
-    UnaryUnaryPeerCall,
-)
-from lattica.rpc.metrics import METRICS, UNCOUNTED, RpcMetrics
+from lattica.rpc.breaker import Breaker
+from lattica.rpc.method import Method, defined, left
+from lattica.rpc.metrics import METRICS, RpcMetrics
 from lattica.rpc.options import DRAIN_S
 from lattica.rpc.ports import RouteOpener
-from lattica.rpc.session import Kind, MethodDefinition, Session
-from lattica.rpc.settled import outcome_of, settled_code
+from lattica.rpc.session import Session
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +31,12 @@ WARM_UP_TIMEOUT_S = 10.0
 """Seconds that a session over a better path has for its handshake, while the old one serves on."""
 RETRY_S = 0.5
 """Seconds between two attempts to find another way for calls that wait because the one that they had is stalled."""
+BREAKER_PAUSE_MAX_S = 1.0
+"""Longest pause before a peer that cannot be reached is looked for again; short, since it may be back any time."""
 OPEN_TIMEOUT_S = 30.0
 """Seconds to find a peer and open a session, whatever the deadlines of the calls that wait for it."""
 
 T = TypeVar("T")
-
-_CALLS: dict[Kind, Callable[..., PeerCall[Any, Any]]] = {
-    "unary_unary": UnaryUnaryPeerCall,
-    "unary_stream": UnaryStreamPeerCall,
-    "stream_unary": StreamUnaryPeerCall,
-    "stream_stream": StreamStreamPeerCall,
-}
 
 
 class PeerChannel(grpc.aio.Channel):
@@ -56,8 +44,9 @@ class PeerChannel(grpc.aio.Channel):
 
     Made without waiting; the first call finds the peer. A call to a peer that cannot be reached raises
     `PeerUnreachableError` (also an `AioRpcError` with ``UNAVAILABLE``) within its deadline, and the next call tries
-    anew. Calls that wait for the peer share one attempt, which goes on when they give up: a peer that takes longer to
-    find than a call may wait is there for a later one. Closing it is for the node: it is shared.
+    anew; after two failures in a row calls fail at once for a moment, `BREAKER_PAUSE_MAX_S` at most, or until the peer
+    is heard of. Calls that wait for the peer share one attempt, which goes on when they give up: a peer that takes
+    longer to find than a call may wait is there for a later one. Closing it is for the node: it is shared.
     """
 
     def __init__(
@@ -81,6 +70,8 @@ class PeerChannel(grpc.aio.Channel):
         self._renew_at = 0.0
         self._replaced = asyncio.Event()
         self._closed = closed
+        self._breaker = Breaker(random.SystemRandom(), pause_max=BREAKER_PAUSE_MAX_S)
+        self._failure: dict[str, str] = {}
 
     @property
     def closed(self) -> bool:
@@ -128,16 +119,28 @@ class PeerChannel(grpc.aio.Channel):
         while not moving.done():
             opening = self._open_soon()
             either = {moving, opening.task}
-            done, _ = await asyncio.wait(either, timeout=_left(deadline), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(either, timeout=left(deadline), return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 raise PeerUnreachableError(self.peer_id, opening.attempts)
             session = self.session_nowait()
             if session is not None:
                 return session
-            await asyncio.wait({moving}, timeout=min(RETRY_S, _left(deadline) or RETRY_S))
-        return self.session_nowait() or await self._opened(_left(deadline))
+            await asyncio.wait({moving}, timeout=min(RETRY_S, left(deadline) or RETRY_S))
+        return self.session_nowait() or await self._opened(left(deadline))
+
+    def heard_of(self) -> None:
+        """The peer runs: the next call looks for it, however often that has failed."""
+        self._breaker.succeeded()
+
+    def _check_breaker(self) -> None:
+        now = time.monotonic()
+        retry_at = self._breaker.retry_at
+        if retry_at is not None and self._opening is None and not self._breaker.can_try(now):
+            failed = f"{self._breaker.failures} attempts in a row failed, the next is due in {retry_at - now:.1f} s"
+            raise PeerUnreachableError(self.peer_id, {**self._failure, "circuit breaker": failed})
 
     async def _opened(self, timeout: float | None) -> Session:
+        self._check_breaker()
         opening = self._open_soon()
         done, _ = await asyncio.wait([opening.task], timeout=timeout)
         if not done:
@@ -167,6 +170,9 @@ class PeerChannel(grpc.aio.Channel):
             if self._session is not None and self._session.is_ready(time.monotonic()):
                 await self._warm_up(session)
         except Exception as error:  # noqa: BLE001 - belongs to the calls that wait
+            if isinstance(error, PeerUnreachableError) and self.session_nowait() is None:
+                self._breaker.failed(time.monotonic())
+                self._failure = dict(error.attempts)
             return error
         finally:
             self._opening = None
@@ -174,6 +180,7 @@ class PeerChannel(grpc.aio.Channel):
             self._drain(self._session, None)
             self._replaced.set()
             self._replaced = asyncio.Event()
+        self._breaker.succeeded()
         self._session = session
         session.watch = self.spawn(partial(self._watch, session))
         return session
@@ -231,25 +238,25 @@ class PeerChannel(grpc.aio.Channel):
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any, **__: Any
     ) -> Any:
         """See `grpc.aio.Channel`."""
-        return Method(self, _defined(self.metrics, "unary_unary", method, request_serializer, response_deserializer))
+        return Method(self, defined(self.metrics, "unary_unary", method, request_serializer, response_deserializer))
 
     def unary_stream(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any, **__: Any
     ) -> Any:
         """See `grpc.aio.Channel`."""
-        return Method(self, _defined(self.metrics, "unary_stream", method, request_serializer, response_deserializer))
+        return Method(self, defined(self.metrics, "unary_stream", method, request_serializer, response_deserializer))
 
     def stream_unary(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any, **__: Any
     ) -> Any:
         """See `grpc.aio.Channel`."""
-        return Method(self, _defined(self.metrics, "stream_unary", method, request_serializer, response_deserializer))
+        return Method(self, defined(self.metrics, "stream_unary", method, request_serializer, response_deserializer))
 
     def stream_stream(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any, **__: Any
     ) -> Any:
         """See `grpc.aio.Channel`."""
-        return Method(self, _defined(self.metrics, "stream_stream", method, request_serializer, response_deserializer))
+        return Method(self, defined(self.metrics, "stream_stream", method, request_serializer, response_deserializer))
 
     async def close(self, grace: float | None = None) -> None:
         """Close it for good: new calls fail, running ones have ``grace`` seconds."""
@@ -282,19 +289,6 @@ class PeerChannel(grpc.aio.Channel):
         raise TypeError("a peer's channel belongs to its node and is shared; use it without `async with`")
 
 
-class Method:
-    """One method of a channel; calling it starts a call."""
-
-    def __init__(self, channel: PeerChannel, definition: MethodDefinition) -> None:
-        self._channel = channel
-        self._definition = definition
-
-    def __call__(self, *request: Any, timeout: float | None = None, **options: Any) -> PeerCall[Any, Any]:
-        """Start a call; the arguments are those of `grpc.aio`'s multicallables."""
-        starter = _MethodStarter(self._channel, self._definition, request, timeout, options)
-        return _CALLS[self._definition.kind](starter, self._channel.spawn)
-
-
 @dataclass(frozen=True, slots=True)
 class _Opening:
     """An attempt to open a session.
@@ -306,84 +300,3 @@ class _Opening:
 
     task: asyncio.Task[Session | Exception]
     attempts: dict[str, str]
-
-
-class _MethodStarter:
-    def __init__(
-        self,
-        channel: PeerChannel,
-        definition: MethodDefinition,
-        request: tuple[Any, ...],
-        timeout: float | None,
-        options: dict[str, Any],
-    ) -> None:
-        self._channel = channel
-        self._definition = definition
-        self._request = request
-        self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._options = options
-        self._session: Session | None = None
-        self._started = time.monotonic()
-
-    def start_nowait(self) -> Any | None:
-        session = self._channel.session_nowait()
-        return None if session is None else self._invoke(session)
-
-    async def start(self) -> Any:
-        try:
-            session = await self._channel.session(self.time_remaining())
-        except PeerUnreachableError:
-            self._count("unreachable", "")
-            raise
-        except asyncio.CancelledError:
-            self._count("cancelled", "")
-            raise
-        return self._invoke(session)
-
-    def time_remaining(self) -> float | None:
-        return _left(self._deadline)
-
-    def _invoke(self, session: Session) -> Any:
-        self._session = session
-        call = session.call(self._definition, *self._request, timeout=self.time_remaining(), **self._options)
-        call.add_done_callback(partial(self._ended, session.route.path_kind))
-        return call
-
-    def _ended(self, path: str, call: Any) -> None:
-        self._count(outcome_of(settled_code(call)), path)
-
-    def _count(self, outcome: str, path: str) -> None:
-        if not self._definition.path.startswith(UNCOUNTED):
-            self._channel.metrics.ended("client", self._definition.kind, outcome, path, self._started)
-
-    def abandoned(self) -> RpcUnreachableError:
-        if self._channel.closed:
-            return RpcUnreachableError(self._channel.closing_error())
-        return RpcUnreachableError(PeerUnreachableError(self._channel.peer_id, {"session": "it was lost"}))
-
-    def explain(self, error: AioRpcError) -> AioRpcError:
-        session, code = self._session, error.code()
-        if session is None:
-            return error
-        route = session.route
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED and not route.has_pipe and route.attempts is not None:
-            return RpcUnreachableError(PeerUnreachableError(self._channel.peer_id, route.attempts))
-        if code is not grpc.StatusCode.UNAVAILABLE:
-            return error
-        if route.failure is not None or not route.has_pipe:
-            self._channel.retire(session)
-        return error if route.failure is None else RpcUnreachableError(route.failure)
-
-
-def _defined(metrics: RpcMetrics, kind: Kind, path: str, serialize: Any, deserialize: Any) -> MethodDefinition:
-    """A method; its messages outside streams are counted."""
-    if not path.startswith(UNCOUNTED):
-        if kind.startswith("unary_"):
-            serialize = metrics.counting_serializer("client", serialize)
-        if kind.endswith("_unary"):
-            deserialize = metrics.counting_deserializer("client", deserialize)
-    return MethodDefinition(kind, path, serialize, deserialize)
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -113,6 +113,7 @@ class Dispatcher:
     def __init__(self) -> None:
         self.running = 0
         self._methods: dict[str, Served] = {}
+        self._services: dict[str, list[Served]] = {}
         self._pools: list[ThreadPoolExecutor] = []
 
     def add(self, spec: ServiceSpec, served: object) -> None:
@@ -123,8 +124,15 @@ class Dispatcher:
         """
         if any(method.path in self._methods for method in spec.methods.values()):
             raise UsageError(f"a service {spec.name} is served already; give this one another name")
-        for attribute, method in spec.methods.items():
-            self._methods[method.path] = Served(method, getattr(served, attribute), self._pool(method))
+        methods = [
+            Served(method, getattr(served, attribute), self._pool(method)) for attribute, method in spec.methods.items()
+        ]
+        self._methods.update((method.spec.path, method) for method in methods)
+        self._services[spec.name] = methods
+
+    def load(self, service: str) -> int:
+        """Calls of a service that are under way."""
+        return sum(method.running for method in self._services.get(service, ()))
 
     def find(self, path: str) -> Served | None:
         """The method of that name."""

@@ -84,7 +84,7 @@ class OwnCall:
         """Say that no more items come."""
         try:
             await self._call.done_writing()
-        except (asyncio.InvalidStateError, AioRpcError):
+        except (asyncio.InvalidStateError, AioRpcError, grpc.aio.InternalError):
             return  # as above
 
     async def receive(self) -> Encoded | Failure | None:

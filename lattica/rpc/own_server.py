@@ -17,9 +17,12 @@ from lattica.rpc.call_server import Answer, CallServer, answer_size, bad_call, b
 from lattica.rpc.caller import caller_id
 from lattica.rpc.codec import Encoded
 from lattica.rpc.dispatch import Served
+from lattica.rpc.intake import Claim, IntakeFullError
+from lattica.rpc.once_server import OnceCall, begin, joined, memory_for
 from lattica.rpc.own_wire import (
     FETCH,
     KEPT_MESSAGE,
+    MAX_HEADER,
     MAX_UNARY,
     CallHeader,
     ValueReader,
@@ -29,85 +32,142 @@ from lattica.rpc.own_wire import (
 )
 from lattica.rpc.remote_errors import failure_of
 
+PIECE_WAIT_S = 60.0
+"""Seconds of silence within a value, after which its call is refused: what it has taken is not free for others."""
+
 
 async def serve_call(server: CallServer, context: Any) -> None:
-    """Serve one call; it ends early if its caller cancels it or its deadline passes."""
+    """Serve one call. Cancelling it ends the method, but not one that must not run twice; see `once_server`."""
     peer = caller_id(context)
-    reader = ValueReader()
+    claim = server.intake.claim(peer)
+    reader = ValueReader(claim.take)
     try:
         first = await context.read()
         if first is grpc.aio.EOF:
             raise RemoteProtocolError("a call without a header", peer)
         header, rest = reader.header(first)
-        if header.flags & FETCH:
-            await _send(context, _remembered(server, peer, header))
-            return
-        served = server.dispatcher.find(header.method)
-        if served is None:
-            await _refuse(context, wire.Failure(header.id, wire.NO_METHOD, "", ""))
-            return
-        args = await _value(reader, context, rest)
-        if args is None:
-            raise RemoteProtocolError("a call that ends before its arguments", peer)
-        remaining = context.time_remaining()
-        deadline = None if remaining is None else time.monotonic() + remaining
-        if served.spec.is_unary:
-            await _send(context, await server.run_own(peer, served, header, args, deadline))
-        else:
-            await _stream(server, served, _OwnCall(peer, header, args, deadline, reader, context))
+        try:
+            await _serve(server, _OwnCall(peer, header, reader, context, claim), rest)
+        except IntakeFullError as error:
+            await _refuse(context, wire.Failure(header.id, wire.BUSY, "", str(error)))
     except RemoteProtocolError as error:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.reason)
+    finally:
+        claim.release()
+
+
+async def _serve(server: CallServer, call: _OwnCall, rest: memoryview) -> None:
+    header, context = call.header, call.context
+    if header.flags & FETCH:
+        await _send(context, _remembered(server, call.peer, header))
+        return
+    served = server.dispatcher.find(header.method)
+    if served is None:
+        await _refuse(context, wire.Failure(header.id, wire.NO_METHOD, "", ""))
+    elif not served.spec.is_unary:
+        await _stream(server, served, call, await _arguments(call, rest))
+    elif header.flags & wire.ONCE:
+        await _once(server, served, call, rest)
+    else:
+        args = await _arguments(call, rest)
+        await _send(context, await server.run_own(call.peer, served, header, args, _deadline(context)))
+
+
+async def _once(server: CallServer, served: Served, call: _OwnCall, rest: memoryview) -> None:
+    """Run a unary call that must not run twice, or join it; arguments that have come before are not waited for."""
+    header, context = call.header, call.context
+    once = OnceCall(peer=call.peer, served=served, header=header, deadline=_deadline(context), is_fetched=False)
+    memory = memory_for(server, once)
+    if memory is None:
+        await _refuse(context, wire.Failure(header.id, wire.OTHER_MEMORY, "", ""))
+        return
+    server.attached(memory)
+    try:
+        if header.id in memory.entries:
+            await _refuse(context, await joined(memory, once))
+            return
+        refusal = begin(server, memory, once, await _arguments(call, rest), call.claim)
+        await _send(context, refusal or await joined(memory, once))
+    finally:
+        server.detached(memory)
 
 
 async def serve_unary(server: CallServer, request: bytes, context: Any) -> bytes:
     """Serve a unary call whose arguments are one message."""
     peer = caller_id(context)
-    reader = ValueReader()
+    claim = server.intake.claim(peer)
+    reader = ValueReader(claim.take)
     try:
         header, rest = reader.header(request)
-        args = reader.feed(rest)
-        if not isinstance(args, Encoded):
-            raise RemoteProtocolError("a call without its arguments", peer)
-        served = server.dispatcher.find(header.method)
-        if served is None:
-            return failure_message(wire.Failure(header.id, wire.NO_METHOD, "", ""))
-        if not served.spec.is_unary:
-            return failure_message(wire.Failure(header.id, wire.BAD_CALL, "", "it streams, and has to be called so"))
-        remaining = context.time_remaining()
-        deadline = None if remaining is None else time.monotonic() + remaining
-        answer = await server.run_own(peer, served, header, args, deadline)
+        try:
+            answer = await _unary(server, _OwnCall(peer, header, reader, context, claim), rest)
+        except IntakeFullError as error:
+            answer = wire.Failure(header.id, wire.BUSY, "", str(error))
         if isinstance(answer, wire.Failure):
             return failure_message(answer)
         if answer_size(answer) <= MAX_UNARY:
             return value_message(answer)
-        server.keep(peer, header, answer)
+        if not header.flags & wire.ONCE:
+            await server.keep(peer, header, answer)
         return KEPT_MESSAGE
     except RemoteProtocolError as error:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.reason)
         raise  # not reached
+    finally:
+        claim.release()
+
+
+async def _unary(server: CallServer, call: _OwnCall, rest: memoryview) -> Answer:
+    header = call.header
+    if len(rest) > MAX_UNARY + MAX_HEADER:
+        raise RemoteProtocolError(f"{len(rest)} bytes of arguments in one message", call.peer)
+    args = call.reader.feed(rest)
+    if not isinstance(args, Encoded):
+        raise RemoteProtocolError("a call without its arguments", call.peer)
+    served = server.dispatcher.find(header.method)
+    if served is None:
+        return wire.Failure(header.id, wire.NO_METHOD, "", "")
+    if not served.spec.is_unary:
+        return wire.Failure(header.id, wire.BAD_CALL, "", "it streams, and has to be called so")
+    deadline = _deadline(call.context)
+    if not header.flags & wire.ONCE:
+        return await server.run_own(call.peer, served, header, args, deadline)
+    once = OnceCall(peer=call.peer, served=served, header=header, deadline=deadline, is_fetched=True)
+    memory = memory_for(server, once)
+    if memory is None:
+        return wire.Failure(header.id, wire.OTHER_MEMORY, "", "")
+    server.attached(memory)
+    try:
+        return begin(server, memory, once, args, call.claim) or await joined(memory, once)
+    finally:
+        server.detached(memory)
+
+
+def _deadline(context: Any) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining
 
 
 class _OwnCall:
-    """A call that streams: who makes it, and what has come of it."""
+    """A call that is being served.
 
-    def __init__(
-        self,
-        peer: PeerId,
-        header: CallHeader,
-        args: Encoded,
-        deadline: float | None,
-        reader: ValueReader,
-        context: Any,
-    ) -> None:
+    Attributes:
+        peer: Who makes it.
+        header: What it began with.
+        reader: Puts its values together.
+        context: gRPC's.
+        claim: What its arguments have taken of the node's intake.
+    """
+
+    def __init__(self, peer: PeerId, header: CallHeader, reader: ValueReader, context: Any, claim: Claim) -> None:
         self.peer = peer
         self.header = header
-        self.args = args
-        self.deadline = deadline
         self.reader = reader
         self.context = context
+        self.claim = claim
 
 
-async def _stream(server: CallServer, served: Served, call: _OwnCall) -> None:
+async def _stream(server: CallServer, served: Served, call: _OwnCall, args: Encoded) -> None:
     """Run a method with a stream of requests, of results, or both."""
     header, context, spec = call.header, call.context, served.spec
     refusal = server.busy(served, header.id)
@@ -116,14 +176,16 @@ async def _stream(server: CallServer, served: Served, call: _OwnCall) -> None:
         return
     served.running += 1
     server.dispatcher.running += 1
-    running_call.set(CurrentCall(call.peer, header.method, call.deadline, header.context))
+    running_call.set(CurrentCall(call.peer, header.method, _deadline(context), header.context))
+    items = server.intake.claim(call.peer)
+    call.reader.admit = items.take
     try:
-        values = spec.args.decode(call.args.body, call.args.buffers)
-        args, kwargs = served.bound(values, _items(served, call))
+        values = spec.args.decode(args.body, args.buffers)
+        positional, named = served.bound(values, _items(served, call, items))
         if not spec.streams_results:
-            await _send(context, spec.result.encode_small(await served.run(args, kwargs)))
+            await _send(context, spec.result.encode_small(await served.run(positional, named)))
             return
-        async for result in served.iterate(args, kwargs):
+        async for result in served.iterate(positional, named):
             await _send(context, spec.result.encode_small(result))
     except RemoteProtocolError:
         raise
@@ -138,31 +200,48 @@ async def _stream(server: CallServer, served: Served, call: _OwnCall) -> None:
     finally:
         served.running -= 1
         server.dispatcher.running -= 1
+        items.release()
 
 
-async def _items(served: Served, call: _OwnCall) -> AsyncIterator[Any]:
+async def _items(served: Served, call: _OwnCall, claim: Claim) -> AsyncIterator[Any]:
+    """The caller's items; each counts until the next is asked for."""
     codec = served.spec.items
     if codec is None:
         return
-    while (item := await _value(call.reader, call.context, b"")) is not None:
+    while True:
+        claim.release()
+        message = await call.context.read()
+        if message is grpc.aio.EOF:
+            return
+        item = await _value(call, message)
         yield codec.decode(item.body, item.buffers)
 
 
-async def _value(reader: ValueReader, context: Any, first: bytes | memoryview) -> Encoded | None:
-    """The caller's next value; ``None`` if it sends no more."""
-    message = first
+async def _arguments(call: _OwnCall, rest: memoryview) -> Encoded:
+    return await _value(call, rest if len(rest) else await _piece(call))
+
+
+async def _value(call: _OwnCall, message: bytes | memoryview) -> Encoded:
+    """The value that begins with a message."""
     while True:
-        if len(message):
-            value = reader.feed(message)
-            if isinstance(value, Encoded):
-                return value
-            if value is not None:
-                raise RemoteProtocolError("a failure from a caller")
-        message = await context.read()
-        if message is grpc.aio.EOF:
-            if not reader.is_between:
-                raise RemoteProtocolError("a call that ends within a value")
-            return None
+        value = call.reader.feed(message)
+        if isinstance(value, Encoded):
+            return value
+        if value is not None:
+            raise RemoteProtocolError("a failure from a caller", call.peer)
+        message = await _piece(call)
+
+
+async def _piece(call: _OwnCall) -> bytes:
+    """The next message of a value that has begun."""
+    try:
+        async with asyncio.timeout(PIECE_WAIT_S):
+            message = await call.context.read()
+    except TimeoutError:
+        raise RemoteProtocolError(f"a value of which nothing came for {PIECE_WAIT_S:g} s", call.peer) from None
+    if message is grpc.aio.EOF:
+        raise RemoteProtocolError("a call that ends within a value", call.peer)
+    return bytes(message)
 
 
 async def _send(context: Any, answer: Answer) -> None:
@@ -173,13 +252,13 @@ async def _send(context: Any, answer: Answer) -> None:
         await context.write(message)
 
 
-async def _refuse(context: Any, failure: wire.Failure) -> None:
-    """Fail a call whose caller may still be sending.
+async def _refuse(context: Any, answer: Answer) -> None:
+    """Fail, or answer, a call whose caller may still be sending.
 
-    If the call ended now, gRPC would throw the failure away at a caller whose next message it cannot send; so the
-    caller ends it, when it has read the failure.
+    If the call ended now, gRPC would throw the answer away at a caller whose next message it cannot send; so the
+    caller ends it, when it has read the answer.
     """
-    await _send(context, failure)
+    await _send(context, answer)
     while await context.read() is not grpc.aio.EOF:
         continue
 

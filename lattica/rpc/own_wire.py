@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import msgspec
@@ -52,6 +52,8 @@ class CallHeader(msgspec.Struct, array_like=True, frozen=True):
         id: Its number for the call.
         flags: As of batched calls, and `FETCH`.
         context: Tracing headers.
+        memory: Name of the server's memory of the caller's calls in which the number is looked up; empty for a call
+            that may run twice, or that streams.
     """
 
     method: Annotated[str, msgspec.Meta(max_length=MAX_METHOD)]
@@ -59,6 +61,7 @@ class CallHeader(msgspec.Struct, array_like=True, frozen=True):
     id: CallId
     flags: int
     context: dict[str, str] | None = None
+    memory: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -108,9 +111,14 @@ def value_messages(value: bytes | Encoded, before: bytes = b"") -> Iterator[byte
 
 
 class ValueReader:
-    """Puts values together again."""
+    """Puts values together again.
 
-    def __init__(self) -> None:
+    Attributes:
+        admit: Told the bytes of each value before anything is kept of it; raises if there is no room.
+    """
+
+    def __init__(self, admit: Callable[[int], None] | None = None) -> None:
+        self.admit = admit
         self._wholes: list[memoryview] = []
         self._targets: list[memoryview] = []
 
@@ -158,6 +166,8 @@ class ValueReader:
         total, data = body_size + sum(sizes), message[start:]
         if total > MAX_VALUE:
             raise RemoteProtocolError(f"a value of {total} bytes, {MAX_VALUE} allowed")
+        if self.admit is not None:
+            self.admit(total)
         if len(data) == total:
             return _slices(data, [body_size, *sizes])
         try:

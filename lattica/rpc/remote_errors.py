@@ -20,6 +20,7 @@ from lattica.errors import (
     RemoteError,
     RpcError,
     ServerBusyError,
+    UnsendableResultError,
 )
 from lattica.rpc import batch_wire as wire
 
@@ -55,7 +56,7 @@ def error_of(method: str, failure: wire.Failure, declared: Sequence[type[Excepti
         case wire.BAD_CALL:
             return DecodeError(failure.kind or f"an argument of {method}", failure.message)
         case wire.BAD_RESULT:
-            return RpcError(
+            return UnsendableResultError(
                 f"{method} was executed, but {failure.kind or 'its result'} cannot be sent: {failure.message}"
             )
         case wire.FORGOTTEN:

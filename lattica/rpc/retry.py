@@ -45,8 +45,13 @@ class RetryPolicy:
         """
         if failed >= self.attempts or not is_worth_retrying(error, idempotent=idempotent):
             return None
-        pause = draw * min(MAX_PAUSE_S, BASE_PAUSE_S * 2 ** min(failed - 1, _MAX_DOUBLINGS))
+        pause = backoff(failed, draw)
         return pause if remaining is None or pause < remaining else None
+
+
+def backoff(failed: int, draw: float) -> float:
+    """Seconds to wait after so many failed attempts; ``draw`` is a random number from 0 to 1."""
+    return draw * min(MAX_PAUSE_S, BASE_PAUSE_S * 2.0 ** min(failed - 1, _MAX_DOUBLINGS))
 
 
 def is_worth_retrying(error: Exception, *, idempotent: bool) -> bool:

@@ -9,9 +9,10 @@ from typing import Any
 
 import grpc
 
-from lattica.rpc.behaviours import ended_with, kind_of, remade
+from lattica.rpc.behaviours import ended_with, is_plain, kind_of, refusing, remade
 from lattica.rpc.metrics import UNCOUNTED, RpcMetrics
 from lattica.rpc.settled import outcome_of
+from lattica.rpc.sync_threads import SyncThreads
 
 
 class Registrar:
@@ -24,9 +25,10 @@ class Registrar:
         names: Services that were registered by name.
     """
 
-    def __init__(self, server: grpc.aio.Server, metrics: RpcMetrics) -> None:
+    def __init__(self, server: grpc.aio.Server, metrics: RpcMetrics, threads: SyncThreads) -> None:
         self._server = server
         self._metrics = metrics
+        self._threads = threads
         self.names: list[str] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
@@ -34,18 +36,21 @@ class Registrar:
         for handler in handlers:
             if isinstance(handler, grpc.ServiceRpcHandler):
                 self.names.append(handler.service_name())
-        self._server.add_generic_rpc_handlers(tuple(_Counting(handler, self._metrics) for handler in handlers))
+        self._server.add_generic_rpc_handlers(
+            tuple(_Counting(handler, self._metrics, self._threads) for handler in handlers)
+        )
 
     def add_registered_method_handlers(self, service_name: str, method_handlers: object) -> None:
         """Done by the generic handlers."""
 
 
 class _Counting(grpc.GenericRpcHandler):
-    """A generic handler whose methods' calls are counted."""
+    """A generic handler whose methods' calls are counted; those for threads are refused while too many wait for one."""
 
-    def __init__(self, inner: grpc.GenericRpcHandler, metrics: RpcMetrics) -> None:
+    def __init__(self, inner: grpc.GenericRpcHandler, metrics: RpcMetrics, threads: SyncThreads) -> None:
         self._inner = inner
         self._metrics = metrics
+        self._threads = threads
         self._counted: dict[str, tuple[Any, Any]] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -54,6 +59,8 @@ class _Counting(grpc.GenericRpcHandler):
         method = handler_call_details.method
         if handler is None or method.startswith(UNCOUNTED):
             return handler
+        if self._threads.is_full and is_plain(handler):
+            return counted(refusing(handler, "too many calls of plain functions wait for a thread"), self._metrics)
         if not isinstance(self._inner, grpc.ServiceRpcHandler):  # it may answer to any name, and differently each time
             return counted(handler, self._metrics)
         known = self._counted.get(method)

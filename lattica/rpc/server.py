@@ -18,7 +18,7 @@ from lattica.rpc.metrics import METRICS, RpcMetrics
 from lattica.rpc.options import DRAIN_S, SERVER_OPTIONS
 from lattica.rpc.reflection import Reflection
 from lattica.rpc.served import Registrar
-from lattica.rpc.sync_threads import sync_threads
+from lattica.rpc.sync_threads import SyncThreads, sync_threads
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class RpcServer:
         server: grpc.aio.Server,
         path: Path,
         interceptors: Interceptors,
+        threads: SyncThreads,
         *,
         reflection: bool = False,
         metrics: RpcMetrics = METRICS,
@@ -48,6 +49,7 @@ class RpcServer:
         self.metrics = metrics
         self._server = server
         self._interceptors = interceptors
+        self._threads = threads
         self._reflection = Reflection() if reflection else None
         for standard in (self.health, self._reflection):
             if standard is not None:
@@ -55,7 +57,7 @@ class RpcServer:
 
     def add_servicer(self, register: Callable[[S, grpc.aio.Server], None], servicer: S) -> None:
         """Serve a generated service: ``add_servicer(add_FooServicer_to_server, Foo())``. Also while running."""
-        registrar = Registrar(self._server, self.metrics)
+        registrar = Registrar(self._server, self.metrics, self._threads)
         register(servicer, cast(grpc.aio.Server, registrar))
         for name in registrar.names:
             self.health.added(name)
@@ -94,7 +96,7 @@ async def open_server(
         server.add_secure_port(f"unix:{path}", credentials)
         await server.start()
         try:
-            yield RpcServer(server, path, interceptors, reflection=reflection, metrics=metrics)
+            yield RpcServer(server, path, interceptors, threads, reflection=reflection, metrics=metrics)
         finally:
             await server.stop(DRAIN_S)
             path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 from lattica.errors import UsageError
 from lattica.rpc.batch_wire import MAX_METHOD
 from lattica.rpc.codec import ArgsCodec, Codec
+from lattica.rpc.names import check_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -164,7 +165,7 @@ def service(name: str | None = None) -> Callable[[C], C]:
     """Make a class a service, under ``name``, or its own.
 
     Raises:
-        UsageError: The name is none, empty, too long or has unprintable characters, or no method is decorated.
+        UsageError: No service can have that name, or no method is decorated.
     """
     if not isinstance(name, str | None):
         raise UsageError(f'{name!r} is no name of a service; write @rpc.service() or @rpc.service("name")')
@@ -173,8 +174,7 @@ def service(name: str | None = None) -> Callable[[C], C]:
         if not isinstance(cls, type):
             raise UsageError(f"{cls!r} is no class; a service is a class with methods")
         chosen = cls.__name__ if name is None else name
-        if not chosen or len(chosen) > MAX_METHOD // 2 or not chosen.isprintable():
-            raise UsageError(f"bad service name {chosen[:200]!r}: 1 to {MAX_METHOD // 2} printable characters")
+        check_name(chosen)
         if not _methods(cls):
             raise UsageError(f"the service {chosen} has no methods; decorate them with @rpc.method")
         setattr(cls, _NAME, chosen)
@@ -241,29 +241,36 @@ class ServiceSpec:
         methods: By attribute.
     """
 
-    def __init__(self, cls: type) -> None:
-        name = getattr(cls, _NAME, None)
-        if name is None:
+    def __init__(self, cls: type, name: str | None = None) -> None:
+        declared = getattr(cls, _NAME, None)
+        if declared is None:
             raise UsageError(f"{cls.__name__} is no service; decorate the class with @rpc.service()")
-        self.name: str = name
+        if name is not None:
+            check_name(name)
+        self.name: str = name or declared
         self.methods = {
-            attribute: MethodSpec(name, attribute, declared) for attribute, declared in _methods(cls).items()
+            attribute: MethodSpec(self.name, attribute, declared) for attribute, declared in _methods(cls).items()
         }
 
 
-_specs: WeakKeyDictionary[type, ServiceSpec] = WeakKeyDictionary()
+_specs: WeakKeyDictionary[type, dict[str | None, ServiceSpec]] = WeakKeyDictionary()
 
 
-def spec_of(cls: type) -> ServiceSpec:
+def spec_of(cls: type, name: str | None = None) -> ServiceSpec:
     """What a class decorated with `service` declares.
 
+    Args:
+        cls: The class.
+        name: Of the service, instead of the one that the class declares.
+
     Raises:
-        UsageError: It is none, or a method's signature cannot be served.
+        UsageError: It is none, a method's signature cannot be served, or no service can have that name.
         CodecError: Values of a declared type cannot travel.
     """
-    spec = _specs.get(cls)
+    specs = _specs.setdefault(cls, {})
+    spec = specs.get(name)
     if spec is None:
-        spec = _specs[cls] = ServiceSpec(cls)
+        spec = specs[name] = ServiceSpec(cls, name)
     return spec
 
 

@@ -14,16 +14,28 @@ logger = logging.getLogger(__name__)
 SYNC_THREADS = 32
 """Calls of plain functions that run at one time; others wait. Threads of their own: in asyncio's a slow service would
 hold up disk work."""
+MAX_WAITING = 1024
+"""Calls of plain functions that wait for a thread; while there are so many, further ones are refused. Calls that came
+before that, and whose request comes later, wait too."""
 STOP_TIMEOUT_S = 1.0
 """Seconds, after the server has stopped, for functions that still run; they cannot be interrupted."""
 
 
 class SyncThreads(ThreadPoolExecutor):
-    """A thread pool that knows what runs."""
+    """A thread pool that knows what runs.
+
+    Attributes:
+        running: What runs, and what waits for a thread.
+    """
 
     def __init__(self) -> None:
         super().__init__(SYNC_THREADS, thread_name_prefix="lattica-rpc-sync")
         self.running: set[Future[Any]] = set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more calls should be taken for now."""
+        return len(self.running) >= SYNC_THREADS + MAX_WAITING
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """See `concurrent.futures.Executor`."""

@@ -26,12 +26,12 @@ class Log:
         self._file = os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
 
     @rpc.method
-    async def append(self, line: int) -> int:
+    async def append(self, line: int, padding: bytes = b"") -> int:
         os.write(self._file, f"{line}\n".encode())
         return line
 
     @rpc.method(idempotent=True)
-    async def read(self, line: int) -> int:
+    async def read(self, line: int, padding: bytes = b"") -> int:
         return line
 
 

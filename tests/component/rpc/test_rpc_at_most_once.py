@@ -13,6 +13,7 @@ from mesh_rooms import Rooms, open_rooms
 from lattica import rpc
 from lattica.errors import LatticaError, OutcomeUnknownError, PeerUnreachableError
 from lattica.identity import IdentityKey
+from lattica.rpc.batch_wire import MAX_SMALL
 
 IN_FLIGHT = 1000
 
@@ -20,8 +21,9 @@ IN_FLIGHT = 1000
 class Run:
     """Many calls, and what became of each."""
 
-    def __init__(self, stub: Log, calls: int) -> None:
+    def __init__(self, stub: Log, calls: int, padding: bytes = b"") -> None:
         self.stub = stub
+        self.padding = padding
         self.calls = calls
         self.results: dict[int, int | LatticaError] = {}
         self._turn = asyncio.Semaphore(IN_FLIGHT)
@@ -40,7 +42,7 @@ class Run:
         async with self._turn:
             try:
                 call = self.stub.read if number % 10 == 0 else self.stub.append
-                self.results[number] = await call(number)
+                self.results[number] = await call(number, self.padding)
             except LatticaError as error:
                 self.results[number] = error
             if len(self.results) >= self.calls // 3:
@@ -70,15 +72,24 @@ def knows_log(alice: Rooms, process_address: object) -> None:
     alice.mesh.add_addresses(process_address.peer_id, [process_address])
 
 
-@pytest.mark.parametrize("calls", [3000, pytest.param(10_000, marks=pytest.mark.slow)])
-async def test_no_call_runs_twice_when_the_server_is_killed_and_started_again(tmp_path: Path, calls: int) -> None:
+@pytest.mark.parametrize(
+    ("calls", "size"),
+    [
+        pytest.param(3000, 0, id="small"),
+        pytest.param(10_000, 0, id="many-small", marks=pytest.mark.slow),
+        pytest.param(1500, MAX_SMALL + 1, id="large"),
+    ],
+)
+async def test_no_call_runs_twice_when_the_server_is_killed_and_started_again(
+    tmp_path: Path, calls: int, size: int
+) -> None:
     key, path = IdentityKey.generate(), tmp_path / "log"
     async with open_rooms() as alice:
         async with log_process(key, path) as first:
             knows_log(alice, first.address)
             stub = alice.rpc.stub(Log, key.peer_id, timeout=45.0)
             await stub.read(0)
-            run = Run(stub, calls)
+            run = Run(stub, calls, bytes(size))
             calling = asyncio.create_task(run.all())
             await run.some()
             await first.kill()
@@ -90,16 +101,19 @@ async def test_no_call_runs_twice_when_the_server_is_killed_and_started_again(tm
     assert outcome["PeerUnreachableError"] == 0
 
 
-async def test_every_call_succeeds_once_when_only_the_connection_is_cut(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("calls", "size"), [pytest.param(3000, 0, id="small"), pytest.param(300, MAX_SMALL + 1, id="large")]
+)
+async def test_every_call_succeeds_once_when_only_the_connection_is_cut(tmp_path: Path, calls: int, size: int) -> None:
     key, path = IdentityKey.generate(), tmp_path / "log"
     async with open_rooms() as alice, log_process(key, path) as server:
         knows_log(alice, server.address)
         stub = rpc.options(alice.rpc.stub(Log, key.peer_id), timeout=45.0)
         await stub.read(0)
-        run = Run(stub, 3000)
+        run = Run(stub, calls, bytes(size))
         calling = asyncio.create_task(run.all())
         await run.some()
         for pipe in list(alice.mesh._table.of(key.peer_id)):
             alice.mesh._table.drop(pipe)
         await calling
-        assert run.check(path) == Counter(int=3000)
+        assert run.check(path) == Counter(int=calls)

@@ -299,11 +299,11 @@ async def test_only_the_replica_itself_says_goodbye(network: MemoryServices) -> 
 @in_virtual_time
 async def test_bad_names_and_capacities_are_refused(network: MemoryServices) -> None:
     async with network.node(1) as one:
-        with pytest.raises(ValueError, match="cannot be a service's name"):
+        with pytest.raises(UsageError, match="cannot be a service's name"):
             one.replica_set("two words")
-        with pytest.raises(ValueError, match="cannot be a service's name"):
+        with pytest.raises(UsageError, match="cannot be a service's name"):
             one.announce("")
-        with pytest.raises(ValueError, match="capacity"):
+        with pytest.raises(UsageError, match="capacity"):
             one.announce(NAME, capacity=0)
 
 

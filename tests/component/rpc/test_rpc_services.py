@@ -173,7 +173,7 @@ async def test_many_calls_at_once_each_get_their_own_answer(two: Two) -> None:
     assert await asyncio.gather(*map(two.stub.echo, asked)) == asked
     await until(lambda: not two.bob.rpc._calls.dispatcher.running)
     await until(lambda: all(not memory.entries for memory in two.bob.rpc._calls._callers.values()))
-    assert len(two.bob.rpc._calls._deadlines) == 0, "kept until deadlines that nobody waits for"
+    assert len(two.bob.rpc._calls.deadlines) == 0, "kept until deadlines that nobody waits for"
     assert len(two.alice.rpc._callers[two.bob.peer_id].batch._deadlines) == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattica.rpc.batch_wire import RAISED, Failure
+from lattica.rpc.batch_wire import MAX_SMALL, RAISED, Failure
 from lattica.rpc.call_memory import MAX_REMEMBERED, MAX_REMEMBERED_BYTES, CallMemory, Entry
 
 MIB = 1 << 20
@@ -139,7 +139,7 @@ def test_what_was_acknowledged_leaves_nothing_behind(caller: Caller) -> None:
         caller.ended(number)
         caller.memory.acknowledged([number])
     assert caller.memory.entries == {0: still}
-    assert len(caller.memory._kept) < 100
+    assert len(caller.memory._small.entries) + len(caller.memory._large.entries) < 100
 
 
 @pytest.fixture
@@ -196,5 +196,7 @@ def test_no_call_is_forgotten_too_soon_and_no_more_is_kept_than_allowed(events: 
                     ended.pop(number, None)
         assert caller.memory.entries == running | ended
         kept = [entry for entry in ended.values() if entry.answer is not None]
-        assert caller.kept_bytes <= MAX_REMEMBERED_BYTES or len(kept) == 1
-        assert caller.memory._bytes == caller.kept_bytes
+        for sort, own in ((caller.memory._small, False), (caller.memory._large, True)):
+            sizes = [entry.size for entry in kept if (entry.size > MAX_SMALL) is own]
+            assert sum(sizes) <= MAX_REMEMBERED_BYTES or len(sizes) == 1
+            assert sort.bytes == sum(sizes)

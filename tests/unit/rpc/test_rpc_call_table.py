@@ -9,8 +9,18 @@ import pytest
 
 from lattica import rpc
 from lattica.errors import DeadlineExceededError, OutcomeUnknownError, PeerUnreachableError
+from lattica.rpc import batch_calls
 from lattica.rpc.batch_calls import CallTable, Lane, Pending
-from lattica.rpc.batch_wire import MAX_MESSAGE, MAX_SMALL, ONCE, Responses, decode_requests, encode_requests
+from lattica.rpc.batch_wire import (
+    AGAIN,
+    MAX_MESSAGE,
+    MAX_SMALL,
+    ONCE,
+    Responses,
+    Result,
+    decode_requests,
+    encode_requests,
+)
 from lattica.rpc.service import spec_of
 
 
@@ -177,3 +187,51 @@ async def test_an_answer_is_given_once_and_acknowledged(caller: Caller) -> None:
     assert pending.future.result() is None
     caller.table.received(pending.id)
     assert caller.table.take("a", 0.0)[2] == [pending.id]
+
+
+async def test_notes_that_a_lost_stream_took_are_sent_again(caller: Caller) -> None:
+    done, gone = caller.call(), caller.call()
+    caller.taken("a")
+    caller.table.settle(Responses([Result(done.id, msgspec.Raw(b"\xc0"))], [], [], 0))
+    caller.table.withdraw(gone)
+    assert caller.table.take("a", 0.0) == ([], [gone.id], [done.id])
+    assert caller.table.take("a", 0.0) == ([], [], [])
+    caller.table.notes_lost()
+    assert caller.table.take("b", 0.0) == ([], [gone.id], [done.id])
+    assert caller.table.take("b", 0.0) == ([], [], [])
+
+
+async def test_who_gives_up_tells_the_server_later_that_it_may_forget(caller: Caller) -> None:
+    done, doubtful, again = caller.call(), caller.call(), caller.call(once=False)
+    caller.taken("a")
+    caller.table.settle(Responses([Result(done.id, msgspec.Raw(b"\xc0"))], [], [], 0))
+    caller.table.lost("a", FIRST)
+    caller.table.fail_all(LOST)
+    assert caller.table.take("b", 0.0) == ([], [doubtful.id], [done.id])
+    assert isinstance(doubtful.future.exception(), OutcomeUnknownError)
+    assert again.future.exception() is LOST
+
+
+async def test_what_is_sent_again_says_so(caller: Caller) -> None:
+    pending = caller.call()
+    assert caller.table.take("a", 0.0)[0][0][3] == ONCE
+    caller.table.lost("a", FIRST)
+    caller.table.welcomed(FIRST, known=True)
+    calls = caller.table.take("b", 0.0)[0]
+    assert [(call[0], call[3]) for call in calls] == [(pending.id, ONCE | AGAIN)]
+
+
+async def test_calls_that_are_given_up_while_nothing_is_sent_do_not_pile_up(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_calls, "MAX_OUTSTANDING", 10)
+    others = Lane()
+    kept = [caller.call(), caller.call(lane=others)]
+    for _ in range(100):
+        pending = caller.call(args=b"x" * 100)
+        pending.future.cancel()
+        assert caller.table.withdraw(pending)
+        assert pending.args == b""
+        assert len(caller.lane.calls) + len(others.calls) <= 13
+    late = caller.call()
+    assert caller.taken("a") == [kept[0].id, late.id, kept[1].id]

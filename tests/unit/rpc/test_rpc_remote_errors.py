@@ -17,6 +17,7 @@ from lattica.errors import (
     RemoteError,
     RpcError,
     ServerBusyError,
+    UnsendableResultError,
 )
 from lattica.rpc import batch_wire as wire
 from lattica.rpc.remote_errors import error_of, failure_of, remote_error
@@ -195,7 +196,7 @@ def test_a_file_name_that_is_no_unicode_can_be_read_in_the_error() -> None:
         (wire.NO_METHOD, NoSuchMethodError, "does not serve llm/forward"),
         (wire.EXPIRED, DeadlineExceededError, "llm/forward did not end"),
         (wire.BAD_CALL, DecodeError, "the place was received malformed: the reason"),
-        (wire.BAD_RESULT, RpcError, "llm/forward was executed, but the place cannot be sent: the reason"),
+        (wire.BAD_RESULT, UnsendableResultError, "llm/forward was executed, but the place cannot be sent: the reason"),
         (wire.FORGOTTEN, OutcomeUnknownError, "it was executed, but the reason"),
         (wire.RAISED, RemoteError, "llm/forward raised the place: the reason"),
         (0, RpcError, "unknown reason (0): the reason"),

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from lattica import rpc
 from lattica.errors import CodecError, DecodeError, UsageError
 from lattica.rpc.batch_wire import MAX_METHOD
+from lattica.rpc.names import MAX_NAME_BYTES
 from lattica.rpc.service import DEFAULT_THREADS, MethodSpec, spec_of
-
-LONGEST_NAME = MAX_METHOD // 2
 
 
 class OwnError(Exception):
@@ -190,9 +189,9 @@ def test_a_methods_name_is_its_attributes_and_not_its_functions() -> None:
 # Names
 
 
-@given(st.text(max_size=LONGEST_NAME + 2))
+@given(st.text(max_size=MAX_NAME_BYTES + 2))
 def test_a_name_is_taken_as_it_is_or_refused(name: str) -> None:
-    good = 0 < len(name) <= LONGEST_NAME and name.isprintable()
+    good = name.isprintable() and " " not in name and 0 < len(name.encode()) <= MAX_NAME_BYTES
     try:
         made = rpc.service(name)(type("Made", (), {"it": rpc.method(lambda self: None)}))
     except UsageError:

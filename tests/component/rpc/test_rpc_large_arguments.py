@@ -1,0 +1,120 @@
+"""Large arguments that a node has no room for, of peers that send and of peers that do not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from call_services import until
+from mesh_rooms import Rooms, open_rooms
+
+from lattica import rpc
+from lattica.errors import RemoteError, ServerBusyError
+from lattica.rpc import own_server
+from lattica.rpc.batch_wire import CALL_METHOD
+from lattica.rpc.intake import Intake
+from lattica.rpc.own_wire import _SIZE, _VALUE_HEAD, VALUE, CallHeader, header_message
+
+MIB = 1 << 20
+
+
+@rpc.service("intake")
+class Taker:
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.running = 0
+
+    @rpc.method
+    async def hold(self, data: bytes) -> int:
+        self.running += 1
+        await self.go.wait()
+        self.running -= 1
+        return len(data)
+
+    @rpc.method
+    async def sizes(self, items: AsyncIterator[bytes]) -> list[int]:
+        return [len(item) async for item in items]
+
+
+@dataclass
+class Two:
+    alice: Rooms
+    bob: Rooms
+    served: Taker
+    stub: Taker
+
+    @property
+    def intake(self) -> Intake:
+        return self.bob.rpc._calls.intake
+
+    def announcing(self, size: int) -> Any:
+        """A call by hand, of which only the announcement of its arguments is sent."""
+        call = self.alice.rpc.channel(self.bob.peer_id).stream_stream(CALL_METHOD)()
+        value = _VALUE_HEAD.pack(VALUE, 1, 1) + _SIZE.pack(size) + b"x"
+        return call, header_message(CallHeader("intake/hold", bytes(16), 0, 0)) + value
+
+
+@pytest.fixture
+async def two() -> AsyncIterator[Two]:
+    async with asyncio.timeout(60), open_rooms() as alice, open_rooms() as bob:
+        alice.knows(bob)
+        served = Taker()
+        bob.rpc.serve(served)
+        bob.rpc._calls.intake = Intake(16 * MIB)
+        yield Two(alice, bob, served, rpc.options(alice.rpc.stub(Taker, bob.peer_id), attempts=1))
+
+
+@pytest.mark.parametrize("size", [MIB, 7 * MIB], ids=["one-message", "pieces"])
+async def test_what_is_over_a_peers_share_is_refused_while_the_rest_runs(two: Two, size: int) -> None:
+    """As long as the method runs, for that is how long its arguments are there."""
+    fitting = two.intake.peer_limit // (size + 100)
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(two.stub.hold(bytes(size))) for _ in range(fitting)]
+        await until(lambda: two.served.running == fitting)
+        with pytest.raises(ServerBusyError, match="of your arguments at one time"):
+            await two.stub.hold(bytes(size))
+        two.served.go.set()
+    assert [task.result() for task in running] == [size] * fitting
+    await until(lambda: two.intake.taken == 0)
+    assert await two.stub.hold(bytes(size)) == size
+
+
+async def test_a_claim_that_is_too_large_is_refused_before_anything_comes(two: Two) -> None:
+    call, message = two.announcing(two.intake.peer_limit)
+    await call.write(message)
+    assert b"of your arguments at one time" in await call.read()
+    assert two.intake.taken == 0
+    call.cancel()
+
+
+async def test_who_announces_and_sends_nothing_loses_its_claim(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_server, "PIECE_WAIT_S", 0.1)
+    call, message = two.announcing(8 * MIB)
+    await call.write(message)
+    assert (await call.code()).name == "INVALID_ARGUMENT"
+    assert "of which nothing came" in await call.details()
+    await until(lambda: two.intake.taken == 0)
+
+
+async def test_who_leaves_in_the_middle_loses_its_claim(two: Two) -> None:
+    call, message = two.announcing(8 * MIB)
+    await call.write(message)
+    await until(lambda: two.intake.taken > 8 * MIB)
+    call.cancel()
+    await until(lambda: two.intake.taken == 0)
+
+
+async def test_items_of_a_stream_count_one_at_a_time(two: Two) -> None:
+    size = two.intake.peer_limit // 2
+    assert await two.stub.sizes(_stream(size, size, size, size)) == [size] * 4
+    with pytest.raises(RemoteError, match="of your arguments at one time"):
+        await two.stub.sizes(_stream(two.intake.peer_limit + 1))
+    await until(lambda: two.intake.taken == 0)
+
+
+async def _stream(*sizes: int) -> AsyncIterator[bytes]:
+    for size in sizes:
+        yield bytes(size)
