@@ -12,9 +12,15 @@ from call_services import until
 from mesh_rooms import Rooms, open_rooms
 
 from lattica import rpc
-from lattica.errors import RemoteError
+from lattica.errors import CodecError, DecodeError, RemoteError, RemoteProtocolError, RpcError
 
 LARGE = bytes(200_000)
+NESTED = {
+    "DecodeError": DecodeError("a result of another service", "it is malformed"),
+    "CodecError": CodecError("an argument of another service", "it has no form"),
+    "RemoteProtocolError": RemoteProtocolError("nonsense", "another peer"),
+}
+"""Errors of calls that a handler itself makes."""
 
 
 @rpc.service("odd")
@@ -65,6 +71,25 @@ class Odd:
     def exhausted_later(self) -> Iterator[int]:
         yield 1
         next(iter(()))
+
+    @rpc.method
+    async def relayed(self, kind: str) -> None:
+        raise NESTED[kind]
+
+    @rpc.method
+    async def relayed_later(self, kind: str) -> AsyncIterator[int]:
+        yield 1
+        raise NESTED[kind]
+
+    @rpc.method
+    async def relayed_taking(self, kind: str, items: AsyncIterator[int]) -> None:
+        async for _ in items:
+            raise NESTED[kind]
+
+    @rpc.method
+    async def unsendable_later(self) -> AsyncIterator[int]:
+        yield 1
+        yield object()  # type: ignore[misc]
 
     @rpc.method
     def promised(self) -> Iterator[int]:
@@ -122,3 +147,23 @@ async def test_whoever_called_is_told_and_the_other_calls_go_on(
     assert await other == "waited"
     assert two.served.waiting == 1, "the other call was begun once"
     await until(lambda: not two.bob.rpc._calls.dispatcher.running)
+
+
+@pytest.mark.parametrize("kind", NESTED)
+async def test_what_a_handlers_own_calls_raise_is_not_taken_for_a_fault_of_its_caller(two: Two, kind: str) -> None:
+    stub: Any = two.stub
+    for call in (stub.relayed(kind), all_of(stub.relayed_later(kind)), stub.relayed_taking(kind, [1])):
+        with pytest.raises(RemoteError) as caught:
+            await call
+        assert (caught.value.kind, caught.value.message) == (kind, str(NESTED[kind]))
+
+
+async def test_what_cannot_be_taken_or_sent_within_a_stream_is_told_apart_from_that(two: Two) -> None:
+    stub: Any = two.stub
+    with pytest.raises(DecodeError, match="an item of odd/relayed_taking"):
+        await stub.relayed_taking("DecodeError", ["one"])
+    with pytest.raises(DecodeError, match="argument kind of odd/relayed_later"):
+        await all_of(stub.relayed_later(1))
+    with pytest.raises(RpcError, match="was executed, but the result of odd/unsendable_later cannot be sent"):
+        await all_of(stub.unsendable_later())
+    assert await stub.fine() == "fine"
