@@ -232,7 +232,7 @@ async def test_a_lost_relay_ends_its_circuits_at_once() -> None:
             started = time.monotonic()
             wire.cut()
             await waiting
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 8, "long before the handler's time is over"
         await until(lambda: not net.client.is_connected(peer))
         await until(lambda: not net.target.is_connected(net.client.key.peer_id))
         assert net.target.is_connected(net.relay.key.peer_id)
