@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from lattica.errors import CodecError, DecodeError, RemoteProtocolError
+from lattica.errors import CodecError, DecodeError, RemoteProtocolError, RpcError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
 from lattica.rpc.call_context import CurrentCall, running_call
@@ -20,6 +20,7 @@ from lattica.rpc.dispatch import Served
 from lattica.rpc.intake import Claim, IntakeFullError
 from lattica.rpc.once_server import OnceCall, begin, joined, memory_for
 from lattica.rpc.own_wire import (
+    END_MESSAGE,
     FETCH,
     KEPT_MESSAGE,
     MAX_HEADER,
@@ -148,6 +149,10 @@ def _deadline(context: Any) -> float | None:
     return None if remaining is None else time.monotonic() + remaining
 
 
+class _BrokenOffError(RpcError):
+    """A stream of items has no end: nobody waits for the result any more, and what came is not all."""
+
+
 class _OwnCall:
     """A call that is being served.
 
@@ -189,6 +194,8 @@ async def _stream(server: CallServer, served: Served, call: _OwnCall, args: Enco
             await _send(context, spec.result.encode_small(result))
     except RemoteProtocolError:
         raise
+    except _BrokenOffError:
+        return
     except DecodeError as error:
         await _refuse(context, bad_call(header.id, error))
     except CodecError as error:
@@ -202,15 +209,17 @@ async def _stream(server: CallServer, served: Served, call: _OwnCall, args: Enco
 
 
 async def _items(served: Served, call: _OwnCall, claim: Claim) -> AsyncIterator[Any]:
-    """The caller's items; each counts until the next is asked for."""
+    """The caller's items, to the end that it has marked; each counts until the next is asked for."""
     codec = served.spec.items
     if codec is None:
         return
     while True:
         claim.release()
         message = await call.context.read()
-        if message is grpc.aio.EOF:
+        if message == END_MESSAGE:
             return
+        if message is grpc.aio.EOF:
+            raise _BrokenOffError(f"{call.peer} has cancelled the call, or the connection was lost")
         item = await _value(call, message)
         yield codec.decode(item.body, item.buffers)
 
