@@ -20,6 +20,7 @@ from lattica.rpc.batch_wire import (
     MAX_BATCH_BYTES,
     MAX_BATCH_CALLS,
     ONCE,
+    UTF8_BYTES,
     EncodedCall,
     Responses,
 )
@@ -293,6 +294,8 @@ def _take_from(queued: deque[Pending], calls: list[EncodedCall], room: int, stre
         left = 0 if deadline is None else max(1, int((deadline - now) * 1000))
         calls.append((pending.id, pending.spec.path, left, pending.flags, msgspec.Raw(pending.args), pending.context))
         room -= len(pending.args)
+        if pending.context is not None:
+            room -= UTF8_BYTES * sum(len(key) + len(value) for key, value in pending.context.items())
     return room
 
 

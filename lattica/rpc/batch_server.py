@@ -19,8 +19,6 @@ from lattica.rpc.caller import caller_id
 
 MAX_UNREAD = 4096
 """Answers that wait for a caller that reads none; until it does, no further calls of its are read."""
-UTF8_BYTES = 4
-"""Bytes that a character may take."""
 
 
 class BatchStream:
@@ -77,7 +75,7 @@ class BatchStream:
         failures: list[wire.Failure] = []
         while self._failures and room > 0 and len(failures) < limit:
             failure = self._failures.popleft()
-            room -= UTF8_BYTES * (len(failure.kind) + len(failure.message) + len(failure.traceback))
+            room -= wire.UTF8_BYTES * (len(failure.kind) + len(failure.message) + len(failure.traceback))
             failures.append(failure)
         large, self._large = self._large[:limit], self._large[limit:]
         count_calls = self._server.metrics.calls

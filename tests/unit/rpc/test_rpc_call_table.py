@@ -240,3 +240,14 @@ def test_an_exception_whose_class_does_not_take_its_text_arrives_as_what_all_are
     error = remote_error("s/once", Failure(1, RAISED, PickyError.__qualname__, "text"), [PickyError])
     assert type(error) is RemoteError
     assert error.message == "text"
+
+
+async def test_tracing_headers_count_for_what_fits_into_a_message(caller: Caller) -> None:
+    for _ in range(600):
+        pending = caller.call()
+        pending.context = {"baggage": "ü" * 4096}
+    taken = 0
+    while calls := caller.table.take("a", 0.0)[0]:
+        taken += len(calls)
+        assert len(encode_requests(calls, [], [])) <= MAX_MESSAGE
+    assert taken == 600
