@@ -48,7 +48,7 @@ RESUME_PAUSE_MIN_S = 0.05
 RESUME_PAUSE_MAX_S = 1.0
 """Bounds of the pause between two attempts at that; it doubles."""
 MAX_FRUITLESS = 3
-"""Streams lost in a row, without an answer by any, after which none is opened only to cancel and acknowledge."""
+"""Streams lost soon after each other, without an answer by any, after which none is opened only for notes."""
 
 _LOST = frozenset({
     grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN,
@@ -130,12 +130,18 @@ class BatchClient:
         """Whether there is anything for a session to do."""
         return bool(self._waiters or len(self._table) or self._table.has_news)
 
-    async def wait_room(self, size: int = 0) -> None:
+    async def _wait_room(self, method: str, size: int, deadline: float | None) -> None:
         """Return when there is room for a call with so many bytes of arguments; who came first goes first."""
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._queue.append((waiter, size))
         try:
-            await waiter
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await waiter
+        except TimeoutError as error:
+            if not waiter.cancelled():  # as below
+                self._enter(size)
+                self._admit()
+            raise DeadlineExceededError(method) from error
         except asyncio.CancelledError:
             if not waiter.cancelled():  # let in at that moment
                 self._enter(size)
@@ -179,7 +185,7 @@ class BatchClient:
         """
         table = self._table
         if self._queue or len(table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES:
-            await self.wait_room(len(args))
+            await self._wait_room(spec.path, len(args), deadline)
         future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
         pending = Pending(table.new_id(), future, spec, args, deadline, flags, context)
         table.add(pending, lane)
@@ -320,7 +326,8 @@ class BatchClient:
         self._streams.discard(stream)
         self._table.lost(stream, stream.instance)
         if error is not None:
-            self._fruitless += 1
+            is_new = time.monotonic() - stream.began > RESUME_S
+            self._fruitless = 1 if is_new else self._fruitless + 1
             self._table.notes_lost()
         if self._stream is stream:
             self._stream = None
@@ -357,6 +364,7 @@ class _Stream:
     Attributes:
         wake: Set when there is something to write.
         acknowledging: Whether a timer to do so is set.
+        began: When it was opened, in seconds of the monotonic clock.
         instance: The server's; ``None`` until it has said.
         is_known: Whether it remembered us then.
     """
@@ -364,6 +372,7 @@ class _Stream:
     def __init__(self, client: BatchClient, call: Any) -> None:
         self.wake = asyncio.Event()
         self.acknowledging = False
+        self.began = time.monotonic()
         self._client = client
         self._call = call
         self.instance: bytes | None = None

@@ -107,6 +107,18 @@ async def test_callers_that_give_up_waiting_hold_nobody_up(two: Two, monkeypatch
     assert two.served.order == [2]
 
 
+async def test_a_caller_waits_for_room_no_longer_than_its_deadline(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_client, "MAX_OUTSTANDING", 1)
+    running = asyncio.create_task(two.stub.wait())
+    await until(lambda: two.calls.dispatcher.running == 1)
+    with pytest.raises(DeadlineExceededError):
+        await rpc.options(two.stub, timeout=0.1).number(1)
+    two.served.go.set()
+    await running
+    assert await two.stub.number(2) == 2
+    assert two.served.order == [2]
+
+
 @pytest.mark.parametrize("method", ["large", "large_of_large"])
 async def test_no_result_is_forgotten_while_its_caller_fetches_others(
     two: Two, monkeypatch: pytest.MonkeyPatch, method: str
