@@ -49,7 +49,7 @@ RESUME_PAUSE_MIN_S = 0.05
 RESUME_PAUSE_MAX_S = 1.0
 """Bounds of the pause between two attempts at that; it doubles."""
 MAX_FRUITLESS = 3
-"""Streams lost in a row, without an answer by any, after which none is opened only to cancel and acknowledge."""
+"""Streams lost soon after each other, without an answer by any, after which none is opened only for notes."""
 
 _LOST = frozenset({
     grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN,
@@ -308,7 +308,8 @@ class BatchClient:
         self._streams.discard(stream)
         self._table.lost(stream, stream.instance)
         if error is not None:
-            self._fruitless += 1
+            is_new = time.monotonic() - stream.began > RESUME_S
+            self._fruitless = 1 if is_new else self._fruitless + 1
             self._table.notes_lost()
         if self._stream is stream:
             self._stream = None
@@ -347,6 +348,7 @@ class _Stream:
     Attributes:
         wake: Set when there is something to write.
         acknowledging: Whether a timer to do so is set.
+        began: When it was opened, in seconds of the monotonic clock.
         instance: The server's; ``None`` until it has said.
         is_known: Whether it remembered us then.
     """
@@ -354,6 +356,7 @@ class _Stream:
     def __init__(self, client: BatchClient, call: Any) -> None:
         self.wake = asyncio.Event()
         self.acknowledging = False
+        self.began = time.monotonic()
         self._client = client
         self._call = call
         self.instance: bytes | None = None

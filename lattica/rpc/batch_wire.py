@@ -20,6 +20,8 @@ MAX_SMALL = 64 * 1024
 """Bytes of arguments or of a result that may travel in a batch; larger ones would hold up the calls behind them."""
 MAX_MESSAGE = MAX_BATCH_BYTES + MAX_SMALL + MAX_BATCH_CALLS * 1024
 """Bytes of a message accepted at most: what the other limits allow, with 1 KiB around each call."""
+UTF8_BYTES = 4
+"""Bytes that a character may take."""
 MAX_METHOD = 256
 """Characters of a method's name."""
 MAX_DETAIL = 16 * 1024

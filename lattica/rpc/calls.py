@@ -145,6 +145,11 @@ class PeerCall(Generic[Req, Res]):
             # Nobody asked for that. As a cancellation it would end the caller's task without a word.
             raise self._starter.abandoned() from error
 
+    @property
+    def has_started(self) -> bool:
+        """Whether there is a session for it, so that its peer may know of it."""
+        return self._inner is not None
+
     def cancelled(self) -> bool:
         """Whether the call was cancelled."""
         return bool(self._inner.cancelled()) if self._inner is not None else self._cancelled

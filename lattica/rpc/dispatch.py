@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 from lattica.errors import UsageError
@@ -21,6 +21,45 @@ MAX_CALLS = 65_536
 _END = object()
 
 
+class ThreadStreams:
+    """Streams of requests that functions in threads read, each item by the event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: set[Future[Any]] = set()
+        self._closed = False
+
+    def iterator(self, stream: AsyncIterator[Any]) -> Iterator[Any]:
+        """A stream for a function that runs in a thread."""
+        loop = asyncio.get_running_loop()
+
+        def iterate() -> Iterator[Any]:
+            while (item := self._next(stream, loop)) is not _END:
+                yield item
+
+        return iterate()
+
+    def _next(self, stream: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> Any:
+        async def take() -> Any:
+            return await anext(stream, _END)
+
+        future = asyncio.run_coroutine_threadsafe(take(), loop)
+        self._waiting.add(future)
+        if self._closed:
+            future.cancel()
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise RuntimeError("the stream has no end: the node is closing") from error
+        finally:
+            self._waiting.discard(future)
+
+    def close(self) -> None:
+        """Wait for no more items; who does gets a `RuntimeError`."""
+        self._closed = True
+        for future in list(self._waiting):
+            future.cancel()
+
+
 class Served:
     """One method of a served object.
 
@@ -31,14 +70,19 @@ class Served:
         busy: What a refused caller is told.
     """
 
-    __slots__ = ("_function", "_threads", "busy", "limit", "running", "spec")
+    __slots__ = ("_function", "_streams", "_threads", "busy", "limit", "running", "spec")
 
     def __init__(
-        self, spec: MethodSpec, function: Callable[..., Any], threads: Callable[[], ThreadPoolExecutor]
+        self,
+        spec: MethodSpec,
+        function: Callable[..., Any],
+        threads: Callable[[], ThreadPoolExecutor],
+        streams: ThreadStreams,
     ) -> None:
         self.spec = spec
         self._function = function
         self._threads = threads
+        self._streams = streams
         self.limit = spec.options.concurrency or (MAX_ASYNC_CALLS if spec.is_async else MAX_THREADED_CALLS)
         self.running = 0
         self.busy = f"the peer has {self.limit} calls of it under way"
@@ -50,7 +94,7 @@ class Served:
             return values, {}
         named = dict(zip(spec.names, values, strict=True))
         if spec.streams_requests is not None:
-            named[spec.streams_requests] = stream if spec.is_async else _ordinary(stream)
+            named[spec.streams_requests] = stream if spec.is_async else self._streams.iterator(stream)
         args, kwargs = [], {}
         for parameter in spec.signature.parameters.values():
             if parameter.kind is parameter.KEYWORD_ONLY:
@@ -115,6 +159,7 @@ class Dispatcher:
         self._methods: dict[str, Served] = {}
         self._services: dict[str, list[Served]] = {}
         self._pools: list[ThreadPoolExecutor] = []
+        self._streams = ThreadStreams()
 
     def add(self, spec: ServiceSpec, served: object) -> None:
         """Serve an object's methods.
@@ -125,7 +170,8 @@ class Dispatcher:
         if any(method.path in self._methods for method in spec.methods.values()):
             raise UsageError(f"a service {spec.name} is served already; give this one another name")
         methods = [
-            Served(method, getattr(served, attribute), self._pool(method)) for attribute, method in spec.methods.items()
+            Served(method, getattr(served, attribute), self._pool(method), self._streams)
+            for attribute, method in spec.methods.items()
         ]
         self._methods.update((method.spec.path, method) for method in methods)
         self._services[spec.name] = methods
@@ -152,19 +198,6 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Wait for the threads: what they run cannot be stopped, what waits for one is not begun."""
+        self._streams.close()
         for pool in self._pools:
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
-
-
-def _ordinary(stream: AsyncIterator[Any]) -> Iterator[Any]:
-    """A stream for a function that runs in a thread."""
-    loop = asyncio.get_running_loop()
-
-    async def take() -> Any:
-        return await anext(stream, _END)
-
-    def iterate() -> Iterator[Any]:
-        while (item := asyncio.run_coroutine_threadsafe(take(), loop).result()) is not _END:
-            yield item
-
-    return iterate()

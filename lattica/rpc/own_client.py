@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any
 
 import grpc
@@ -22,6 +22,7 @@ from lattica.rpc.batch_wire import CALL_METHOD, UNARY_METHOD, Failure
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
 from lattica.rpc.own_wire import (
+    END_MESSAGE,
     FETCH,
     KEPT_MESSAGE,
     CallHeader,
@@ -64,24 +65,28 @@ class OwnCall:
         self._header = header
         self._call = channel.stream_stream(CALL_METHOD)(timeout=timeout)
         self._reader = ValueReader()
-        self._sent = False
 
     async def send(self, value: bytes | Encoded | None, *, first: bool = False) -> bool:
         """Send the arguments (``first``) or an item; false if the call has ended, of which receiving tells more."""
         before = header_message(self._header) if first else b""
-        messages = [before] if value is None else value_messages(value, before)
+        return await self._write([before] if value is None else value_messages(value, before))
+
+    async def end_items(self) -> bool:
+        """Say that the stream of items is whole; false as of `send`."""
+        return await self._write([END_MESSAGE])
+
+    async def _write(self, messages: Iterable[bytes]) -> bool:
         try:
             for message in messages:
                 await self._call.write(message)
-                self._sent = True
         except PeerUnreachableError as error:
-            raise LostCallError(error, was_sent=self._sent) from error
+            raise LostCallError(error, was_sent=self._call.has_started) from error
         except (asyncio.InvalidStateError, AioRpcError):
             return False
         return True
 
     async def done_sending(self) -> None:
-        """Say that no more items come."""
+        """Say that no more messages come."""
         try:
             await self._call.done_writing()
         except (asyncio.InvalidStateError, AioRpcError, grpc.aio.InternalError):
@@ -115,8 +120,7 @@ class OwnCall:
         self._call.cancel()
 
     def _explained(self, error: AioRpcError) -> Exception:
-        was_sent = self._sent or not isinstance(error, PeerUnreachableError)
-        return explained(error, self._channel, self._header.method, was_sent=was_sent)
+        return explained(error, self._channel, self._header.method, was_sent=self._call.has_started)
 
 
 def explained(error: AioRpcError, channel: PeerChannel, method: str, *, was_sent: bool) -> Exception:
@@ -151,7 +155,7 @@ async def call_unary(
     try:
         answer = await call
     except AioRpcError as error:
-        raise explained(error, channel, header.method, was_sent=True) from error
+        raise explained(error, channel, header.method, was_sent=call.has_started) from error
     if answer == KEPT_MESSAGE:
         return None
     value = ValueReader().feed(answer)
@@ -191,6 +195,7 @@ async def sending(
             async for item in items:
                 if not await call.send(item):
                     return
+            await call.end_items()
         await call.done_sending()
 
     task = asyncio.get_running_loop().create_task(_contained(call, send()))

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from lattica.errors import CodecError, DecodeError, LatticaError, RemoteProtocolError
+from lattica.errors import CodecError, DecodeError, LatticaError, RemoteProtocolError, RpcError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
 from lattica.rpc.call_context import CurrentCall, running_call
@@ -21,6 +21,7 @@ from lattica.rpc.dispatch import Served
 from lattica.rpc.intake import Claim, IntakeFullError
 from lattica.rpc.once_server import OnceCall, begin, joined, memory_for
 from lattica.rpc.own_wire import (
+    END_MESSAGE,
     FETCH,
     KEPT_MESSAGE,
     MAX_HEADER,
@@ -149,6 +150,10 @@ def _deadline(context: Any) -> float | None:
     return None if remaining is None else time.monotonic() + remaining
 
 
+class _BrokenOffError(RpcError):
+    """A stream of items has no end: nobody waits for the result any more, and what came is not all."""
+
+
 class _OwnCall:
     """A call that is being served.
 
@@ -191,6 +196,8 @@ async def _stream(server: CallServer, served: Served, call: _OwnCall, args: Enco
             return
         async for result in served.iterate(positional, named):
             await _send(context, _encoded(call, served, result))
+    except _BrokenOffError:
+        return
     except (Exception, asyncio.CancelledError) as error:  # the caller gets it
         if is_cancellation(error):
             raise
@@ -231,15 +238,17 @@ def _failure(call: _OwnCall, error: BaseException) -> wire.Failure:
 
 
 async def _items(served: Served, call: _OwnCall, claim: Claim) -> AsyncIterator[Any]:
-    """The caller's items; each counts until the next is asked for."""
+    """The caller's items, to the end that it has marked; each counts until the next is asked for."""
     codec = served.spec.items
     if codec is None:
         return
     while True:
         claim.release()
         message = await call.context.read()
-        if message is grpc.aio.EOF:
+        if message == END_MESSAGE:
             return
+        if message is grpc.aio.EOF:
+            raise _BrokenOffError(f"{call.peer} has cancelled the call, or the connection was lost")
         with _faults(call):
             item = await _value(call, message)
             value = codec.decode(item.body, item.buffers)

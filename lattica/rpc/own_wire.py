@@ -31,9 +31,11 @@ MAX_HEADER = 64 * 1024
 MAX_UNARY = 2 << 20
 """Bytes of a value that may be one message of a unary gRPC call, which costs half of what a stream does."""
 
-HEADER, VALUE, MORE, FAILURE, KEPT = 1, 2, 3, 4, 5
+HEADER, VALUE, MORE, FAILURE, KEPT, END = 1, 2, 3, 4, 5, 6
 KEPT_MESSAGE = bytes((KEPT,))
 """The answer of a unary call whose result is too large for it: it has to be fetched."""
+END_MESSAGE = bytes((END,))
+"""What ends a caller's stream of items: a call that was cancelled or lost looks at the server as if no more came."""
 
 FETCH = 4
 """Flag of a call that asks for the result of an earlier one, whose number it has."""

@@ -235,3 +235,14 @@ async def test_calls_that_are_given_up_while_nothing_is_sent_do_not_pile_up(
         assert len(caller.lane.calls) + len(others.calls) <= 13
     late = caller.call()
     assert caller.taken("a") == [kept[0].id, late.id, kept[1].id]
+
+
+async def test_tracing_headers_count_for_what_fits_into_a_message(caller: Caller) -> None:
+    for _ in range(600):
+        pending = caller.call()
+        pending.context = {"baggage": "ü" * 4096}
+    taken = 0
+    while calls := caller.table.take("a", 0.0)[0]:
+        taken += len(calls)
+        assert len(encode_requests(calls, [], [])) <= MAX_MESSAGE
+    assert taken == 600

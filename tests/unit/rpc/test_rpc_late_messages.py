@@ -103,6 +103,19 @@ async def test_calls_that_were_sent_once_leave_nothing(server: Server) -> None:
     assert not server.memory.settled
 
 
+async def test_a_caller_is_gone_when_neither_a_stream_nor_an_attempt_of_its_is_left(server: Server) -> None:
+    memory, stream = server.memory, Stream()
+    server.calls.joined(memory, stream)
+    server.calls.attached(memory)
+    server.calls.left(memory, stream)
+    assert memory.gone_since is None
+    server.calls.attached(memory)
+    server.calls.detached(memory)
+    assert memory.gone_since is None
+    server.calls.detached(memory)
+    assert memory.gone_since is not None
+
+
 def test_the_oldest_settled_numbers_are_forgotten() -> None:
     memory = CallMemory()
     for number in range(MAX_SETTLED + 5):
