@@ -7,6 +7,7 @@ Usage: python -m benchmarks.rpc_grpc serve HOST
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -17,7 +18,9 @@ import uvloop
 
 from benchmarks.rpc_cases import MIB
 from benchmarks.rpc_load import CALL_LIMIT_S, measures, say, wait_for_end_of_input, work
+from lattica.config import DEFAULT_GC_THRESHOLD
 from lattica.identity import IdentityKey, LinkKey, NodeAuthority, TlsIdentity
+from lattica.node.allocator import keep_freed_memory
 
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 SERVICE = "bench"
@@ -106,6 +109,8 @@ async def call(up: dict[str, str], pems: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(DEFAULT_GC_THRESHOLD)  # both as Lattica's nodes have it
+    keep_freed_memory()
     if sys.argv[1] == "serve":
         uvloop.run(serve(sys.argv[2]))
     else:

@@ -294,6 +294,10 @@ class ServerBusyError(RpcError):
         return f"{self.method} was not begun: {self.reason}; try again later, or ask another peer"
 
 
+class UnsendableResultError(RpcError):
+    """The peer's method was executed, but its result, or exception, is of a kind that cannot be sent."""
+
+
 class NoSuchMethodError(RpcError):
     """The peer does not serve the method.
 
@@ -343,7 +347,8 @@ class RemoteError(RpcError):
     """
 
     def __init__(self, method: str, kind: str, message: str, traceback: str = "") -> None:
-        super().__init__(method, kind, message, traceback)
+        # Not `super`: the class that this one is combined with would take these for arguments of its own.
+        Exception.__init__(self, method, kind, message, traceback)
         self.method = method
         self.kind = kind
         self.message = message

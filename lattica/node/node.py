@@ -19,10 +19,12 @@ from lattica.dht import Dht, DhtMode, open_dht
 from lattica.errors import AddressError, BootstrapError, NetworkError
 from lattica.identity import PeerAddress, PeerId, load_or_create_key
 from lattica.mesh import Mesh, Reachability, RelaySettings, open_mesh
+from lattica.node.allocator import keep_freed_memory
 from lattica.node.bootstrap import Bootstrapper, parse_peer_addresses
 from lattica.node.content import NodeContent
 from lattica.node.control import open_control
 from lattica.node.dht_transport import DhtPeerFinder, SwarmDhtTransport
+from lattica.node.garbage import COLLECTOR
 from lattica.node.home import KEY_FILE, STORE_FOLDER, hold_home, runtime_folder
 from lattica.node.peer_service import PeerServicer
 from lattica.node.providers import DhtRouting, DhtServiceRouting, MeshChannels
@@ -174,6 +176,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     relays = {**bootstrap, **parse_peer_addresses(config.relays, "relay")}
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(hold_home(config.home))
+        stack.enter_context(COLLECTOR.rarer(config.gc_threshold))
+        if config.keep_freed_memory:
+            keep_freed_memory()
         key = load_or_create_key(config.home / KEY_FILE)
         store = stack.enter_context(BlockStore.open(config.home / STORE_FOLDER))
         runtime = stack.enter_context(runtime_folder())
@@ -195,6 +200,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         mesh.reach.subscribe(changed=lambda state: dht.set_mode(_dht_mode(config, state)))
         mesh.finder = DhtPeerFinder(dht)
         _feed_routing_table(swarm, dht, config.dht_protocol)
+        swarm.subscribe(connected=lambda connection: rpc.heard_of(connection.peer_id))
         content = NodeContent(store, MeshChannels(rpc, mesh), DhtRouting(dht, mesh))
         rpc.add_servicer(add_content_servicer, ContentServicer(store, caller_of=caller_id))
         rpc.add_servicer(peer_pb2_grpc.add_PeerServicer_to_server, PeerServicer())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -59,12 +59,13 @@ class Pending:
         stream: The stream that took it; ``None`` while it is queued, or when that stream was lost.
         server: Instance of the server that its lost stream led to; ``None`` if that never said.
         was_sent: Whether a stream has taken it, ever.
+        can_move: Whether its caller can make it at another peer, and wants to know at once when this one is lost.
         is_queued_again: Whether it waits for another one since.
     """
 
     __slots__ = (
-        "args", "context", "deadline", "flags", "future", "id", "is_queued_again", "server", "spec", "stream",
-        "was_sent",
+        "args", "can_move", "context", "deadline", "flags", "future", "id", "is_queued_again", "server", "spec",
+        "stream", "was_sent",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +77,7 @@ class Pending:
         deadline: float | None,
         flags: int,
         context: dict[str, str] | None,
+        can_move: bool = False,
     ) -> None:
         self.id = number
         self.future = future
@@ -84,6 +86,7 @@ class Pending:
         self.deadline = deadline
         self.flags = flags
         self.context = context
+        self.can_move = can_move
         self.stream: object | None = None
         self.server: bytes | None = None
         self.was_sent = False
@@ -262,6 +265,16 @@ class CallTable:
             self._turns.appendleft(self._again)
         self._again.calls.append(pending)
 
+    def move_away(self, why: Callable[[bool], Exception]) -> None:
+        """No stream is there: end the calls that can go to another peer and may; ``why`` is told whether one was sent.
+
+        What must not run twice and was sent stays, until it is known what became of it.
+        """
+        for pending in [pending for pending in self._calls.values() if pending.can_move and pending.stream is None]:
+            if not (pending.was_sent and pending.is_once):
+                del self._calls[pending.id]
+                _fail(pending, why(pending.was_sent))
+
     def fail_all(self, error: LatticaError) -> None:
         """The peer cannot be reached: end all calls that no stream has; what was never sent fails with ``error``.
 
@@ -295,7 +308,7 @@ def _take_from(queued: deque[Pending], calls: list[EncodedCall], room: int, stre
         calls.append((pending.id, pending.spec.path, left, pending.flags, msgspec.Raw(pending.args), pending.context))
         room -= len(pending.args)
         if pending.context is not None:
-            room -= UTF8_BYTES * sum(len(key) + len(value) for key, value in pending.context.items())
+            room -= sum(UTF8_BYTES * (len(key) + len(value)) for key, value in pending.context.items())
     return room
 
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +19,7 @@ import msgspec
 from grpc.aio import AioRpcError
 
 from lattica.errors import DeadlineExceededError, LatticaError, PeerUnreachableError, RemoteProtocolError, RpcError
+from lattica.rpc.admission import Admission
 from lattica.rpc.batch_calls import MAX_OUTSTANDING, CallTable, Lane, Pending
 from lattica.rpc.batch_wire import (
     INSTANCE_KEY,
@@ -32,6 +32,7 @@ from lattica.rpc.batch_wire import (
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.metrics import RpcMetrics
+from lattica.rpc.own_client import LostCallError
 from lattica.rpc.service import MethodSpec
 
 logger = logging.getLogger(__name__)
@@ -66,9 +67,7 @@ class BatchClient:
         self._channel = channel
         self._method = channel.stream_stream(SESSION_METHOD)
         self._table = CallTable()
-        self._bytes = 0
-        self._queue: deque[tuple[asyncio.Future[None], int]] = deque()
-        self._admitted = self._admitted_bytes = 0
+        self._admission = Admission(MAX_OUTSTANDING, MAX_QUEUED_BYTES)
         self._stream: _Stream | None = None
         self._streams: set[_Stream] = set()
         self._waiters: list[asyncio.Future[bytes]] = []
@@ -76,7 +75,7 @@ class BatchClient:
         self._connecting: asyncio.Task[None] | None = None
         self._lost_at: float | None = None
         self._fruitless = 0
-        self._deadlines = Deadlines[Pending](self._expired, self._table.is_waiting)
+        self._deadlines = Deadlines[Pending](self._expired)
         self._loop = asyncio.get_running_loop()
         self.load = 0
 
@@ -130,41 +129,6 @@ class BatchClient:
         """Whether there is anything for a session to do."""
         return bool(self._waiters or len(self._table) or self._table.has_news)
 
-    async def _wait_room(self, method: str, size: int, deadline: float | None) -> None:
-        """Return when there is room for a call with so many bytes of arguments; who came first goes first."""
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._queue.append((waiter, size))
-        try:
-            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
-                await waiter
-        except TimeoutError as error:
-            if not waiter.cancelled():  # as below
-                self._enter(size)
-                self._admit()
-            raise DeadlineExceededError(method) from error
-        except asyncio.CancelledError:
-            if not waiter.cancelled():  # let in at that moment
-                self._enter(size)
-                self._admit()
-            raise
-        self._enter(size)
-
-    def _admit(self) -> None:
-        """Let as many in as there is room for, beside those that were let in and have not called yet."""
-        queue = self._queue
-        while queue and self._bytes + self._admitted_bytes < MAX_QUEUED_BYTES:
-            if len(self._table) + self._admitted >= MAX_OUTSTANDING:
-                return
-            waiter, size = queue.popleft()
-            if not waiter.done():
-                self._admitted += 1
-                self._admitted_bytes += size
-                waiter.set_result(None)
-
-    def _enter(self, size: int) -> None:
-        self._admitted -= 1
-        self._admitted_bytes -= size
-
     async def call(
         self,
         spec: MethodSpec,
@@ -174,22 +138,27 @@ class BatchClient:
         deadline: float | None,
         flags: int,
         context: dict[str, str] | None = None,
+        can_move: bool = False,
     ) -> tuple[int, msgspec.Raw | None]:
         """Make a call; its number, and its encoded result, ``None`` if that is too large and has to be fetched.
 
         Cancelling it cancels the call at the server.
 
+        Args:
+            can_move: Whether the caller has other peers to call, so that a lost stream should end the call at once if
+                it may be made again, instead of being resumed.
+
         Raises:
             RpcError: It failed.
+            LostCallError: The stream was lost, and ``can_move`` is set.
             PeerUnreachableError: The peer cannot be reached; the call was not executed.
         """
         table = self._table
-        if self._queue or len(table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES:
-            await self._wait_room(spec.path, len(args), deadline)
+        if not self._admission.enter_nowait(len(args)):
+            await self._wait_entered(spec, len(args), lane, deadline)
         future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
-        pending = Pending(table.new_id(), future, spec, args, deadline, flags, context)
+        pending = Pending(table.new_id(), future, spec, args, deadline, flags, context, can_move)
         table.add(pending, lane)
-        self._bytes += len(args)
         if deadline is not None:
             self._deadlines.add(deadline, pending)
         stream = self._stream
@@ -204,9 +173,16 @@ class BatchClient:
                 self._wake()
             raise
         finally:
-            self._bytes -= len(args)
-            if self._queue:
-                self._admit()
+            self._admission.leave(len(args))
+            if deadline is not None:
+                self._deadlines.discard(deadline, pending)
+
+    async def _wait_entered(self, spec: MethodSpec, size: int, lane: Lane, deadline: float | None) -> None:
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await self._admission.wait_entered(lane, size)
+        except TimeoutError:
+            raise DeadlineExceededError(spec.path) from None
 
     def _wake(self) -> None:
         if self._stream is not None:
@@ -267,6 +243,7 @@ class BatchClient:
                 if self._lost_at is None or time.monotonic() > self._lost_at + RESUME_S:
                     self._give_up(self._explain(error))
                     return
+                self._move_away(error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RESUME_PAUSE_MAX_S)
                 continue
@@ -283,6 +260,11 @@ class BatchClient:
         self._table.fail_all(error)
         for waiter in self._taken_waiters():
             waiter.set_exception(error)
+
+    def _move_away(self, error: Exception | None) -> None:
+        peer = self._channel.peer_id
+        cause = error if isinstance(error, PeerUnreachableError) else PeerUnreachableError(peer, {"session": "lost"})
+        self._table.move_away(lambda was_sent: LostCallError(cause, was_sent=was_sent))
 
     def _explain(self, error: PeerUnreachableError | AioRpcError) -> LatticaError:
         if isinstance(error, PeerUnreachableError):
@@ -338,6 +320,8 @@ class BatchClient:
         if fatal and isinstance(error, LatticaError | AioRpcError):
             logger.warning("session refused peer=%s reason=%s", self._channel.peer_id, error)
             self._give_up(error if isinstance(error, LatticaError) else self._explain(error))
+        if self._stream is None:
+            self._move_away(error)
         has_calls = bool(self._waiters or len(self._table))
         has_notes = self._table.has_notes and not fatal and self._fruitless <= MAX_FRUITLESS
         if (has_calls or has_notes) and self._stream is None:

@@ -26,6 +26,10 @@ MAX_METHOD = 256
 """Characters of a method's name."""
 MAX_DETAIL = 16 * 1024
 """Characters of an error's text or traceback."""
+UTF8_BYTES = 4
+"""Bytes that a character may take."""
+MAX_TIMEOUT_S = 10**9
+"""Seconds that a call may have at most: 31 years, which every clock and timer on the way can tell."""
 
 ONCE = 1
 """Flag of a call that must not run twice: its result is kept until the caller has it."""
@@ -63,7 +67,7 @@ class Call(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     id: CallId
     method: Annotated[str, msgspec.Meta(max_length=MAX_METHOD)]
-    timeout_ms: CallId
+    timeout_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_TIMEOUT_S * 1000)]
     flags: int
     args: msgspec.Raw
     context: dict[str, str] | None = None

@@ -13,6 +13,10 @@ import grpc
 
 from lattica.rpc.settled import status_of
 
+ROUNDING_S = 0.15
+"""Seconds before its deadline at which a call may be cancelled because of it: gRPC rounds deadlines of 1 to 100 s up on
+their way, by as much as 0.1 s, so that the caller's comes first."""
+
 _KINDS = {
     (False, False): "unary_unary",
     (False, True): "unary_stream",
@@ -91,7 +95,7 @@ def ended_with(context: Any, error: BaseException | None) -> grpc.StatusCode | N
     """The status of a call whose behaviour ended so; ``None`` if a plain function raised: its context keeps it."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         left = context.time_remaining()
-        out_of_time = left is not None and left <= 0
+        out_of_time = left is not None and left <= ROUNDING_S
         return grpc.StatusCode.DEADLINE_EXCEEDED if out_of_time else grpc.StatusCode.CANCELLED
     if not hasattr(context, "code"):
         return grpc.StatusCode.OK if error is None else None

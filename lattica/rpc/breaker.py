@@ -43,13 +43,15 @@ class Breaker:
     Args:
         rng: Source of the jitter.
         trip_after: Failures in a row that open it.
+        pause_max: Longest pause, in seconds.
     """
 
-    __slots__ = ("_opened", "_probe_until", "_rng", "_trip_after", "failures", "retry_at")
+    __slots__ = ("_opened", "_pause_max", "_probe_until", "_rng", "_trip_after", "failures", "retry_at")
 
-    def __init__(self, rng: random.Random, *, trip_after: int = TRIP_AFTER) -> None:
+    def __init__(self, rng: random.Random, *, trip_after: int = TRIP_AFTER, pause_max: float = PAUSE_MAX_S) -> None:
         self._rng = rng
         self._trip_after = trip_after
+        self._pause_max = pause_max
         self._opened = 0  # in a row, without a success between
         self._probe_until: float | None = None
         self.failures = 0
@@ -101,7 +103,7 @@ class Breaker:
         self._probe_until = None
 
     def _open(self, now: float) -> None:
-        pause = min(PAUSE_MIN_S * PAUSE_FACTOR ** min(self._opened, _MAX_DOUBLINGS), PAUSE_MAX_S)
+        pause = min(PAUSE_MIN_S * PAUSE_FACTOR ** min(self._opened, _MAX_DOUBLINGS), self._pause_max)
         self._opened += 1
         self._probe_until = None
         self.retry_at = now + pause * (1 - JITTER * self._rng.random())

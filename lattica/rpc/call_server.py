@@ -50,7 +50,7 @@ class CallServer:
         self.metrics = metrics
         self.intake = intake or Intake(default_limit())
         self._callers: dict[tuple[PeerId, bytes], CallMemory] = {}
-        self.deadlines = Deadlines[Entry](self._expired, lambda entry: entry.task is not None)
+        self.deadlines = Deadlines[Entry](self._expired)
         self._ending_calls: set[asyncio.Task[Any]] = set()
         self._closing = False
         self.ending = asyncio.Event()
@@ -154,6 +154,8 @@ class CallServer:
         finally:
             served.running -= 1
             self.dispatcher.running -= 1
+            if entry.deadline is not None:
+                self.deadlines.discard(entry.deadline, entry)
         memory.answered(entry, answer, size, keep=size > wire.MAX_SMALL)
         if not entry.cancelled:
             stream = entry.stream if entry.stream.is_open or not memory.streams else memory.streams[-1]
@@ -169,7 +171,9 @@ class CallServer:
         try:
             positional, named = served.bound(values)
             result = await served.run(positional, named)
-        except Exception as error:  # noqa: BLE001 - the caller gets it
+        except (Exception, asyncio.CancelledError) as error:  # the caller gets it
+            if is_cancellation(error):
+                raise
             return failure_of(number, error, with_traceback=bool(flags & wire.TRACEBACK))
         try:
             return spec.result.encode_small(result)
@@ -295,6 +299,12 @@ class CallServer:
         if tasks:
             await asyncio.wait(tasks)
         await self.dispatcher.close()
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether the running task has been cancelled; not if what its handler awaits was, of which the caller is told."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _look_gone(memory: CallMemory) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import grpc
 from lattica.background import Background
 from lattica.errors import PeerUnreachableError
 from lattica.identity import PeerId
+from lattica.rpc.breaker import Breaker
 from lattica.rpc.method import Method, defined, left
 from lattica.rpc.metrics import METRICS, RpcMetrics
 from lattica.rpc.options import DRAIN_S
@@ -29,6 +31,8 @@ WARM_UP_TIMEOUT_S = 10.0
 """Seconds that a session over a better path has for its handshake, while the old one serves on."""
 RETRY_S = 0.5
 """Seconds between two attempts to find another way for calls that wait because the one that they had is stalled."""
+BREAKER_PAUSE_MAX_S = 1.0
+"""Longest pause before a peer that cannot be reached is looked for again; short, since it may be back any time."""
 OPEN_TIMEOUT_S = 30.0
 """Seconds to find a peer and open a session, whatever the deadlines of the calls that wait for it."""
 
@@ -40,8 +44,9 @@ class PeerChannel(grpc.aio.Channel):
 
     Made without waiting; the first call finds the peer. A call to a peer that cannot be reached raises
     `PeerUnreachableError` (also an `AioRpcError` with ``UNAVAILABLE``) within its deadline, and the next call tries
-    anew. Calls that wait for the peer share one attempt, which goes on when they give up: a peer that takes longer to
-    find than a call may wait is there for a later one. Closing it is for the node: it is shared.
+    anew; after two failures in a row calls fail at once for a moment, `BREAKER_PAUSE_MAX_S` at most, or until the peer
+    is heard of. Calls that wait for the peer share one attempt, which goes on when they give up: a peer that takes
+    longer to find than a call may wait is there for a later one. Closing it is for the node: it is shared.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class PeerChannel(grpc.aio.Channel):
         self._renew_at = 0.0
         self._replaced = asyncio.Event()
         self._closed = closed
+        self._breaker = Breaker(random.SystemRandom(), pause_max=BREAKER_PAUSE_MAX_S)
+        self._failure: dict[str, str] = {}
 
     @property
     def closed(self) -> bool:
@@ -121,7 +128,19 @@ class PeerChannel(grpc.aio.Channel):
             await asyncio.wait({moving}, timeout=min(RETRY_S, left(deadline) or RETRY_S))
         return self.session_nowait() or await self._opened(left(deadline))
 
+    def heard_of(self) -> None:
+        """The peer runs: the next call looks for it, however often that has failed."""
+        self._breaker.succeeded()
+
+    def _check_breaker(self) -> None:
+        now = time.monotonic()
+        retry_at = self._breaker.retry_at
+        if retry_at is not None and self._opening is None and not self._breaker.can_try(now):
+            failed = f"{self._breaker.failures} attempts in a row failed, the next is due in {retry_at - now:.1f} s"
+            raise PeerUnreachableError(self.peer_id, {**self._failure, "circuit breaker": failed})
+
     async def _opened(self, timeout: float | None) -> Session:
+        self._check_breaker()
         opening = self._open_soon()
         done, _ = await asyncio.wait([opening.task], timeout=timeout)
         if not done:
@@ -151,6 +170,9 @@ class PeerChannel(grpc.aio.Channel):
             if self._session is not None and self._session.is_ready(time.monotonic()):
                 await self._warm_up(session)
         except Exception as error:  # noqa: BLE001 - belongs to the calls that wait
+            if isinstance(error, PeerUnreachableError) and self.session_nowait() is None:
+                self._breaker.failed(time.monotonic())
+                self._failure = dict(error.attempts)
             return error
         finally:
             self._opening = None
@@ -158,6 +180,7 @@ class PeerChannel(grpc.aio.Channel):
             self._drain(self._session, None)
             self._replaced.set()
             self._replaced = asyncio.Event()
+        self._breaker.succeeded()
         self._session = session
         session.watch = self.spawn(partial(self._watch, session))
         return session

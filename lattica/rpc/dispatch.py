@@ -109,8 +109,15 @@ class Served:
             return await self._function(*args, **kwargs)
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads(), lambda: context.run(_called, self._function, args, kwargs)
+            self._threads(), lambda: context.run(self._plain, args, kwargs)
         )
+
+    def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an ordinary function. A future would never end with `StopIteration`: raise what coroutines do."""
+        try:
+            return self._function(*args, **kwargs)
+        except StopIteration as error:
+            raise RuntimeError(f"{self.spec.path} raised StopIteration") from error
 
     async def iterate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
         """The method's results; closed when this is."""
@@ -125,7 +132,7 @@ class Served:
             return
         context, loop = contextvars.copy_context(), asyncio.get_running_loop()
         iterator: Iterator[Any] = await loop.run_in_executor(
-            self._threads(), lambda: iter(context.run(_called, self._function, args, kwargs))
+            self._threads(), lambda: iter(context.run(self._plain, args, kwargs))
         )
         try:
             while True:
@@ -150,6 +157,7 @@ class Dispatcher:
     def __init__(self) -> None:
         self.running = 0
         self._methods: dict[str, Served] = {}
+        self._services: dict[str, list[Served]] = {}
         self._pools: list[ThreadPoolExecutor] = []
         self._streams = ThreadStreams()
 
@@ -161,8 +169,16 @@ class Dispatcher:
         """
         if any(method.path in self._methods for method in spec.methods.values()):
             raise UsageError(f"a service {spec.name} is served already; give this one another name")
-        for attribute, method in spec.methods.items():
-            self._methods[method.path] = Served(method, getattr(served, attribute), self._pool(method), self._streams)
+        methods = [
+            Served(method, getattr(served, attribute), self._pool(method), self._streams)
+            for attribute, method in spec.methods.items()
+        ]
+        self._methods.update((method.spec.path, method) for method in methods)
+        self._services[spec.name] = methods
+
+    def load(self, service: str) -> int:
+        """Calls of a service that are under way."""
+        return sum(method.running for method in self._services.get(service, ()))
 
     def find(self, path: str) -> Served | None:
         """The method of that name."""
@@ -185,11 +201,3 @@ class Dispatcher:
         self._streams.close()
         for pool in self._pools:
             await asyncio.to_thread(pool.shutdown, wait=True, cancel_futures=True)
-
-
-def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The result of an ordinary function; `StopIteration`, which no future can carry, as a coroutine would raise it."""
-    try:
-        return function(*args, **kwargs)
-    except StopIteration as error:
-        raise RuntimeError(f"{function.__qualname__} raised StopIteration") from error

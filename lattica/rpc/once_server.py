@@ -107,6 +107,8 @@ async def _run(
         served.running -= 1
         server.dispatcher.running -= 1
         claim.release()
+        if entry.deadline is not None:
+            server.deadlines.discard(entry.deadline, entry)
     if size > MAX_REMEMBERED_BYTES and not call.is_fetched:
         too_large = wire.Failure(header.id, wire.FORGOTTEN, "", f"its result of {size} bytes is too large to be kept")
         memory.answered(entry, too_large, answer_size(too_large), keep=True)

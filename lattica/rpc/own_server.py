@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 
-from lattica.errors import CodecError, DecodeError, RemoteProtocolError, RpcError
+from lattica.errors import CodecError, DecodeError, LatticaError, RemoteProtocolError, RpcError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
 from lattica.rpc.call_context import CurrentCall, running_call
-from lattica.rpc.call_server import Answer, CallServer, answer_size, bad_call, bad_result, forgotten
+from lattica.rpc.call_server import Answer, CallServer, answer_size, bad_call, bad_result, forgotten, is_cancellation
 from lattica.rpc.caller import caller_id
 from lattica.rpc.codec import Encoded
 from lattica.rpc.dispatch import Served
@@ -168,6 +169,7 @@ class _OwnCall:
         reader: Puts its values together.
         context: gRPC's.
         claim: What its arguments have taken of the node's intake.
+        fault: Of a stream: why what came, or what is to go, cannot be taken; any other error is the method's own.
     """
 
     def __init__(self, peer: PeerId, header: CallHeader, reader: ValueReader, context: Any, claim: Claim) -> None:
@@ -176,6 +178,7 @@ class _OwnCall:
         self.reader = reader
         self.context = context
         self.claim = claim
+        self.fault: LatticaError | None = None
 
 
 async def _stream(server: CallServer, served: Served, call: _OwnCall, args: Encoded) -> None:
@@ -191,27 +194,53 @@ async def _stream(server: CallServer, served: Served, call: _OwnCall, args: Enco
     items = server.intake.claim(call.peer)
     call.reader.admit = items.take
     try:
-        values = spec.args.decode(args.body, args.buffers)
+        with _faults(call):
+            values = spec.args.decode(args.body, args.buffers)
         positional, named = served.bound(values, _items(served, call, items))
         if not spec.streams_results:
-            await _send(context, spec.result.encode_small(await served.run(positional, named)))
+            await _send(context, _encoded(call, served, await served.run(positional, named)))
             return
         async for result in served.iterate(positional, named):
-            await _send(context, spec.result.encode_small(result))
-    except RemoteProtocolError:
-        raise
+            await _send(context, _encoded(call, served, result))
     except _BrokenOffError:
         return
-    except DecodeError as error:
-        await _refuse(context, bad_call(header.id, error))
-    except CodecError as error:
-        await _refuse(context, bad_result(header.id, error))
-    except Exception as error:  # noqa: BLE001 - the caller gets it
-        await _refuse(context, failure_of(header.id, error, with_traceback=bool(header.flags & wire.TRACEBACK)))
+    except (Exception, asyncio.CancelledError) as error:  # the caller gets it
+        if is_cancellation(error):
+            raise
+        await _refuse(context, _failure(call, error))
     finally:
         served.running -= 1
         server.dispatcher.running -= 1
         items.release()
+
+
+@contextlib.contextmanager
+def _faults(call: _OwnCall) -> Iterator[None]:
+    """Note that what the block raises is no error of the method's."""
+    try:
+        yield
+    except (CodecError, DecodeError, RemoteProtocolError) as error:
+        call.fault = error
+        raise
+
+
+def _encoded(call: _OwnCall, served: Served, result: Any) -> bytes | Encoded:
+    with _faults(call):
+        return served.spec.result.encode_small(result)
+
+
+def _failure(call: _OwnCall, error: BaseException) -> wire.Failure:
+    """What its caller is told of a stream's error; raises it if the caller broke the protocol."""
+    header = call.header
+    if error is call.fault:
+        match error:
+            case DecodeError():
+                return bad_call(header.id, error)
+            case CodecError():
+                return bad_result(header.id, error)
+            case _:
+                raise error
+    return failure_of(header.id, error, with_traceback=bool(header.flags & wire.TRACEBACK))
 
 
 async def _items(served: Served, call: _OwnCall, claim: Claim) -> AsyncIterator[Any]:
@@ -226,8 +255,10 @@ async def _items(served: Served, call: _OwnCall, claim: Claim) -> AsyncIterator[
             return
         if message is grpc.aio.EOF:
             raise _BrokenOffError(f"{call.peer} has cancelled the call, or the connection was lost")
-        item = await _value(call, message)
-        yield codec.decode(item.body, item.buffers)
+        with _faults(call):
+            item = await _value(call, message)
+            value = codec.decode(item.body, item.buffers)
+        yield value
 
 
 async def _arguments(call: _OwnCall, rest: memoryview) -> Encoded:

@@ -58,6 +58,10 @@ class OwnUnary:
     Cancelling one cancels it at the server. If nothing gets through to that for now, it runs on there, for
     `lattica.rpc.call_memory.RUN_ON_S` at most.
 
+    Args (all methods):
+        can_move: Whether the caller has other peers to call, so that a loss should be raised at once, as
+            `LostCallError`, unless the call must not run twice and may have begun.
+
     Raises (all methods):
         OutcomeUnknownError: The connection was lost, and so is what became of a call that must not run twice.
         PeerUnreachableError: The peer cannot be reached.
@@ -68,14 +72,18 @@ class OwnUnary:
         self.channel = channel
         self._batch = batch
 
-    async def call(self, header: CallHeader, args: bytes | Encoded, deadline: float | None) -> Encoded | Failure:
+    async def call(
+        self, header: CallHeader, args: bytes | Encoded, deadline: float | None, *, can_move: bool = False
+    ) -> Encoded | Failure:
         """Make a call."""
-        return await self._resumed(_Call(self, header, args, deadline), header, deadline)
+        return await self._resumed(_Call(self, header, args, deadline), header, deadline, can_move)
 
-    async def fetch(self, method: str, number: int, deadline: float | None, flags: int) -> Encoded | Failure:
+    async def fetch(
+        self, method: str, number: int, deadline: float | None, flags: int, *, can_move: bool = False
+    ) -> Encoded | Failure:
         """The large result of a batched call."""
         header = CallHeader(method, self._batch.instance, number, flags)
-        return await self._resumed(_Fetch(self, header, deadline), header, deadline)
+        return await self._resumed(_Fetch(self, header, deadline), header, deadline, can_move)
 
     async def memory(self, method: str, deadline: float | None) -> bytes:
         """The name of the server's memory of us."""
@@ -85,8 +93,11 @@ class OwnUnary:
         except TimeoutError as error:
             raise DeadlineExceededError(method) from error
 
-    async def _resumed(self, call: _Call | _Fetch, header: CallHeader, deadline: float | None) -> Encoded | Failure:
+    async def _resumed(
+        self, call: _Call | _Fetch, header: CallHeader, deadline: float | None, can_move: bool
+    ) -> Encoded | Failure:
         """The answer of the first attempt that is not lost; the server may forget the call when this ends."""
+        is_once = bool(header.flags & ONCE)
         resumption = Resumption()
         answer: Encoded | Failure | None = None
         try:
@@ -95,10 +106,12 @@ class OwnUnary:
                 try:
                     answer = await call.attempt()
                 except LostCallError as error:
+                    if can_move and not (is_once and error.was_sent):
+                        raise
                     now = time.monotonic()
                     pause = None if self.channel.closed else resumption.lost(began, now)
                     if pause is None:
-                        raise error.outcome(header.method, once=bool(header.flags & ONCE)) from error.__cause__
+                        raise error.outcome(header.method, once=is_once) from error.__cause__
                     if deadline is not None and now + pause >= deadline:
                         raise DeadlineExceededError(header.method) from error
                     await asyncio.sleep(pause)

@@ -20,6 +20,7 @@ from lattica.errors import (
     RemoteError,
     RpcError,
     ServerBusyError,
+    UnsendableResultError,
 )
 from lattica.rpc import batch_wire as wire
 
@@ -37,10 +38,10 @@ _made: WeakKeyDictionary[type[Exception], type[RemoteError]] = WeakKeyDictionary
 
 def failure_of(number: int, error: BaseException, *, with_traceback: bool) -> wire.Failure:
     """The failure that tells the caller of a method's exception."""
-    kind = type(error).__qualname__
-    text = _text(error)
-    trace = "".join(traceback.format_exception(error))[-wire.MAX_DETAIL :] if with_traceback else ""
-    return wire.Failure(number, wire.RAISED, kind[: wire.MAX_METHOD], text[: wire.MAX_DETAIL], trace)
+    kind = _unicode(type(error).__qualname__[: wire.MAX_METHOD])[: wire.MAX_METHOD]
+    text = _unicode(_text(error)[: wire.MAX_DETAIL])[: wire.MAX_DETAIL]
+    trace = _trace(error)[-wire.MAX_DETAIL :] if with_traceback else ""
+    return wire.Failure(number, wire.RAISED, kind, text, trace)
 
 
 def error_of(method: str, failure: wire.Failure, declared: Sequence[type[Exception]] = ()) -> LatticaError:
@@ -55,7 +56,7 @@ def error_of(method: str, failure: wire.Failure, declared: Sequence[type[Excepti
         case wire.BAD_CALL:
             return DecodeError(failure.kind or f"an argument of {method}", failure.message)
         case wire.BAD_RESULT:
-            return RpcError(
+            return UnsendableResultError(
                 f"{method} was executed, but {failure.kind or 'its result'} cannot be sent: {failure.message}"
             )
         case wire.FORGOTTEN:
@@ -70,14 +71,11 @@ def remote_error(method: str, failure: wire.Failure, declared: Sequence[type[Exc
     """The `RemoteError` of an exception, and an instance of its class as well where that is known."""
     known = next((kind for kind in declared if kind.__qualname__ == failure.kind), None) or _OWN.get(failure.kind)
     made = RemoteError if known is None else _combined(known)
-    try:
-        return made(method, failure.kind, failure.message, failure.traceback)
-    except Exception:  # noqa: BLE001 - as below, for this text
-        return RemoteError(method, failure.kind, failure.message, failure.traceback)
+    return made(method, failure.kind, failure.message, failure.traceback)
 
 
 def _combined(kind: type[Exception]) -> type[RemoteError]:
-    """A class that is both; for one that cannot be combined, `RemoteError`."""
+    """A class that is both; for one that cannot be combined, `RemoteError`. Its own constructor is not called."""
     made = _made.get(kind)
     if made is None:
         made = _made[kind] = _combine(kind)
@@ -88,9 +86,18 @@ def _combine(kind: type[Exception]) -> type[RemoteError]:
     try:
         made = type(f"Remote{kind.__name__}", (RemoteError, kind), {"__module__": __name__})
         made("", "", "")
-    except Exception:  # noqa: BLE001 - a class of the service's, with a constructor or a layout of its own
+    except Exception:  # noqa: BLE001 - a class of the service's, with a layout of its own or a wish for no other bases
         return RemoteError
     return made
+
+
+def _unicode(text: str) -> str:
+    """The text without lone surrogates, which have no form in UTF-8: names of files on disk may have some."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _trace(error: BaseException) -> str:
+    return _unicode("".join(traceback.format_exception(error))[-wire.MAX_DETAIL :])
 
 
 def _text(error: BaseException) -> str:

@@ -14,6 +14,8 @@ MAX_PAUSE_S = 2.0
 ATTEMPTS = 4
 """Attempts of one call, unless its caller says otherwise."""
 
+_MAX_DOUBLINGS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -43,8 +45,13 @@ class RetryPolicy:
         """
         if failed >= self.attempts or not is_worth_retrying(error, idempotent=idempotent):
             return None
-        pause = draw * min(MAX_PAUSE_S, BASE_PAUSE_S * 2 ** (failed - 1))
+        pause = backoff(failed, draw)
         return pause if remaining is None or pause < remaining else None
+
+
+def backoff(failed: int, draw: float) -> float:
+    """Seconds to wait after so many failed attempts; ``draw`` is a random number from 0 to 1."""
+    return draw * min(MAX_PAUSE_S, BASE_PAUSE_S * 2.0 ** min(failed - 1, _MAX_DOUBLINGS))
 
 
 def is_worth_retrying(error: Exception, *, idempotent: bool) -> bool:

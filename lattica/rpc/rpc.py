@@ -23,7 +23,8 @@ from lattica.rpc.metrics import METRICS, RpcMetrics
 from lattica.rpc.options import DRAIN_S
 from lattica.rpc.ports import RouteOpener
 from lattica.rpc.python_services import PythonServices
-from lattica.rpc.replicas import Replicas
+from lattica.rpc.replica_stub import ReplicaCaller
+from lattica.rpc.replicas import Replicas, check_offer
 from lattica.rpc.server import RpcServer, open_server
 from lattica.rpc.service import spec_of
 from lattica.rpc.stub import CallOptions, PeerCaller, changed, make_stub
@@ -111,16 +112,52 @@ class Rpc:
         """
         self._server.add_servicer(register, servicer)
 
-    def serve(self, service: object) -> None:
+    def serve(self, service: object, *, name: str | None = None, announce: bool = False, capacity: int = 1) -> None:
         """Let peers call an object whose class is decorated with `lattica.rpc.service`; also while running.
 
+        Args:
+            service: The object.
+            name: Of the service, instead of the one that its class declares: objects of one class that serve different
+                layers have different names.
+            announce: Whether everybody may find this node by that name (see `service`), until
+                ``node.rpc.replicas.withdraw(name)`` or the node's end; if not, only who knows the node calls it.
+            capacity: Calls that it does well to run at once, for callers to choose among replicas of different sizes;
+                announced with the number of calls that are under way.
+
         Raises:
-            UsageError: Its class is no service, or one of that name is served already.
+            UsageError: Its class is no service, one of that name is served already, no service can have that name, or
+                this room was opened without a node, so that nobody can be told.
             CodecError: A method's annotations name a type whose values cannot travel.
         """
-        self._calls.dispatcher.add(spec_of(type(service)), service)
+        spec, dispatcher = spec_of(type(service), name), self._calls.dispatcher
+        replicas = self.replicas if announce else None
+        check_offer(spec.name, capacity)
+        dispatcher.add(spec, service)
+        if replicas is not None:
+            replicas.announce(spec.name, capacity=capacity, load=lambda: dispatcher.load(spec.name))
 
-    def stub(self, service: type[S], peer: PeerId, **options: Any) -> S:
+    def service(self, name: str, service: type[S], **options: Any) -> S:
+        """An object that has the methods of a service and calls whichever peer offers a name; made without waiting.
+
+        Each call goes to a healthy replica, by load and latency; one that dies, refuses or does not know the method is
+        left for another one, if the call has not begun there or its method is idempotent. With ``key`` calls go to the
+        same replica for as long as it is well, for what it keeps between them. ``rpc.options(stub, key="session 7")``
+        makes such a stub of another. Replicas are other nodes, never this one.
+
+        Args:
+            name: What the replicas were announced as: see `serve`.
+            service: The class, as decorated with `lattica.rpc.service`.
+            options: Those of `CallOptions`. A call without a replica to go to waits for one until its deadline, at most
+                30 s; then it is `NoReplicaError`. Other errors are those of `stub`.
+
+        Raises:
+            UsageError: The class is no service, no service can have that name, an option is unknown or wrong, or this
+                room was opened without a node.
+        """
+        caller = ReplicaCaller(self.replicas.replica_set(name), self._caller)
+        return make_stub(caller, service, spec_of(service, name), changed(CallOptions(), options))
+
+    def stub(self, service: type[S], peer: PeerId, *, name: str | None = None, **options: Any) -> S:
         """An object that has the methods of a service and calls a peer's; made without waiting.
 
         ``await stub.add(1, b=2)`` for a method with one result, ``async for`` for a stream of them. Errors are those of
@@ -131,12 +168,13 @@ class Rpc:
         Args:
             service: The class, as decorated with `lattica.rpc.service`.
             peer: Whom to call.
+            name: Of the service, if it is served under another one than its class declares.
             options: Those of `CallOptions`: ``timeout=5.0`` and so on.
 
         Raises:
             UsageError: The class is no service, or an option is unknown or wrong.
         """
-        return make_stub(self._caller(peer), service, spec_of(service), changed(CallOptions(), options))
+        return make_stub(self._caller(peer), service, spec_of(service, name), changed(CallOptions(), options))
 
     @property
     def replicas(self) -> Replicas:
@@ -152,6 +190,12 @@ class Rpc:
     def use_replicas(self, replicas: Replicas) -> None:
         """Find services by name with ``replicas``, which ends before this room does."""
         self._replicas = replicas
+
+    def heard_of(self, peer: PeerId) -> None:
+        """A peer runs, as its connection to us shows: calls that failed to reach it may try again at once."""
+        for (whose, _), channel in self._channels.items():
+            if whose == peer:
+                channel.heard_of()
 
     def _caller(self, peer: PeerId) -> PeerCaller:
         caller = self._callers.get(peer)

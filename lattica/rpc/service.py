@@ -1,13 +1,15 @@
 """Plain Python classes as services: which methods peers may call, and what travels.
 
-@rpc.service("llm/layers-0-7")
-class Layers:
-@rpc.method(idempotent=True)
-async def forward(self, hidden: np.ndarray, position: int = 0) -> np.ndarray: ...
+    @rpc.service("llm/layers-0-7")
+    class Layers:
+        @rpc.method(idempotent=True)
+        async def forward(self, hidden: np.ndarray, position: int = 0) -> np.ndarray: ...
 
-@rpc.method
-async def tokens(self, prompt: str) -> AsyncIterator[str]:
-yield ...
+        @rpc.method
+        async def tokens(self, prompt: str) -> AsyncIterator[str]:
+            yield ...
+
+A stub has the same methods, all async.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from weakref import WeakKeyDictionary
 from lattica.errors import UsageError
 from lattica.rpc.batch_wire import MAX_METHOD
 from lattica.rpc.codec import ArgsCodec, Codec
+from lattica.rpc.names import check_name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,10 +43,11 @@ class Method(Generic[P, R]):
     """A method that peers may call; on an object of its class it is the function itself, bound."""
 
     def __init__(self, function: Callable[..., Any], options: MethodOptions) -> None:
+        if isinstance(function, staticmethod | classmethod | type) or not hasattr(function, "__get__"):
+            raise UsageError(f"{function!r} cannot be called by peers; decorate ordinary methods, which have a self")
         self.function = function
         self.options = options
         self.__doc__ = function.__doc__
-        self.__name__ = function.__name__
 
     def __get__(self, instance: object, owner: type) -> Any:
         return self if instance is None else self.function.__get__(instance, owner)
@@ -79,6 +83,12 @@ class MethodOptions:
     def __init__(
         self, idempotent: bool, concurrency: int | None, threads: int, raises: tuple[type[Exception], ...]
     ) -> None:
+        if concurrency is not None and concurrency < 1:
+            raise UsageError(f"a concurrency of {concurrency}: at least 1, or None for the default")
+        if threads < 1:
+            raise UsageError(f"{threads} threads: at least 1")
+        if not isinstance(raises, tuple) or not all(map(_is_exception, raises)):
+            raise UsageError(f"raises={raises!r}: a tuple of exception classes")
         self.idempotent = idempotent
         self.concurrency = concurrency
         self.threads = threads
@@ -141,7 +151,11 @@ def method(
             are executed at most once, and their callers told when that cannot be known.
         concurrency: Calls that may be under way at once; further ones are refused as busy.
         threads: Threads for an ordinary function.
-        raises: Exceptions of your own that callers get as themselves; Python's own are anyway.
+        raises: Exceptions of your own that callers get as themselves; Python's own are anyway. Of what they hold only
+            the text arrives: they are made without their constructor.
+
+    Raises:
+        UsageError: It is no method, or an option is out of its range.
     """
     decorator = _Decorator(MethodOptions(idempotent, concurrency, threads, raises))
     return decorator if function is None else decorator(function)
@@ -151,13 +165,16 @@ def service(name: str | None = None) -> Callable[[C], C]:
     """Make a class a service, under ``name``, or its own.
 
     Raises:
-        UsageError: The name is empty, too long or has unprintable characters, or no method is decorated.
+        UsageError: No service can have that name, or no method is decorated.
     """
+    if not isinstance(name, str | None):
+        raise UsageError(f'{name!r} is no name of a service; write @rpc.service() or @rpc.service("name")')
 
     def decorate(cls: C) -> C:
+        if not isinstance(cls, type):
+            raise UsageError(f"{cls!r} is no class; a service is a class with methods")
         chosen = cls.__name__ if name is None else name
-        if not chosen or len(chosen) > MAX_METHOD // 2 or not chosen.isprintable():
-            raise UsageError(f"bad service name {chosen[:200]!r}: 1 to {MAX_METHOD // 2} printable characters")
+        check_name(chosen)
         if not _methods(cls):
             raise UsageError(f"the service {chosen} has no methods; decorate them with @rpc.method")
         setattr(cls, _NAME, chosen)
@@ -181,19 +198,21 @@ class MethodSpec:
         result: For the result, or each result.
     """
 
-    def __init__(self, service_name: str, declared: Method[Any, Any]) -> None:
-        function, name = declared.function, declared.__name__
-        self.path = f"{service_name}/{name}"
+    def __init__(self, service_name: str, attribute: str, declared: Method[Any, Any]) -> None:
+        function = declared.function
+        self.path = f"{service_name}/{attribute}"
         if len(self.path) > MAX_METHOD:
             raise UsageError(f"the method name {self.path[:80]!r} is too long: {MAX_METHOD} characters at most")
-        self.attribute = name
+        self.attribute = attribute
         self.options = declared.options
         self.is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         self.streams_results = isinstance(declared, StreamMethod)
-        hints = get_type_hints(function, include_extras=True)
+        hints = _hints(function, self.path)
         signature = inspect.signature(function)
-        parameters = list(signature.parameters.values())[1:]
-        streams = [parameter for parameter in parameters if get_origin(hints.get(parameter.name)) in _ITERATORS]
+        own, *parameters = signature.parameters.values() or (None,)
+        if own is None or own.kind in (own.KEYWORD_ONLY, own.VAR_KEYWORD):
+            raise UsageError(f"{self.path} has no self; decorate ordinary methods")
+        streams = [parameter for parameter in parameters if _is_iterator(hints.get(parameter.name))]
         if len(streams) > 1:
             raise UsageError(f"{self.path} has {len(streams)} streams of requests; one is possible")
         self.streams_requests = streams[0].name if streams else None
@@ -222,27 +241,36 @@ class ServiceSpec:
         methods: By attribute.
     """
 
-    def __init__(self, cls: type) -> None:
-        name = getattr(cls, _NAME, None)
-        if name is None:
+    def __init__(self, cls: type, name: str | None = None) -> None:
+        declared = getattr(cls, _NAME, None)
+        if declared is None:
             raise UsageError(f"{cls.__name__} is no service; decorate the class with @rpc.service()")
-        self.name: str = name
-        self.methods = {attribute: MethodSpec(name, declared) for attribute, declared in _methods(cls).items()}
+        if name is not None:
+            check_name(name)
+        self.name: str = name or declared
+        self.methods = {
+            attribute: MethodSpec(self.name, attribute, declared) for attribute, declared in _methods(cls).items()
+        }
 
 
-_specs: WeakKeyDictionary[type, ServiceSpec] = WeakKeyDictionary()
+_specs: WeakKeyDictionary[type, dict[str | None, ServiceSpec]] = WeakKeyDictionary()
 
 
-def spec_of(cls: type) -> ServiceSpec:
+def spec_of(cls: type, name: str | None = None) -> ServiceSpec:
     """What a class decorated with `service` declares.
 
+    Args:
+        cls: The class.
+        name: Of the service, instead of the one that the class declares.
+
     Raises:
-        UsageError: It is none, or a method's signature cannot be served.
+        UsageError: It is none, a method's signature cannot be served, or no service can have that name.
         CodecError: Values of a declared type cannot travel.
     """
-    spec = _specs.get(cls)
+    specs = _specs.setdefault(cls, {})
+    spec = specs.get(name)
     if spec is None:
-        spec = _specs[cls] = ServiceSpec(cls)
+        spec = specs[name] = ServiceSpec(cls, name)
     return spec
 
 
@@ -252,9 +280,29 @@ def _methods(cls: type) -> dict[str, Method[Any, Any]]:
         for attribute, value in vars(base).items():
             if isinstance(value, Method):
                 found[attribute] = value
+            elif callable(value) and attribute in found:
+                raise UsageError(f"{base.__name__}.{attribute} replaces a method that peers may call; decorate it, too")
             else:
                 found.pop(attribute, None)
     return found
+
+
+def _hints(function: Callable[..., Any], path: str) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except Exception as error:  # annotations are the service's own code: they may raise anything
+        raise UsageError(
+            f"the annotations of {path} cannot be resolved: {error}; its types have to exist when the program runs, not"
+            " for the type checker alone"
+        ) from error
+
+
+def _is_exception(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Exception)
+
+
+def _is_iterator(hint: object) -> bool:
+    return hint in _ITERATORS or get_origin(hint) in _ITERATORS
 
 
 def _is_stream(function: Callable[..., Any]) -> bool:
@@ -265,7 +313,7 @@ def _is_stream(function: Callable[..., Any]) -> bool:
     hint = getattr(function, "__annotations__", {}).get("return")
     if isinstance(hint, str):
         return hint.split("[")[0].rsplit(".", 1)[-1] in {"AsyncIterator", "Iterator"}
-    return get_origin(hint) in _ITERATORS
+    return _is_iterator(hint)
 
 
 def _item(hint: Any) -> Any:

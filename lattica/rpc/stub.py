@@ -7,14 +7,15 @@ import contextlib
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from functools import partial
+from typing import Any, Protocol, TypeVar, cast
 
-from lattica.errors import RemoteProtocolError, UsageError
+from lattica.errors import LatticaError, RemoteProtocolError, UsageError
 from lattica.rpc.batch_calls import Lane
 from lattica.rpc.batch_client import BatchClient
-from lattica.rpc.batch_wire import MAX_SMALL, ONCE, TRACEBACK, Failure
+from lattica.rpc.batch_wire import MAX_SMALL, MAX_TIMEOUT_S, ONCE, TRACEBACK, Failure
 from lattica.rpc.call_context import running_call
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
@@ -41,20 +42,24 @@ class CallOptions:
         hedge_after: Seconds after which an idempotent unary call that is not answered is made a second time, the first
             answer counting; ``None`` for never.
         traceback: Whether a `RemoteError` should say where the peer's method raised.
+        key: For calls by name: those with the same key go to the same replica, for as long as it is well.
     """
 
     timeout: float | None = None
     attempts: int = ATTEMPTS
     hedge_after: float | None = None
     traceback: bool = False
+    key: str | bytes | None = None
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and self.timeout <= 0:
-            raise UsageError(f"a timeout of {self.timeout} s: it has to be more than 0, or None for no deadline")
+        if self.timeout is not None and not 0 < self.timeout <= MAX_TIMEOUT_S:
+            raise UsageError(
+                f"a timeout of {self.timeout} s: more than 0 and at most {MAX_TIMEOUT_S}, or None for no deadline"
+            )
         if self.attempts < 1:
             raise UsageError(f"{self.attempts} attempts: at least 1")
-        if self.hedge_after is not None and self.hedge_after < 0:
-            raise UsageError(f"hedge_after of {self.hedge_after} s: at least 0")
+        if self.hedge_after is not None and not 0 <= self.hedge_after <= MAX_TIMEOUT_S:
+            raise UsageError(f"hedge_after of {self.hedge_after} s: 0 to {MAX_TIMEOUT_S}, or None for never")
 
 
 class PeerCaller:
@@ -72,21 +77,37 @@ class PeerCaller:
         self.batch = BatchClient(channel, metrics)
         self.large = OwnUnary(channel, self.batch)
 
+    def __str__(self) -> str:
+        return str(self.channel.peer_id)
+
+    def method(self, spec: MethodSpec, opts: CallOptions, lane: Lane) -> Callable[..., Any]:
+        """What a stub has for a method."""
+        if spec.is_unary:
+            return _Unary(self, spec, opts, lane)
+        return _ResultStream(self, spec, opts) if spec.streams_results else _RequestStream(self, spec, opts)
+
     async def unary(
-        self, spec: MethodSpec, args: bytes | Encoded, lane: Lane, deadline: float | None, flags: int
+        self,
+        spec: MethodSpec,
+        args: bytes | Encoded,
+        lane: Lane,
+        deadline: float | None,
+        flags: int,
+        *,
+        can_move: bool = False,
     ) -> Any:
-        """Make one attempt at a unary call; the decoded result."""
+        """Make one attempt at a unary call; the decoded result. ``can_move``: see `BatchClient.call`."""
         context = _tracing()
         if isinstance(args, bytes) and len(args) <= MAX_SMALL:
             number, value = await self.batch.call(
-                spec, args, lane=lane, deadline=deadline, flags=flags, context=context
+                spec, args, lane=lane, deadline=deadline, flags=flags, context=context, can_move=can_move
             )
             if value is not None:
                 return spec.result.decode(memoryview(value))
-            answer = await self.large.fetch(spec.path, number, deadline, flags)
+            answer = await self.large.fetch(spec.path, number, deadline, flags, can_move=can_move)
         else:
             header = CallHeader(spec.path, self.batch.instance, self.batch.new_id(), flags, context)
-            answer = await self.large.call(header, args, deadline)
+            answer = await self.large.call(header, args, deadline, can_move=can_move)
         if isinstance(answer, Failure):
             raise error_of(spec.path, answer, spec.options.raises)
         return spec.result.decode(answer.body, answer.buffers)
@@ -97,24 +118,31 @@ class PeerCaller:
         return OwnCall(self.channel, header, _left(deadline))
 
 
-class Stub:
-    """What `Rpc.stub` makes: has the service's methods as attributes."""
+class Caller(Protocol):
+    """Makes calls: to one peer, or to the replicas of a name."""
 
-    def __init__(self, caller: PeerCaller, spec: ServiceSpec, options: CallOptions) -> None:
+    def method(self, spec: MethodSpec, opts: CallOptions, lane: Lane) -> Callable[..., Any]:
+        """What a stub has for a method."""
+
+
+class Stub:
+    """What `Rpc.stub` and `Rpc.service` make: has the service's methods as attributes."""
+
+    def __init__(self, caller: Caller, spec: ServiceSpec, options: CallOptions) -> None:
         self._lattica = (caller, spec, options)
         lane = Lane()
         for attribute, method in spec.methods.items():
-            setattr(self, attribute, _callable(caller, method, options, lane))
+            setattr(self, attribute, caller.method(method, options, lane))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the service {self._lattica[1].name} has no method {name}")
 
     def __repr__(self) -> str:
         caller, spec, _ = self._lattica
-        return f"<stub of {spec.name} at {caller.channel.peer_id}>"
+        return f"<stub of {spec.name} at {caller}>"
 
 
-def make_stub(caller: PeerCaller, cls: type[S], spec: ServiceSpec, options: CallOptions) -> S:
+def make_stub(caller: Caller, cls: type[S], spec: ServiceSpec, options: CallOptions) -> S:
     """A stub, typed as the service."""
     return cast(S, Stub(caller, spec, options))
 
@@ -140,21 +168,13 @@ def changed(old: CallOptions, changes: dict[str, Any]) -> CallOptions:
         raise UsageError(f"unknown call option: {error}; there are {known}") from error
 
 
-def _callable(caller: PeerCaller, spec: MethodSpec, opts: CallOptions, lane: Lane) -> Callable[..., Any]:
-    if spec.is_unary:
-        return _Unary(caller, spec, opts, lane)
-    if spec.streams_results:
-        return _ResultStream(caller, spec, opts)
-    return _RequestStream(caller, spec, opts)
+class StubMethod:
+    """A method on a stub."""
 
-
-class _Method:
-    def __init__(self, caller: PeerCaller, spec: MethodSpec, opts: CallOptions) -> None:
-        self._caller = caller
+    def __init__(self, spec: MethodSpec, opts: CallOptions) -> None:
         self._spec = spec
         self._timeout = opts.timeout
         self._flags = (0 if spec.options.idempotent else ONCE) | (TRACEBACK if opts.traceback else 0)
-        self._policy = RetryPolicy(opts.attempts)
         self._options = opts
 
     def _deadline(self) -> float | None:
@@ -162,24 +182,31 @@ class _Method:
         outer = running_call.get()
         if outer is None or outer.deadline is None:
             return own
-        return outer.deadline if own is None else min(own, outer.deadline)
+        longest = time.monotonic() + MAX_TIMEOUT_S  # the outer call's own may be longer, if its caller so wished
+        return min(outer.deadline, longest if own is None else own)
+
+    @property
+    def _hedge_after(self) -> float | None:
+        """Only what may run twice is hedged: the service has such methods for which it was asked."""
+        return self._options.hedge_after if self._spec.options.idempotent else None
 
 
-class _Unary(_Method):
+class _Unary(StubMethod):
     def __init__(self, caller: PeerCaller, spec: MethodSpec, opts: CallOptions, lane: Lane) -> None:
-        super().__init__(caller, spec, opts)
+        super().__init__(spec, opts)
+        self._caller = caller
         self._lane = lane
-        self._hedged = opts.hedge_after is not None
-        if self._hedged and not spec.options.idempotent:
-            self._hedged = False  # the service has others for which it was asked
+        self._policy = RetryPolicy(opts.attempts)
+        self._hedged = self._hedge_after
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
         spec = self._spec
         encoded = spec.args.encode_small(spec.args.bind(args, kwargs))
         deadline = self._deadline()
         try:
-            if self._hedged:
-                return await self._hedge(encoded, deadline)
+            if self._hedged is not None:
+                attempt = partial(self._caller.unary, spec, encoded, self._lane, deadline, self._flags)
+                return await first_answer(attempt, self._hedged)
             return await self._caller.unary(spec, encoded, self._lane, deadline, self._flags)
         except Exception as error:  # noqa: BLE001 - decided by the policy
             return await self._again(encoded, deadline, error)
@@ -199,32 +226,32 @@ class _Unary(_Method):
             except Exception as again:  # noqa: BLE001 - as above
                 failed, error = failed + 1, again
 
-    async def _hedge(self, encoded: bytes | Encoded, deadline: float | None) -> Any:
-        """The first answer of two attempts; the other is cancelled."""
-        loop = asyncio.get_running_loop()
 
-        def attempt() -> asyncio.Task[Any]:
-            return loop.create_task(self._caller.unary(self._spec, encoded, self._lane, deadline, self._flags))
+async def first_answer(attempt: Callable[[], Coroutine[Any, Any, T]], after: float) -> T:
+    """The first answer of two attempts, the second made ``after`` seconds; the other is cancelled.
 
-        tasks = [attempt()]
-        try:
-            done, _ = await asyncio.wait(tasks, timeout=self._options.hedge_after)
-            if not done:
-                tasks.append(attempt())
-            waiting = set(tasks)
-            while waiting:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                good = [task for task in done if task.exception() is None]
-                if good:
-                    return good[0].result()
-            return tasks[0].result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+    If both fail, the error of the first.
+    """
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(attempt())]
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=after)
+        if not done:
+            tasks.append(loop.create_task(attempt()))
+        waiting = set(tasks)
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            good = [task for task in done if task.exception() is None]
+            if good:
+                return good[0].result()
+        return tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
-class _Streaming(_Method):
+class StreamingMethod(StubMethod):
     """Adds: arguments and the stream of requests, taken apart."""
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes | Encoded, Any]:
@@ -257,30 +284,48 @@ class _Streaming(_Method):
         return self._spec.result.decode(answer.body, answer.buffers)
 
     @contextlib.asynccontextmanager
-    async def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[OwnCall]:
+    async def _called(
+        self, caller: PeerCaller, encoded: bytes | Encoded, stream: Any, deadline: float | None
+    ) -> AsyncIterator[OwnCall]:
         """A call that is under way and whose requests are being sent; what went wrong with those is raised."""
-        spec = self._spec
+        call = caller.own(self._spec, deadline, self._flags)
+        async with sending(call, encoded, None if stream is None else self._items(stream)):
+            yield call
+
+    async def _only_result(self, call: OwnCall, caller: PeerCaller) -> Any:
+        answer = await call.receive()
+        if answer is None:
+            raise RemoteProtocolError("a call that ended without an answer", caller.channel.peer_id)
+        return self._result(answer)
+
+    def _lost(self, error: LostCallError) -> LatticaError:
+        return error.outcome(self._spec.path, once=not self._spec.options.idempotent)
+
+
+class _PeerStreaming(StreamingMethod):
+    def __init__(self, caller: PeerCaller, spec: MethodSpec, opts: CallOptions) -> None:
+        super().__init__(spec, opts)
+        self._caller = caller
+
+    @contextlib.asynccontextmanager
+    async def _begun(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[OwnCall]:
         encoded, stream = self._arguments(args, kwargs)
-        call = self._caller.own(spec, self._deadline(), self._flags)
         try:
-            async with sending(call, encoded, None if stream is None else self._items(stream)):
+            async with self._called(self._caller, encoded, stream, self._deadline()) as call:
                 yield call
         except LostCallError as error:
-            raise error.outcome(spec.path, once=not spec.options.idempotent) from error.__cause__
+            raise self._lost(error) from error.__cause__
 
 
-class _RequestStream(_Streaming):
+class _RequestStream(_PeerStreaming):
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        async with self._called(args, kwargs) as call:
-            answer = await call.receive()
-            if answer is None:
-                raise RemoteProtocolError("a call that ended without an answer", self._caller.channel.peer_id)
-            return self._result(answer)
+        async with self._begun(args, kwargs) as call:
+            return await self._only_result(call, self._caller)
 
 
-class _ResultStream(_Streaming):
+class _ResultStream(_PeerStreaming):
     async def __call__(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        async with self._called(args, kwargs) as call:
+        async with self._begun(args, kwargs) as call:
             while (answer := await call.receive()) is not None:
                 yield self._result(answer)
 

@@ -79,11 +79,11 @@ class SyncRpc:
     def __init__(self, loop: LoopThread[Node]) -> None:
         self._loop = loop
 
-    def serve(self, service: object) -> None:
+    def serve(self, service: object, *, name: str | None = None, announce: bool = False, capacity: int = 1) -> None:
         """Let peers call an object; see `lattica.rpc.Rpc.serve`. Its async methods run in the node's event loop."""
 
         async def serve() -> None:
-            self._loop.value.rpc.serve(service)
+            self._loop.value.rpc.serve(service, name=name, announce=announce, capacity=capacity)
 
         self._loop.run(serve())
 
@@ -95,6 +95,14 @@ class SyncRpc:
 
         async def make() -> Any:
             return self._loop.value.rpc.stub(service, peer, **options)
+
+        return SyncStub(self._loop, self._loop.run(make()), service)
+
+    def service(self, name: str, service: type, **options: Any) -> Any:
+        """As `stub`, for whichever peer offers a name; see `lattica.rpc.Rpc.service`."""
+
+        async def make() -> Any:
+            return self._loop.value.rpc.service(name, service, **options)
 
         return SyncStub(self._loop, self._loop.run(make()), service)
 

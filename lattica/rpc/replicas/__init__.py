@@ -1,6 +1,6 @@
 """Replicas by name: who offers a service, how well it is, and which one the next call goes to."""
 
-from lattica.rpc.replicas.directory import Replicas, open_replicas
+from lattica.rpc.replicas.directory import Replicas, check_offer, open_replicas
 from lattica.rpc.replicas.replica import Outcome
 from lattica.rpc.replicas.replica_set import ReplicaSet
 from lattica.rpc.replicas.settings import ReplicaSettings
@@ -13,5 +13,6 @@ __all__ = [
     "ReplicaStatus",
     "ReplicaTable",
     "Replicas",
+    "check_offer",
     "open_replicas",
 ]

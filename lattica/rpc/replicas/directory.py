@@ -13,8 +13,9 @@ from weakref import WeakValueDictionary
 import grpc
 
 from lattica.background import Background, background_tasks
-from lattica.errors import NetworkError, RemoteProtocolError
+from lattica.errors import NetworkError, RemoteProtocolError, UsageError
 from lattica.identity import IdentityKey, PeerId
+from lattica.rpc.names import check_name
 from lattica.rpc.ports import ServiceRouting
 from lattica.rpc.replicas.limits import (
     ASK_TIMEOUT_S,
@@ -23,7 +24,7 @@ from lattica.rpc.replicas.limits import (
     MAX_CAPACITY,
 )
 from lattica.rpc.replicas.offers import Offers
-from lattica.rpc.replicas.record import ServiceRecord, check_name, service_key, unseal_record
+from lattica.rpc.replicas.record import ServiceRecord, service_key, unseal_record
 from lattica.rpc.replicas.replica_set import ReplicaSet
 from lattica.rpc.replicas.servicer import ReplicasServicer, add_replicas_servicer
 from lattica.rpc.replicas.settings import ReplicaSettings
@@ -73,7 +74,7 @@ class Replicas:
         Made without waiting: they are looked for when it is first used, and watched while it is used.
 
         Raises:
-            ValueError: No service can have that name.
+            UsageError: No service can have that name.
         """
         replicas = self._sets.get(name)
         if replicas is None:
@@ -100,11 +101,9 @@ class Replicas:
             load: How many calls run or wait here; asked for when a peer asks.
 
         Raises:
-            ValueError: No service can have that name, or capacity.
+            UsageError: No service can have that name, or capacity.
         """
-        check_name(name)
-        if not 1 <= capacity <= MAX_CAPACITY:
-            raise ValueError(f"a capacity is 1 to {MAX_CAPACITY} calls at once, not {capacity}")
+        check_offer(name, capacity)
         is_new = name not in self._offers
         self._offers.put(name, capacity=capacity, load=load)
         if is_new:
@@ -202,6 +201,13 @@ class Replicas:
             if record.peer_id != caller:
                 raise RemoteProtocolError("an own record that is not the caller's", caller)
             replicas.heard(record)
+
+
+def check_offer(name: str, capacity: int) -> None:
+    """Raise `UsageError` unless a service can have that name and capacity."""
+    check_name(name)
+    if not 1 <= capacity <= MAX_CAPACITY:
+        raise UsageError(f"a capacity is 1 to {MAX_CAPACITY} calls at once, not {capacity}")
 
 
 @contextlib.asynccontextmanager

@@ -13,8 +13,6 @@ MAX_LEASE_S: Final = 120.0
 MAX_SKEW_S: Final = 120.0
 """How far the clock of a replica may be off for others to pass its records on. What it says itself counts whatever its
 clock. Also how long a hostile peer can keep up the record of a dead replica beyond its lease."""
-MAX_NAME_BYTES: Final = 200
-"""Longest service name, in UTF-8."""
 INSTANCE_BYTES: Final = 8
 """Length of an instance: collisions among the restarts of one node do not happen."""
 MAX_CAPACITY: Final = 1 << 16
@@ -22,7 +20,7 @@ MAX_CAPACITY: Final = 1 << 16
 MAX_LOAD: Final = 1e6
 """Highest load taken from a record."""
 MAX_RECORD_BYTES: Final = 1024
-"""Longest signed record: a name of `MAX_NAME_BYTES`, and 200 bytes around it, with room for fields to come."""
+"""Longest signed record: the longest name, and 200 bytes around it, with room for fields to come."""
 
 # One answer.
 

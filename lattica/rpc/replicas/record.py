@@ -10,14 +10,14 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from lattica._proto import replicas_pb2
-from lattica.errors import RemoteProtocolError
+from lattica.errors import RemoteProtocolError, UsageError
 from lattica.identity import IdentityKey, PeerId, SealedPayload, peek, seal, unseal
+from lattica.rpc.names import check_name
 from lattica.rpc.replicas.limits import (
     INSTANCE_BYTES,
     MAX_CAPACITY,
     MAX_LEASE_S,
     MAX_LOAD,
-    MAX_NAME_BYTES,
     MAX_RECORD_BYTES,
 )
 
@@ -66,15 +66,6 @@ class ServiceRecord:
         if self.instance == other.instance:
             return self.sequence > other.sequence
         return self.issued_at_ms > other.issued_at_ms
-
-
-def check_name(name: str) -> None:
-    """Raise `ValueError` unless ``name`` can be a service's name: 1 to 200 bytes of UTF-8, printable, no blanks."""
-    if not name or not name.isprintable() or " " in name or len(name.encode()) > MAX_NAME_BYTES:
-        raise ValueError(
-            f"{name[:MAX_NAME_BYTES]!r} cannot be a service's name; it takes 1 to {MAX_NAME_BYTES} printable bytes"
-            " without blanks"
-        )
 
 
 def service_key(name: str) -> bytes:
@@ -138,7 +129,7 @@ def _read(sealed: SealedPayload, envelope: bytes) -> ServiceRecord:
     try:
         message.ParseFromString(sealed.payload)
         check_name(message.name)
-    except (DecodeError, ValueError) as error:
+    except (DecodeError, UsageError) as error:
         raise RemoteProtocolError("malformed service record", sealed.signer) from error
     if problem := _problem(message):
         raise RemoteProtocolError(f"service record with {problem}", sealed.signer)

@@ -77,8 +77,8 @@ class Replica:
         ahead = (self.in_flight + 1 + self.foreign_load) / self.capacity
         return ahead * (prior if latency is None else latency)
 
-    def ended(self, now: float, seconds: float, outcome: Outcome) -> None:
-        """A call of ours has ended after ``seconds``."""
+    def ended(self, now: float, seconds: float | None, outcome: Outcome) -> None:
+        """A call of ours has ended after ``seconds``; ``None`` if they do not tell how fast it is."""
         match outcome:
             case Outcome.OK:
                 self._measured(now, seconds)
@@ -95,7 +95,9 @@ class Replica:
                 self._took_at_least(now, seconds)
                 self.breaker.abandoned()
 
-    def _measured(self, now: float, seconds: float) -> None:
+    def _measured(self, now: float, seconds: float | None) -> None:
+        if seconds is None:
+            return
         if self.latency is None:
             self.latency = seconds
         else:
@@ -103,6 +105,6 @@ class Replica:
             self.latency += max(LATENCY_WEIGHT, forgotten) * (seconds - self.latency)
         self.measured_at = now
 
-    def _took_at_least(self, now: float, seconds: float) -> None:
-        if self.latency is not None and seconds > self.latency:
+    def _took_at_least(self, now: float, seconds: float | None) -> None:
+        if self.latency is not None and seconds is not None and seconds > self.latency:
             self._measured(now, seconds)

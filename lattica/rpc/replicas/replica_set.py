@@ -84,14 +84,19 @@ class ReplicaSet:
             NoReplicaError: There is none within ``timeout`` seconds.
         """
         started = self._now()
-        if key is not None and not self._is_settled():
-            await self._wait_until(
-                self._is_settled, SETTLE_TIMEOUT_S if timeout is None else min(SETTLE_TIMEOUT_S, timeout)
-            )
+        if key is not None:
+            await self.wait_settled(timeout)
         while (peer := self.choose(key=key, exclude=exclude)) is None:
             left = None if timeout is None else started + timeout - self._now()
             await self.wait_available(left, exclude=exclude)
         return peer
+
+    async def wait_settled(self, timeout: float | None = None) -> None:
+        """Return when everybody who was found has said whether it is a replica, or after 2 s, or ``timeout``."""
+        if not self._is_settled():
+            await self._wait_until(
+                self._is_settled, SETTLE_TIMEOUT_S if timeout is None else min(SETTLE_TIMEOUT_S, timeout)
+            )
 
     async def wait_available(self, timeout: float | None = None, *, exclude: Collection[PeerId] = ()) -> None:
         """Return when there is a replica that may be called, other than those to ``exclude``.
@@ -106,8 +111,8 @@ class ReplicaSet:
         """A call goes to a replica that was chosen."""
         self.table.started(peer)
 
-    def finished(self, peer: PeerId, seconds: float, outcome: Outcome) -> None:
-        """That call has ended, after ``seconds``."""
+    def finished(self, peer: PeerId, seconds: float | None, outcome: Outcome) -> None:
+        """That call has ended, after ``seconds``; ``None`` if they do not tell how fast the replica is."""
         self.table.finished(peer, self._now(), seconds, outcome)
         if outcome is Outcome.FAILED:
             self._wake.set()

@@ -146,14 +146,14 @@ class ReplicaTable:
         if (replica := self._replicas.get(peer)) is not None:
             replica.in_flight += 1
 
-    def finished(self, peer: PeerId, now: float, seconds: float, outcome: Outcome) -> None:
-        """A call that `started` has ended, after ``seconds``."""
+    def finished(self, peer: PeerId, now: float, seconds: float | None, outcome: Outcome) -> None:
+        """A call that `started` has ended, after ``seconds``; ``None`` if they do not tell how fast the replica is."""
         replica = self._replicas.get(peer)
         if replica is None:
             return
         replica.in_flight = max(0, replica.in_flight - 1)  # it may have left and come back meanwhile
         self._judged(replica, now, seconds, outcome)
-        if outcome is Outcome.OK:
+        if outcome is Outcome.OK and seconds is not None:
             self._prior = seconds if self._prior is None else min(self._prior, seconds)
 
     def reported_load(self, peer: PeerId, load: float) -> None:
@@ -161,7 +161,7 @@ class ReplicaTable:
         if (replica := self._replicas.get(peer)) is not None:
             replica.reported(load)
 
-    def _judged(self, replica: Replica, now: float, seconds: float, outcome: Outcome) -> None:
+    def _judged(self, replica: Replica, now: float, seconds: float | None, outcome: Outcome) -> None:
         was_closed = replica.breaker.is_closed
         replica.ended(now, seconds, outcome)
         if replica.breaker.is_closed is not was_closed:

@@ -9,9 +9,9 @@ from typing import Final, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from lattica._proto import replicas_pb2
-from lattica.errors import RemoteProtocolError
+from lattica.errors import RemoteProtocolError, UsageError
+from lattica.rpc.names import check_name
 from lattica.rpc.replicas.limits import MAX_ANSWER_BYTES, MAX_OTHERS, MAX_REQUEST_BYTES
-from lattica.rpc.replicas.record import check_name
 
 SERVICE: Final = replicas_pb2.DESCRIPTOR.services_by_name["Replicas"].full_name
 """The gRPC service, as in paths."""
@@ -55,7 +55,7 @@ def parse_question(raw: bytes) -> Question:
     message = _parse(replicas_pb2.DescribeRequest, raw, MAX_REQUEST_BYTES)
     try:
         check_name(message.name)
-    except ValueError as error:
+    except UsageError as error:
         raise RemoteProtocolError("a question about a name that no service can have") from error
     return Question(message.name, message.own)
 

@@ -172,7 +172,7 @@ def test_the_first_reply_of_a_ping_tells_the_time_to_the_first_byte(start_node: 
     elapsed = [reply["elapsed_s"] for reply in replies]
     assert len(replies) == 3
     assert elapsed[0] >= replies[0]["rtt_ms"] / 1e3 - 0.001
-    assert replies[0]["rtt_ms"] > replies[1]["rtt_ms"]
+    assert replies[0]["rtt_ms"] > min(reply["rtt_ms"] for reply in replies[1:])
     assert all(later - earlier >= 0.2 for earlier, later in itertools.pairwise(elapsed))
     (line,) = Command(second.home)("ping", first.peer_id, "-c", "1").stdout.splitlines()
     assert re.fullmatch(rf"{first.peer_id}  [\d.]+ ms  lan  after [\d.]+ s", line)

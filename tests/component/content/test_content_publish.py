@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import blake3
 import pytest
 import safetensors.numpy
 from content_store_files import BLAKE3, entry_for, files_below, fill, is_readable, put, random_bytes
@@ -497,13 +498,22 @@ class TestCancelling:
         assert files_below(store.path) == set()
 
 
-def test_ninety_megabytes_take_well_under_half_a_second(store: BlockStore, source: Path) -> None:
-    """Measured 0.10 s on two cores. The best of three counts, as others use the machine too."""
-    (source / "model.safetensors").write_bytes(safetensors_of([MAX_CHUNK] * 87))
+def test_ninety_megabytes_take_about_as_long_as_to_copy_and_hash_them(
+    store: BlockStore, source: Path, tmp_path: Path
+) -> None:
+    """Measured 1.0 to 1.7 times that. The best of three counts, as others use the machine too."""
+    model = source / "model.safetensors"
+    model.write_bytes(safetensors_of([MAX_CHUNK] * 87))
     times: list[float] = []
+    plain: list[float] = []
     for _ in range(3):
         begin = time.perf_counter()
         published = publish_path(store, source)
         times.append(time.perf_counter() - begin)
         store.remove(published.cid)
-    assert min(times) < 0.5, times
+        begin = time.perf_counter()
+        data = model.read_bytes()
+        blake3.blake3(data).digest()
+        (tmp_path / "copy").write_bytes(data)
+        plain.append(time.perf_counter() - begin)
+    assert min(times) < 5 * min(plain), (times, plain)

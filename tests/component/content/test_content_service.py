@@ -195,7 +195,7 @@ class TestBounds:
         call.cancel()
 
     async def test_an_idle_stream_is_ended(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(provider_stream, "IDLE_S", 0.2)
+        monkeypatch.setattr(provider_stream, "IDLE_S", 1.0)
         book, call = RequestBook(MODEL.cid), served.open_stream()
         await call.write(book.encode_request(all_wanted(MODEL)[:1]))
         book.take_response(await read(call))

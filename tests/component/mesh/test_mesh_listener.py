@@ -153,7 +153,7 @@ async def test_a_silent_connection_is_closed_in_time(monkeypatch: pytest.MonkeyP
         with await Client.dial(listener) as silent:
             started = asyncio.get_running_loop().time()
             assert await silent.receive() == b""
-            assert 0.09 <= asyncio.get_running_loop().time() - started < 2.0
+            assert 0.09 <= asyncio.get_running_loop().time() - started < 4.0
 
 
 @pytest.mark.parametrize("first", [b"", b"K"], ids=["silent", "after-the-first-byte"])

@@ -131,7 +131,7 @@ async def test_metadata_status_details_deadline_and_cancellation_pass_through_in
         assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.DATA_LOSS, "as asked")
         assert ("last", "metadata") in list(caught.value.trailing_metadata())
         with pytest.raises(AioRpcError) as caught:
-            await method(b"x", timeout=0.3, metadata=(("do", "wait"),))
+            await method(b"x", timeout=1.0, metadata=(("do", "wait"),))
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await until(lambda: every.cancelled == 1)
         call = method(b"x", metadata=(("do", "wait"),))

@@ -120,9 +120,9 @@ async def test_a_deadline_ends_a_call_at_both_ends(splice: bool) -> None:
         await two.echo.Echo(echo("connect"))
         started = asyncio.get_running_loop().time()
         with pytest.raises(AioRpcError) as caught:
-            await two.echo.Echo(echo("x"), timeout=0.2, metadata=(("do", "wait"),))
+            await two.echo.Echo(echo("x"), timeout=1.0, metadata=(("do", "wait"),))
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert 0.15 < asyncio.get_running_loop().time() - started < 3
+        assert asyncio.get_running_loop().time() - started > 0.9
         await until(lambda: two.services.echo.cancelled == 1)
 
 
@@ -151,9 +151,10 @@ async def test_cancelling_a_running_call_cancels_its_handler(splice: bool) -> No
 
 async def test_cancelling_who_waits_cancels_the_call(splice: bool) -> None:
     async with open_two(splice=splice) as two:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.5):
-                await two.echo.Echo(echo("x"), metadata=(("do", "wait"),))
+        async with asyncio.TaskGroup() as tasks:
+            waiting = tasks.create_task(_outcome(two.echo.Echo(echo("x"), metadata=(("do", "wait"),))))
+            await until(lambda: two.services.echo.waiting == 1)
+            waiting.cancel()
         await until(lambda: two.services.echo.cancelled == 1)
 
 

@@ -33,7 +33,7 @@ async def test_calls_are_counted_at_both_ends_by_outcome_and_path() -> None:
         with pytest.raises(AioRpcError):
             await two.echo.Echo(echo("x"), metadata=(("do", "raise"),))
         with pytest.raises(AioRpcError):
-            await two.echo.Echo(echo("x"), timeout=0.2, metadata=(("do", "wait"),))
+            await two.echo.Echo(echo("x"), timeout=1.0, metadata=(("do", "wait"),))
         assert [part.total async for part in two.streams.GetManifest(count_to(5))] == list(range(5))
         expected = {"ok": 3, "not_found": 1, "unknown": 1, "deadline_exceeded": 1}
         for outcome, times in expected.items():

@@ -190,8 +190,8 @@ async def test_calls_without_a_deadline_fail_together_when_the_attempt_does(monk
             assert {error.attempts[hole.text] for error in errors} == {"no answer within 0 s"}
 
 
-async def test_a_peer_that_comes_back_is_called_at_once() -> None:
-    """Neither a pause of ours nor one of gRPC's is in the way."""
+async def test_a_peer_that_comes_back_is_called_when_the_breaker_allows() -> None:
+    """No other pause, of ours or of gRPC's, is in the way."""
     async with open_rooms() as alice:
         key, port = IdentityKey.generate(), closed_port().port
         alice.mesh.add_addresses(key.peer_id, [PeerAddress.tcp("127.0.0.1", port)])
@@ -199,7 +199,12 @@ async def test_a_peer_that_comes_back_is_called_at_once() -> None:
             await failure(alice, key.peer_id)
         async with open_rooms(key=key, port=port) as bob:
             Services(bob.rpc)
+            async with asyncio.timeout(10):
+                while not (breaker := alice.rpc.channel(key.peer_id)._breaker).can_try(time.monotonic()):
+                    assert (await failure(alice, key.peer_id)).attempts["circuit breaker"]
+                    await asyncio.sleep(0.01)
             assert await call(alice, key.peer_id, 1.0) == b"hello"
+            assert breaker.is_closed
 
 
 async def test_an_address_of_another_node_is_not_mistaken_for_the_peer() -> None:
@@ -248,6 +253,7 @@ async def test_a_connection_on_which_no_link_comes_is_not_trusted_any_longer(mon
         two.bob.swarm.serve_requests(LINK_PROTOCOL, never, 65536)
         error = await failure(two.alice, two.bob.peer_id)
         assert error.attempts == {"link": "no answer within 0 s"}
+        monkeypatch.undo()
         await until(lambda: not two.alice.swarm.is_connected(two.bob.peer_id))
         two.bob.mesh.links.serve()
         assert await call(two.alice, two.bob.peer_id) == b"hello"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from lattica.errors import (
     ServerBusyError,
     UsageError,
 )
-from lattica.rpc.batch_wire import CALL_METHOD, SESSION_METHOD, UNARY_METHOD
+from lattica.rpc.batch_wire import CALL_METHOD, MAX_TIMEOUT_S, SESSION_METHOD, UNARY_METHOD
 
 
 class OutOfMemoryError(Exception):
@@ -45,6 +46,7 @@ class Everything:
         self.made = 0
         self.taken = 0
         self.go = asyncio.Event()
+        self.unblocked = threading.Event()
 
     @rpc.method
     async def echo(self, data: bytes) -> bytes:
@@ -86,8 +88,8 @@ class Everything:
         await self.go.wait()
 
     @rpc.method(threads=2)
-    def block(self, seconds: float) -> None:
-        time.sleep(seconds)
+    def block(self) -> bool:
+        return self.unblocked.wait(30)
 
     @rpc.method
     async def numbers(self, to: int) -> AsyncIterator[int]:
@@ -171,6 +173,8 @@ async def test_many_calls_at_once_each_get_their_own_answer(two: Two) -> None:
     assert await asyncio.gather(*map(two.stub.echo, asked)) == asked
     await until(lambda: not two.bob.rpc._calls.dispatcher.running)
     await until(lambda: all(not memory.entries for memory in two.bob.rpc._calls._callers.values()))
+    assert len(two.bob.rpc._calls.deadlines) == 0, "kept until deadlines that nobody waits for"
+    assert len(two.alice.rpc._callers[two.bob.peer_id].batch._deadlines) == 0
 
 
 async def test_as_many_of_the_largest_calls_that_share_a_message_arrive(two: Two) -> None:
@@ -224,8 +228,9 @@ async def test_unknown_services_are_refused(two: Two) -> None:
 
 
 async def test_deadlines_and_cancelled_callers_end_the_handler(two: Two) -> None:
+    assert await two.stub.echo(b"connected")
     with pytest.raises(DeadlineExceededError):
-        await rpc.options(two.stub, timeout=0.2).wait()
+        await rpc.options(two.stub, timeout=1.0).wait()
     await until(lambda: two.served.ended == 1)
     calls = [asyncio.ensure_future(two.stub.wait()) for _ in range(2000)]
     await until(lambda: two.served.running == 2000)
@@ -234,6 +239,14 @@ async def test_deadlines_and_cancelled_callers_end_the_handler(two: Two) -> None
     await until(lambda: two.served.running == 0)
     assert await two.stub.echo(b"still") == b"still"
     await until(lambda: all(not memory.entries for memory in two.bob.rpc._calls._callers.values()))
+
+
+async def test_the_longest_timeout_can_be_told_by_every_clock_on_the_way(two: Two) -> None:
+    stub = rpc.options(two.stub, timeout=float(MAX_TIMEOUT_S))
+    assert await stub.echo(b"small") == b"small"
+    assert await stub.echo(bytes(100_000)) == bytes(100_000)
+    assert await stub.echo(bytes(5_000_000)) == bytes(5_000_000)
+    assert [number async for number in stub.numbers(2)] == [0, 1]
 
 
 async def test_leaving_a_stream_closes_the_generator_at_the_peer(two: Two) -> None:
@@ -258,11 +271,12 @@ async def test_a_method_over_its_limit_refuses_quickly_and_others_go_on(two: Two
 
 
 async def test_slow_plain_functions_hold_up_only_themselves(two: Two) -> None:
-    calls = [asyncio.ensure_future(two.stub.block(0.5)) for _ in range(4)]
+    calls = [asyncio.ensure_future(two.stub.block()) for _ in range(4)]
     for number in range(50):
         assert await two.stub.echo(str(number).encode())
-    assert not all(call.done() for call in calls)
-    await asyncio.gather(*calls)
+    assert not any(call.done() for call in calls)
+    two.served.unblocked.set()
+    assert await asyncio.gather(*calls) == [True] * 4
 
 
 async def test_a_stalled_reader_bounds_what_is_made_for_it_and_loses_nothing(two: Two) -> None:

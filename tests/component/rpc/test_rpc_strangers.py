@@ -187,6 +187,7 @@ async def test_garbage_costs_its_sender_the_connection(said: bytes, monkeypatch:
             with dial(two.bob) as sock:
                 await asyncio.get_running_loop().sock_sendall(sock, said)
                 await read_to_end(sock)
+        monkeypatch.undo()  # whoever means well has the usual time
         assert (await two.echo.Echo(echo("still there"), timeout=5)).payload == b"still there"
 
 

@@ -14,8 +14,8 @@ from swarm_pairs import connected, listening, wired
 
 from lattica.errors import NetworkError, PeerUnreachableError, StreamError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
-from lattica.swarm import ConnectionInfo, Direction, PeerInfo, Swarm, host, open_swarm
-from lattica.swarm.dialing import DIAL_STAGGER_S
+from lattica.swarm import ConnectionInfo, Direction, PeerInfo, Swarm, dialing, host, open_swarm
+from lattica.swarm.dialing import CONNECT_TIMEOUT_S, DIAL_STAGGER_S
 from lattica.swarm.host import MAX_CONNECTIONS_PER_PEER
 
 ECHO = "/test/echo/1"
@@ -184,19 +184,19 @@ async def test_a_dead_address_delays_a_good_one_by_the_stagger_only(
             info = await alice.connect(bob.key.peer_id, [bad, good])
             took = time.monotonic() - started
     assert info.remote == good
-    assert DIAL_STAGGER_S <= took < DIAL_STAGGER_S + 3
+    assert DIAL_STAGGER_S <= took < CONNECT_TIMEOUT_S
 
 
-async def test_refused_addresses_delay_a_good_one_hardly_at_all() -> None:
+async def test_refused_addresses_do_not_delay_a_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialing, "DIAL_STAGGER_S", 1000.0)
     refused = [PeerAddress.tcp("127.0.0.1", port) for port in range(1, 8)]
     async with (
         open_swarm(IdentityKey.generate()) as alice,
         open_swarm(IdentityKey.generate()) as bob,
         listening(bob) as good,
     ):
-        started = time.monotonic()
-        await alice.connect(bob.key.peer_id, [*refused, good])
-        assert time.monotonic() - started < DIAL_STAGGER_S
+        async with asyncio.timeout(20):
+            await alice.connect(bob.key.peer_id, [*refused, good])
 
 
 async def test_connecting_from_both_sides_at_once_works() -> None:
@@ -334,8 +334,8 @@ async def stream_error(operation: object) -> None:
 
 async def test_a_ping_measures_and_an_absent_peer_does_not_answer() -> None:
     async with connected() as (alice, bob, _):
-        assert 0 < await alice.ping(bob.key.peer_id) < 1
-        assert 0 < await bob.ping(alice.key.peer_id) < 1
+        assert 0 < await alice.ping(bob.key.peer_id) < 5
+        assert 0 < await bob.ping(alice.key.peer_id) < 5
         with pytest.raises(StreamError, match="not connected"):
             await alice.ping(IdentityKey.generate().peer_id)
 
@@ -399,7 +399,7 @@ async def test_a_connection_that_its_peer_has_replaced_is_given_up(monkeypatch: 
 async def test_a_second_connection_of_a_peer_that_still_answers_on_the_first_costs_it_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host, "PROVE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(host, "PROVE_TIMEOUT_S", 1.0)
     key = IdentityKey.generate()
     async with (
         open_swarm(key) as before,
@@ -409,7 +409,7 @@ async def test_a_second_connection_of_a_peer_that_still_answers_on_the_first_cos
     ):
         await before.connect(bob.key.peer_id, [address])
         await after.connect(bob.key.peer_id, [address])
-        await asyncio.sleep(3 * host.PROVE_TIMEOUT_S)
+        await asyncio.sleep(1.5 * host.PROVE_TIMEOUT_S)
         assert len(bob.connections()) == 2
         assert await before.ping(bob.key.peer_id) > 0
 

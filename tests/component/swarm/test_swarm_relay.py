@@ -126,8 +126,8 @@ async def test_without_a_reservation_there_is_no_circuit() -> None:
 
 
 async def test_a_reservation_ends_with_its_time() -> None:
-    async with behind_a_relay(RelayLimits(reservation_ttl=0.3)) as net:
-        await asyncio.sleep(0.4)
+    async with behind_a_relay(RelayLimits(reservation_ttl=1.5)) as net:  # enough to connect with the second one
+        await asyncio.sleep(1.6)
         assert "NO_RESERVATION" in await circuit_refusal(net.client, net.target.key.peer_id, net.address)
         assert net.relay.relay_counters().reservations == 0
         await net.target.reserve(net.relay.key.peer_id)
@@ -232,7 +232,7 @@ async def test_a_lost_relay_ends_its_circuits_at_once() -> None:
             started = time.monotonic()
             wire.cut()
             await waiting
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 8, "long before the handler's time is over"
         await until(lambda: not net.client.is_connected(peer))
         await until(lambda: not net.target.is_connected(net.client.key.peer_id))
         assert net.target.is_connected(net.relay.key.peer_id)

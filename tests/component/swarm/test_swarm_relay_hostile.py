@@ -320,12 +320,12 @@ async def test_circuits_are_taken_only_from_relays_at_which_we_have_reserved() -
 
 
 async def test_a_target_survives_a_relay_that_means_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "UPGRADE_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(relay_client, "STOP_READ_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(raw, "GOODBYE_S", 0.2)
     async with behind_a_relay() as net:
         net.target.serve_requests(ECHO, echo, 1000)
         await net.client.connect(net.target.key.peer_id, [net.address])
+        monkeypatch.setattr(transport, "UPGRADE_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(relay_client, "STOP_READ_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(raw, "GOODBYE_S", 0.2)
         target = net.target.key.peer_id
         for request, expected in [
             (b"\xff\xff", RelayStatus.MALFORMED_MESSAGE),

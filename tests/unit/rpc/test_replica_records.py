@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from service_records import NAME, key, peer, record
 
 from lattica._proto import replicas_pb2
-from lattica.errors import RemoteProtocolError
+from lattica.errors import RemoteProtocolError, UsageError
 from lattica.identity import seal
+from lattica.rpc.names import MAX_NAME_BYTES, check_name
 from lattica.rpc.replicas.answers import read_answer
 from lattica.rpc.replicas.book import RecordBook
-from lattica.rpc.replicas.limits import MAX_ANSWER_BYTES, MAX_LOAD, MAX_NAME_BYTES, MAX_OTHERS, MAX_RECORD_BYTES
-from lattica.rpc.replicas.record import RECORD_DOMAIN, RECORD_TYPE, check_name, peek_record, service_key, unseal_record
+from lattica.rpc.replicas.limits import MAX_ANSWER_BYTES, MAX_LOAD, MAX_OTHERS, MAX_RECORD_BYTES
+from lattica.rpc.replicas.record import RECORD_DOMAIN, RECORD_TYPE, peek_record, service_key, unseal_record
 from lattica.rpc.replicas.wire import (
     Answer,
     encode_answer,
@@ -121,7 +122,7 @@ def test_names_that_no_service_can_have() -> None:
     check_name("llm/layers-0-7")
     check_name("Größe")
     for name in ("", " ", "a b", "a\x00", "ü" * (MAX_NAME_BYTES // 2 + 1)):
-        with pytest.raises(ValueError, match="cannot be a service's name"):
+        with pytest.raises(UsageError, match="cannot be a service's name"):
             check_name(name)
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from lattica import rpc
-from lattica.errors import DeadlineExceededError, OutcomeUnknownError, PeerUnreachableError, RemoteError
+from lattica.errors import DeadlineExceededError, OutcomeUnknownError, PeerUnreachableError
 from lattica.rpc import batch_calls
 from lattica.rpc.batch_calls import CallTable, Lane, Pending
 from lattica.rpc.batch_wire import (
@@ -16,14 +16,11 @@ from lattica.rpc.batch_wire import (
     MAX_MESSAGE,
     MAX_SMALL,
     ONCE,
-    RAISED,
-    Failure,
     Responses,
     Result,
     decode_requests,
     encode_requests,
 )
-from lattica.rpc.remote_errors import remote_error
 from lattica.rpc.service import spec_of
 
 
@@ -45,9 +42,16 @@ class Caller:
         self.table = CallTable()
         self.lane = Lane()
 
-    def call(self, *, once: bool = True, args: bytes = b"", lane: Lane | None = None) -> Pending:
+    def call(
+        self,
+        *,
+        once: bool = True,
+        args: bytes = b"",
+        lane: Lane | None = None,
+        context: dict[str, str] | None = None,
+    ) -> Pending:
         future = asyncio.get_running_loop().create_future()
-        pending = Pending(self.table.new_id(), future, SPEC, args, None, ONCE if once else 0, None)
+        pending = Pending(self.table.new_id(), future, SPEC, args, None, ONCE if once else 0, context)
         self.table.add(pending, lane or self.lane)
         return pending
 
@@ -152,9 +156,12 @@ async def test_a_sent_call_that_is_withdrawn_is_cancelled_at_the_server(caller: 
     assert caller.table.take("b", 0.0) == ([], [sent.id], [])
 
 
-async def test_a_message_never_exceeds_what_the_server_takes(caller: Caller) -> None:
-    args = msgspec.msgpack.encode(bytes(MAX_SMALL - 5))
-    numbers = [caller.call(args=args).id for _ in range(100)]
+@pytest.mark.parametrize(
+    ("size", "header"), [(MAX_SMALL - 5, ""), (0, "x" * 8192), (MAX_SMALL - 5, "\N{SNOWMAN}" * 2048)]
+)
+async def test_a_message_never_exceeds_what_the_server_takes(caller: Caller, size: int, header: str) -> None:
+    args = msgspec.msgpack.encode(bytes(size))
+    numbers = [caller.call(args=args, context={"baggage": header}).id for _ in range(600)]
     seen: list[int] = []
     while caller.table.has_news:
         message = encode_requests(*caller.table.take("a", 0.0))
@@ -228,26 +235,3 @@ async def test_calls_that_are_given_up_while_nothing_is_sent_do_not_pile_up(
         assert len(caller.lane.calls) + len(others.calls) <= 13
     late = caller.call()
     assert caller.taken("a") == [kept[0].id, late.id, kept[1].id]
-
-
-def test_an_exception_whose_class_does_not_take_its_text_arrives_as_what_all_are() -> None:
-    class PickyError(Exception):
-        def __init__(self, *texts: str) -> None:
-            if any(texts):
-                raise TypeError("no text, please")
-            super().__init__()
-
-    error = remote_error("s/once", Failure(1, RAISED, PickyError.__qualname__, "text"), [PickyError])
-    assert type(error) is RemoteError
-    assert error.message == "text"
-
-
-async def test_tracing_headers_count_for_what_fits_into_a_message(caller: Caller) -> None:
-    for _ in range(600):
-        pending = caller.call()
-        pending.context = {"baggage": "ü" * 4096}
-    taken = 0
-    while calls := caller.table.take("a", 0.0)[0]:
-        taken += len(calls)
-        assert len(encode_requests(calls, [], [])) <= MAX_MESSAGE
-    assert taken == 600
