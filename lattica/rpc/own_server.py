@@ -70,6 +70,8 @@ async def _serve(server: CallServer, call: _OwnCall, rest: memoryview) -> None:
         await _stream(server, served, call, await _arguments(call, rest))
     elif header.flags & wire.ONCE:
         await _once(server, served, call, rest)
+    elif (refusal := server.busy(served, header.id)) is not None:
+        await _refuse(context, refusal)
     else:
         args = await _arguments(call, rest)
         await _send(context, await server.run_own(call.peer, served, header, args, _deadline(context)))
@@ -87,6 +89,10 @@ async def _once(server: CallServer, served: Served, call: _OwnCall, rest: memory
     try:
         if header.id in memory.entries:
             await _refuse(context, await joined(memory, once))
+            return
+        early = server.refusal(served, memory, header.id)
+        if early is not None:
+            await _refuse(context, early)
             return
         refusal = begin(server, memory, once, await _arguments(call, rest), call.claim)
         await _send(context, refusal or await joined(memory, once))

@@ -248,7 +248,7 @@ async def first_answer(attempt: Callable[[], Coroutine[Any, Any, T]], after: flo
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class StreamingMethod(StubMethod):

@@ -14,7 +14,7 @@ from mesh_rooms import Rooms, open_rooms
 from lattica import rpc
 from lattica.errors import RemoteError, ServerBusyError
 from lattica.rpc import own_server
-from lattica.rpc.batch_wire import CALL_METHOD
+from lattica.rpc.batch_wire import CALL_METHOD, ONCE
 from lattica.rpc.intake import Intake
 from lattica.rpc.own_wire import _SIZE, _VALUE_HEAD, VALUE, CallHeader, header_message
 
@@ -34,6 +34,16 @@ class Taker:
         self.running -= 1
         return len(data)
 
+    @rpc.method(concurrency=1)
+    async def hold_one(self, data: bytes) -> None:
+        self.running += 1
+        await self.go.wait()
+
+    @rpc.method(concurrency=1, idempotent=True)
+    async def hold_one_again(self, data: bytes) -> None:
+        self.running += 1
+        await self.go.wait()
+
     @rpc.method
     async def sizes(self, items: AsyncIterator[bytes]) -> list[int]:
         return [len(item) async for item in items]
@@ -50,11 +60,11 @@ class Two:
     def intake(self) -> Intake:
         return self.bob.rpc._calls.intake
 
-    def announcing(self, size: int) -> Any:
+    def announcing(self, size: int, method: str = "hold", flags: int = 0) -> Any:
         """A call by hand, of which only the announcement of its arguments is sent."""
         call = self.alice.rpc.channel(self.bob.peer_id).stream_stream(CALL_METHOD)()
         value = _VALUE_HEAD.pack(VALUE, 1, 1) + _SIZE.pack(size) + b"x"
-        return call, header_message(CallHeader("intake/hold", bytes(16), 0, 0)) + value
+        return call, header_message(CallHeader(f"intake/{method}", bytes(16), 0, flags)) + value
 
 
 @pytest.fixture
@@ -88,6 +98,18 @@ async def test_a_claim_that_is_too_large_is_refused_before_anything_comes(two: T
     assert b"of your arguments at one time" in await call.read()
     assert two.intake.taken == 0
     call.cancel()
+
+
+@pytest.mark.parametrize(("method", "flags"), [("hold_one", ONCE), ("hold_one_again", 0)])
+async def test_a_busy_method_refuses_before_the_arguments_come(two: Two, method: str, flags: int) -> None:
+    running = asyncio.create_task(getattr(two.stub, method)(b"x"))
+    await until(lambda: two.served.running == 1)
+    call, message = two.announcing(8 * MIB, method, flags)
+    await call.write(message)
+    assert b"calls of it under way" in await call.read()
+    call.cancel()
+    two.served.go.set()
+    await running
 
 
 async def test_who_announces_and_sends_nothing_loses_its_claim(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
