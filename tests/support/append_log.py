@@ -1,6 +1,7 @@
 """A node whose service appends lines to a file, in a process of its own that can be killed.
 
-``python append_log.py <seed, hexadecimal> <port> <file>`` prints its multiaddr and serves until its input ends.
+``python append_log.py <seed, hexadecimal> <port> <file>`` prints its multiaddr and serves until its input ends. It also
+offers its service by the name ``log``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from mesh_rooms import open_rooms
 from rooms_process import START_TIMEOUT_S, RoomsProcess
 
 from lattica import rpc
-from lattica.identity import IdentityKey, PeerAddress
+from lattica.identity import IdentityKey, PeerAddress, PeerId
+from lattica.rpc import open_replicas
 
 
 @rpc.service("log")
@@ -33,6 +35,20 @@ class Log:
     @rpc.method(idempotent=True)
     async def read(self, line: int, padding: bytes = b"") -> int:
         return line
+
+
+class NoRouting:
+    """A `ServiceRouting` without a DHT."""
+
+    async def find(self, _: bytes) -> AsyncIterator[PeerId]:
+        return
+        yield
+
+    async def announce(self, _: bytes) -> None:
+        """Nobody hears it."""
+
+    def withdraw(self, _: bytes) -> None:
+        """Nobody has heard it."""
 
 
 @contextlib.asynccontextmanager
@@ -53,8 +69,9 @@ async def log_process(key: IdentityKey, path: Path, port: int = 0) -> AsyncItera
 
 
 async def _serve(key: IdentityKey, port: int, path: Path) -> None:
-    async with open_rooms(key=key, port=port) as rooms:
-        rooms.rpc.serve(Log(path))
+    async with open_rooms(key=key, port=port) as rooms, open_replicas(key, rooms.rpc, NoRouting()) as replicas:
+        rooms.rpc.use_replicas(replicas)
+        rooms.rpc.serve(Log(path), announce=True)
         print(rooms.address, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
