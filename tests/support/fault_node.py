@@ -13,6 +13,7 @@ import logging
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from yagrc.reflector import GrpcReflectionClient, list_services
 
 import lattica
+from lattica import rpc
 from lattica.background import Background, background_tasks
 from lattica.config import NodeConfig
 from lattica.errors import NetworkError
@@ -35,6 +37,18 @@ CALL_S = 15.0
 """Seconds for one call of the standard services, finding the peer included."""
 METHOD = "/lattica.tests.Ticks/Watch"
 """A server stream: for a request ``"<count> <seconds between>"`` the numbers from 0, as text."""
+
+
+@rpc.service("who")
+class Who:
+    """A service that says who serves it."""
+
+    def __init__(self, me: str) -> None:
+        self._me = me
+
+    @rpc.method(idempotent=True)
+    async def am_i(self) -> str:
+        return self._me
 
 
 class Ticks(grpc.GenericRpcHandler):
@@ -63,6 +77,11 @@ class FaultNode:
                 return await self._call(PeerId.parse(request["peer"]), request["deadline"])
             case "stream":
                 return await self._stream(PeerId.parse(request["peer"]), request["count"], request["pause"])
+            case "offer":
+                self._node.rpc.serve(Who(str(self._node.peer_id)), announce=True)
+                return {"offered": True}
+            case "by_name":
+                return await self._by_name(request["calls"])
             case "standard":
                 return await self._standard(PeerId.parse(request["peer"]))
             case "hang_up":
@@ -79,6 +98,13 @@ class FaultNode:
     async def _call(self, peer: PeerId, deadline: float) -> Mapping[str, Any]:
         """One tick, within a deadline."""
         return await self._watch(peer, b"1 0", deadline)
+
+    async def _by_name(self, calls: int) -> Mapping[str, Any]:
+        """Call whoever offers `Who`, one call after the other; how many each has answered, and by which path."""
+        who = self._node.rpc.service("who", Who, timeout=CALL_S)
+        answered = Counter([await who.am_i() for _ in range(calls)])
+        paths = {peer: self._node.mesh.path_to(PeerId.parse(peer)) for peer in answered}
+        return {"answered": answered, "paths": {peer: path.kind.value if path else "" for peer, path in paths.items()}}
 
     async def _standard(self, peer: PeerId) -> Mapping[str, Any]:
         """Ask a peer by the standard health service, and call it by a client that knows only reflection."""
