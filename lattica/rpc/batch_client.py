@@ -11,7 +11,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
@@ -24,13 +25,14 @@ from lattica.rpc.batch_wire import (
     INSTANCE_KEY,
     KNOWN_KEY,
     SESSION_METHOD,
-    Responses,
     decode_responses,
     encode_requests,
 )
 from lattica.rpc.channel import PeerChannel
+from lattica.rpc.counted_call import BATCHED
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.metrics import RpcMetrics
+from lattica.rpc.outcomes import CANCELLED, outcome_of_error
 from lattica.rpc.service import MethodSpec
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ class BatchClient:
         self.instance = os.urandom(16)
         self._channel = channel
         self._method = channel.stream_stream(SESSION_METHOD)
-        self._table = CallTable()
+        self._table = CallTable(self._first_queued)
         self._bytes = 0
         self._room = asyncio.Event()
         self._room.set()
@@ -122,7 +124,7 @@ class BatchClient:
         """
         table = self._table
         if len(table) >= MAX_OUTSTANDING or self._bytes >= MAX_QUEUED_BYTES:
-            await self.wait_room()
+            await self._wait_turn()
         future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
         pending = Pending(table.new_id(), future, spec, args, deadline, flags, context)
         table.add(pending, lane)
@@ -138,12 +140,36 @@ class BatchClient:
             return pending.id, await future
         except asyncio.CancelledError:
             if table.withdraw(pending):
+                self._count_one(CANCELLED, pending)
                 self._wake()
             raise
         finally:
             self._bytes -= len(args)
             if not self._room.is_set():
                 self._room.set()
+
+    async def _wait_turn(self) -> None:
+        try:
+            await self.wait_room()
+        except asyncio.CancelledError:
+            self._count({CANCELLED: 1}, "")
+            raise
+
+    # Metrics: nothing is done for each call that ends well
+
+    def _first_queued(self, pending: Pending) -> None:
+        pending.future.add_done_callback(partial(self._timed, time.monotonic()))
+
+    def _timed(self, started: float, _: object) -> None:
+        self._metrics.seconds("client", BATCHED, time.monotonic() - started)
+
+    def _count(self, outcomes: Mapping[str, int], path: str) -> None:
+        for outcome, n in outcomes.items():
+            if n:
+                self._metrics.calls("client", BATCHED, outcome, path, n)
+
+    def _count_one(self, outcome: str, pending: Pending) -> None:
+        self._count({outcome: 1}, pending.stream.path if isinstance(pending.stream, _Stream) else "")
 
     def _wake(self) -> None:
         if self._stream is not None:
@@ -163,6 +189,7 @@ class BatchClient:
             error: LatticaError = DeadlineExceededError(pending.spec.path)
             if not pending.was_sent and attempts:
                 error = PeerUnreachableError(self._channel.peer_id, attempts)
+            self._count_one(outcome_of_error(error), pending)
             if not pending.future.done():
                 pending.future.set_exception(error)
         if late:
@@ -193,8 +220,9 @@ class BatchClient:
         pause = RESUME_PAUSE_MIN_S
         while len(self._table):
             try:
-                await self._channel.session(None)
-                stream = _Stream(self, self._method(metadata=((INSTANCE_KEY, self.instance),)))
+                session = await self._channel.session(None)
+                call = self._method(metadata=((INSTANCE_KEY, self.instance),))
+                stream = _Stream(self, call, session.route.path_kind)
                 if self._table.has_doubts:
                     await stream.welcome()
                 stream.start()
@@ -211,7 +239,7 @@ class BatchClient:
 
     def _give_up(self, error: LatticaError) -> None:
         self._lost_at = None
-        self._table.fail_all(error)
+        self._count(self._table.fail_all(error), "")
 
     def _explain(self, error: PeerUnreachableError | AioRpcError) -> LatticaError:
         if isinstance(error, PeerUnreachableError):
@@ -222,16 +250,13 @@ class BatchClient:
 
     def _welcomed(self, instance: bytes, *, known: bool) -> None:
         self._lost_at = None
-        self._table.welcomed(instance, known=known)
+        self._count(self._table.welcomed(instance, known=known), "")
 
-    def _answered(self, responses: Responses) -> None:
+    def _answered(self, message: bytes, path: str) -> None:
+        responses = decode_responses(message)
+        self._metrics.bytes("client", "received", len(message))
         self.load = responses.load
-        count = self._metrics.calls
-        if responses.results or responses.large:
-            count("client", "batched", "ok", "", len(responses.results) + len(responses.large))
-        if responses.failures:
-            count("client", "batched", "failed", "", len(responses.failures))
-        self._table.settle(responses)
+        self._count(self._table.settle(responses), path)
         if self._table.has_notes:
             self._acknowledge_soon()
 
@@ -282,15 +307,17 @@ class _Stream:
         acknowledging: Whether a timer to do so is set.
         instance: The server's; ``None`` until it has said.
         is_known: Whether it remembered us then.
+        path: Kind of the path that it took at its start.
     """
 
-    def __init__(self, client: BatchClient, call: Any) -> None:
+    def __init__(self, client: BatchClient, call: Any, path: str) -> None:
         self.wake = asyncio.Event()
         self.acknowledging = False
         self._client = client
         self._call = call
         self.instance: bytes | None = None
         self.is_known = False
+        self.path = path
         self._retired = False
         self._replaced: asyncio.Task[None] | None = None
 
@@ -352,18 +379,21 @@ class _Stream:
             message = await read()
             if message is eof:
                 return
-            answered(decode_responses(message))
+            answered(message, self.path)
             if self._retired:
                 self.wake.set()
 
     async def _write(self) -> None:
         table, wake, call = self._client._table, self.wake, self._call
+        count_bytes = self._client._metrics.bytes
         try:
             while not self._retired:
                 await wake.wait()
                 wake.clear()
                 while table.has_news and not self._retired:
-                    await call.write(encode_requests(*table.take(self, time.monotonic())))
+                    message = encode_requests(*table.take(self, time.monotonic()))
+                    count_bytes("client", "sent", len(message))
+                    await call.write(message)
             while not table.is_answered(self):
                 await wake.wait()
                 wake.clear()

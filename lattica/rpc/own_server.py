@@ -15,6 +15,7 @@ from lattica.rpc.call_context import CurrentCall, running_call
 from lattica.rpc.call_server import Answer, CallServer, answer_size, bad_call, bad_result, forgotten
 from lattica.rpc.caller import caller_id
 from lattica.rpc.codec import Encoded
+from lattica.rpc.counted_call import ServerCall, kind_of_method
 from lattica.rpc.dispatch import Served
 from lattica.rpc.own_wire import (
     FETCH,
@@ -27,6 +28,7 @@ from lattica.rpc.own_wire import (
     value_messages,
 )
 from lattica.rpc.remote_errors import failure_of
+from lattica.rpc.tracing import ServedSpan
 
 
 async def serve_call(server: CallServer, context: Any) -> None:
@@ -39,10 +41,13 @@ async def serve_call(server: CallServer, context: Any) -> None:
             raise RemoteProtocolError("a call without a header", peer)
         header, rest = reader.header(first)
         if header.flags & FETCH:
-            await _send(context, _remembered(server, peer, header))
+            await _send(context, server.sent(_remembered(server, peer, header)))
             return
         served = server.dispatcher.find(header.method)
         if served is None:
+            server.metrics.calls(
+                "server", "stream_stream", "unimplemented", ""
+            )  # whatever kind its caller takes it for
             await _refuse(context, wire.Failure(header.id, wire.NO_METHOD, "", ""))
             return
         args = await _value(reader, context, rest)
@@ -51,7 +56,7 @@ async def serve_call(server: CallServer, context: Any) -> None:
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
         if served.spec.is_unary:
-            await _send(context, await server.run_own(peer, served, header, args, deadline))
+            await _send(context, server.sent(await server.run_own(peer, served, header, args, deadline)))
         else:
             await _stream(server, served, _OwnCall(peer, header, args, deadline, reader, context))
     except RemoteProtocolError as error:
@@ -69,8 +74,10 @@ async def serve_unary(server: CallServer, request: bytes, context: Any) -> bytes
             raise RemoteProtocolError("a call without its arguments", peer)
         served = server.dispatcher.find(header.method)
         if served is None:
+            server.metrics.calls("server", "unary_unary", "unimplemented", "")
             return failure_message(wire.Failure(header.id, wire.NO_METHOD, "", ""))
         if not served.spec.is_unary:
+            server.metrics.calls("server", "unary_unary", "invalid_argument", "")
             return failure_message(wire.Failure(header.id, wire.BAD_CALL, "", "it streams, and has to be called so"))
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.monotonic() + remaining
@@ -78,6 +85,7 @@ async def serve_unary(server: CallServer, request: bytes, context: Any) -> bytes
         if isinstance(answer, wire.Failure):
             return failure_message(answer)
         if answer_size(answer) <= MAX_UNARY:
+            server.sent(answer)
             return value_message(answer)
         server.keep(peer, header, answer)
         return KEPT_MESSAGE
@@ -107,34 +115,53 @@ class _OwnCall:
 
 
 async def _stream(server: CallServer, served: Served, call: _OwnCall) -> None:
-    """Run a method with a stream of requests, of results, or both."""
-    header, context, spec = call.header, call.context, served.spec
-    refusal = server.busy(served, header.id)
-    if refusal is not None:
-        await _refuse(context, refusal)
-        return
+    with ServerCall(server.metrics, kind_of_method(served.spec), call.deadline) as counted:
+        if served.spec.streams_requests is None:
+            counted.received(call.args)
+        failure = server.busy(served, call.header.id)
+        if failure is None:
+            failure = await _run_stream(server, served, call)
+        if failure is not None:
+            counted.answered(failure)
+            await _refuse(call.context, failure)
+
+
+async def _run_stream(server: CallServer, served: Served, call: _OwnCall) -> wire.Failure | None:
+    """Run a method with a stream of requests, of results, or both; how it failed, of which its caller must be told."""
+    header = call.header
     served.running += 1
     server.dispatcher.running += 1
     running_call.set(CurrentCall(call.peer, header.method, call.deadline, header.context))
     try:
+        with ServedSpan(server.tracing) as span:
+            failure = await _stream_results(server, served, call)
+            if failure is not None:
+                span.answered(failure)
+            return failure
+    finally:
+        served.running -= 1
+        server.dispatcher.running -= 1
+
+
+async def _stream_results(server: CallServer, served: Served, call: _OwnCall) -> wire.Failure | None:
+    header, context, spec = call.header, call.context, served.spec
+    try:
         values = spec.args.decode(call.args.body, call.args.buffers)
         args, kwargs = served.bound(values, _items(served, call))
         if not spec.streams_results:
-            await _send(context, spec.result.encode_small(await served.run(args, kwargs)))
-            return
+            await _send(context, server.sent(spec.result.encode_small(await served.run(args, kwargs))))
+            return None
         async for result in served.iterate(args, kwargs):
             await _send(context, spec.result.encode_small(result))
     except RemoteProtocolError:
         raise
     except DecodeError as error:
-        await _refuse(context, bad_call(header.id, error))
+        return bad_call(header.id, error)
     except CodecError as error:
-        await _refuse(context, bad_result(header.id, error))
+        return bad_result(header.id, error)
     except Exception as error:  # noqa: BLE001 - the caller gets it
-        await _refuse(context, failure_of(header.id, error, with_traceback=bool(header.flags & wire.TRACEBACK)))
-    finally:
-        served.running -= 1
-        server.dispatcher.running -= 1
+        return failure_of(header.id, error, with_traceback=bool(header.flags & wire.TRACEBACK))
+    return None
 
 
 async def _items(served: Served, call: _OwnCall) -> AsyncIterator[Any]:

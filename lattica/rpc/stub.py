@@ -7,9 +7,9 @@ import contextlib
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from lattica.errors import RemoteProtocolError, UsageError
 from lattica.rpc.batch_calls import Lane
@@ -18,6 +18,7 @@ from lattica.rpc.batch_wire import MAX_SMALL, ONCE, TRACEBACK, Failure
 from lattica.rpc.call_context import running_call
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
+from lattica.rpc.counted_call import BATCHED, ClientCall, kind_of_method, value_size
 from lattica.rpc.metrics import RpcMetrics
 from lattica.rpc.own_client import LostCallError, OwnCall, call_alone, call_unary, fetch_result, sending
 from lattica.rpc.own_wire import MAX_UNARY, CallHeader
@@ -66,7 +67,6 @@ class PeerCaller:
 
     def __init__(self, channel: PeerChannel, metrics: RpcMetrics) -> None:
         self.channel = channel
-        self.metrics = metrics
         self.batch = BatchClient(channel, metrics)
 
     async def unary(
@@ -80,10 +80,15 @@ class PeerCaller:
             )
             if value is not None:
                 return spec.result.decode(memoryview(value))
-            answer = await self._fetched(number, deadline)
+            with ClientCall(self.channel, BATCHED, timed=False) as counted:
+                answer = await self._fetched(number, deadline)
+                counted.answered(answer)
         else:
             header = CallHeader(spec.path, self.batch.instance, self.batch.new_id(), flags, context)
-            answer = await self._alone(header, args, deadline)
+            with ClientCall(self.channel, "unary_unary") as counted:
+                counted.sent(args)
+                answer = await self._alone(header, args, deadline)
+                counted.answered(answer)
         if isinstance(answer, Failure):
             raise error_of(spec.path, answer, spec.options.raises)
         return spec.result.decode(answer.body, answer.buffers)
@@ -100,10 +105,12 @@ class PeerCaller:
         self.batch.received(number)
         return answer
 
-    def own(self, spec: MethodSpec, deadline: float | None, flags: int) -> OwnCall:
-        """Begin a call that streams."""
+    @contextlib.contextmanager
+    def streaming(self, spec: MethodSpec, deadline: float | None, flags: int) -> Iterator[OwnCall]:
+        """Begin a call that streams; it has ended with the block."""
         header = CallHeader(spec.path, self.batch.instance, self.batch.new_id(), flags, _tracing())
-        return OwnCall(self.channel, header, _left(deadline))
+        with ClientCall(self.channel, kind_of_method(spec)):
+            yield OwnCall(self.channel, header, _left(deadline))
 
 
 class Stub:
@@ -270,12 +277,17 @@ class _Streaming(_Method):
         """A call that is under way and whose requests are being sent; what went wrong with those is raised."""
         spec = self._spec
         encoded, stream = self._arguments(args, kwargs)
-        call = self._caller.own(spec, self._deadline(), self._flags)
-        try:
-            async with sending(call, encoded, None if stream is None else self._items(stream)):
-                yield call
-        except LostCallError as error:
-            raise error.outcome(spec.path, once=not spec.options.idempotent) from error.__cause__
+        with self._caller.streaming(spec, self._deadline(), self._flags) as call:
+            if stream is None:
+                self._count_bytes("sent", encoded)
+            try:
+                async with sending(call, encoded, None if stream is None else self._items(stream)):
+                    yield call
+            except LostCallError as error:
+                raise error.outcome(spec.path, once=not spec.options.idempotent) from error.__cause__
+
+    def _count_bytes(self, direction: Literal["sent", "received"], value: bytes | Encoded) -> None:
+        self._caller.channel.metrics.bytes("client", direction, value_size(value))
 
 
 class _RequestStream(_Streaming):
@@ -284,6 +296,8 @@ class _RequestStream(_Streaming):
             answer = await call.receive()
             if answer is None:
                 raise RemoteProtocolError("a call that ended without an answer", self._caller.channel.peer_id)
+            if isinstance(answer, Encoded):
+                self._count_bytes("received", answer)
             return self._result(answer)
 
 
