@@ -24,6 +24,7 @@ from lattica.rpc.batch_wire import (
     EncodedCall,
     Responses,
 )
+from lattica.rpc.outcomes import LOST, OK, UNREACHABLE, outcome_of_error, outcome_of_failure
 from lattica.rpc.remote_errors import error_of
 from lattica.rpc.service import MethodSpec
 
@@ -103,10 +104,19 @@ class Pending:
         return bool(self.flags & ONCE)
 
 
-class CallTable:
-    """All unanswered calls of one caller to one peer."""
+Outcomes = dict[str, int]
+"""How many calls have ended, by a word of `lattica.rpc.outcomes`."""
 
-    def __init__(self) -> None:
+
+class CallTable:
+    """All unanswered calls of one caller to one peer.
+
+    Args:
+        first_queued: Told of the call that begins each message: it stands for the others where one is enough.
+    """
+
+    def __init__(self, first_queued: Callable[[Pending], None] = lambda _: None) -> None:
+        self._first_queued = first_queued
         self._next = 0
         self._calls: dict[int, Pending] = {}
         self._turns: deque[Lane] = deque()
@@ -133,6 +143,8 @@ class CallTable:
         """Queue a call."""
         self._calls[pending.id] = pending
         if not lane.calls:
+            if not self._turns:
+                self._first_queued(pending)
             self._turns.append(lane)
         lane.calls.append(pending)
 
@@ -179,9 +191,14 @@ class CallTable:
         self._sent_received.extend(received)
         return calls, cancelled, received
 
-    def settle(self, responses: Responses) -> None:
-        """Give the answers to who waits for them; an answer that nobody waits for is ignored."""
+    def settle(self, responses: Responses) -> Outcomes:
+        """Give the answers to who waits for them; an answer that nobody waits for is ignored.
+
+        Returns:
+            How calls have ended; of those with large results that is to be seen when these have been fetched.
+        """
         calls, received = self._calls, self._received
+        waiting = len(calls)
         for result in responses.results:
             pending = calls.pop(result.id, None)
             if pending is None:
@@ -190,10 +207,12 @@ class CallTable:
                 received.append(result.id)
             if not pending.future.done():
                 pending.future.set_result(result.value)
+        ended = {OK: waiting - len(calls)}
         for failure in responses.failures:
             pending = calls.pop(failure.id, None)
             if pending is None:
                 continue
+            _count(ended, outcome_of_failure(failure.code))
             if pending.flags & ONCE:
                 received.append(failure.id)
             _fail(pending, error_of(pending.spec.path, failure, pending.spec.options.raises))
@@ -201,6 +220,7 @@ class CallTable:
             pending = calls.pop(number, None)
             if pending is not None and not pending.future.done():
                 pending.future.set_result(None)
+        return ended
 
     def withdraw(self, pending: Pending) -> bool:
         """Give up a call, and tell the server if it was sent; ``False`` if it was answered before."""
@@ -243,18 +263,24 @@ class CallTable:
         self._sent_cancelled.clear()
         self._sent_received.clear()
 
-    def welcomed(self, server: bytes, *, known: bool) -> None:
+    def welcomed(self, server: bytes, *, known: bool) -> Outcomes:
         """The server of the current stream has said who it is, and whether it remembers us: settle the doubts.
 
         To be called again when an older stream is lost later.
+
+        Returns:
+            How calls have ended.
         """
+        ended: Outcomes = {}
         for pending in [pending for pending in self._calls.values() if pending.in_doubt]:
             if not pending.is_once or (known and pending.server == server):
                 self._queue_again(pending)
             else:
                 del self._calls[pending.id]
                 self._cancelled.append(pending.id)
+                _count(ended, LOST)
                 _fail(pending, OutcomeUnknownError(pending.spec.path, "the peer's node has been restarted meanwhile"))
+        return ended
 
     def _queue_again(self, pending: Pending) -> None:
         if pending.is_queued_again:
@@ -265,31 +291,43 @@ class CallTable:
             self._turns.appendleft(self._again)
         self._again.calls.append(pending)
 
-    def move_away(self, why: Callable[[bool], Exception]) -> None:
+    def move_away(self, why: Callable[[bool], Exception]) -> Outcomes:
         """No stream is there: end the calls that can go to another peer and may; ``why`` is told whether one was sent.
 
         What must not run twice and was sent stays, until it is known what became of it.
+
+        Returns:
+            How calls have ended.
         """
+        ended: Outcomes = {}
         for pending in [pending for pending in self._calls.values() if pending.can_move and pending.stream is None]:
             if not (pending.was_sent and pending.is_once):
                 del self._calls[pending.id]
+                _count(ended, LOST if pending.was_sent else UNREACHABLE)
                 _fail(pending, why(pending.was_sent))
+        return ended
 
-    def fail_all(self, error: LatticaError) -> None:
+    def fail_all(self, error: LatticaError) -> Outcomes:
         """The peer cannot be reached: end all calls that no stream has; what was never sent fails with ``error``.
 
         The server hears of it when it is reached again, with the acknowledgements that are left: it keeps until then
         what it has of those calls.
+
+        Returns:
+            How calls have ended.
         """
+        ended: Outcomes = {}
         for pending in [pending for pending in self._calls.values() if pending.stream is None]:
             del self._calls[pending.id]
             doubtful = pending.in_doubt and pending.is_once
             if doubtful:
                 self._cancelled.append(pending.id)
+            _count(ended, LOST if doubtful else outcome_of_error(error))
             _fail(pending, OutcomeUnknownError(pending.spec.path, str(error)) if doubtful else error)
         for lane in self._turns:
             lane.calls.clear()
         self._turns.clear()
+        return ended
 
 
 def _take_from(queued: deque[Pending], calls: list[EncodedCall], room: int, stream: object, now: float) -> int:
@@ -310,6 +348,10 @@ def _take_from(queued: deque[Pending], calls: list[EncodedCall], room: int, stre
         if pending.context is not None:
             room -= sum(UTF8_BYTES * (len(key) + len(value)) for key, value in pending.context.items())
     return room
+
+
+def _count(ended: Outcomes, outcome: str) -> None:
+    ended[outcome] = ended.get(outcome, 0) + 1
 
 
 def _fail(pending: Pending, error: Exception) -> None:

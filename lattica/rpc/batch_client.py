@@ -11,7 +11,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import grpc
@@ -25,14 +26,15 @@ from lattica.rpc.batch_wire import (
     INSTANCE_KEY,
     KNOWN_KEY,
     SESSION_METHOD,
-    Responses,
     decode_responses,
     encode_requests,
 )
 from lattica.rpc.channel import PeerChannel
+from lattica.rpc.counted_call import BATCHED
 from lattica.rpc.deadlines import Deadlines
+from lattica.rpc.lost_call import LostCallError
 from lattica.rpc.metrics import RpcMetrics
-from lattica.rpc.own_client import LostCallError
+from lattica.rpc.outcomes import CANCELLED, EXPIRED, outcome_of_error
 from lattica.rpc.service import MethodSpec
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ class BatchClient:
         self.instance = os.urandom(16)
         self._channel = channel
         self._method = channel.stream_stream(SESSION_METHOD)
-        self._table = CallTable()
+        self._table = CallTable(self._first_queued)
         self._admission = Admission(MAX_OUTSTANDING, MAX_QUEUED_BYTES)
         self._stream: _Stream | None = None
         self._streams: set[_Stream] = set()
@@ -170,6 +172,7 @@ class BatchClient:
             return pending.id, await future
         except asyncio.CancelledError:
             if table.withdraw(pending):
+                self._count_one(CANCELLED, pending)
                 self._wake()
             raise
         finally:
@@ -182,7 +185,27 @@ class BatchClient:
             async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
                 await self._admission.wait_entered(lane, size)
         except TimeoutError:
+            self._count({EXPIRED: 1}, "")
             raise DeadlineExceededError(spec.path) from None
+        except asyncio.CancelledError:
+            self._count({CANCELLED: 1}, "")
+            raise
+
+    # Metrics: nothing is done for each call that ends well
+
+    def _first_queued(self, pending: Pending) -> None:
+        pending.future.add_done_callback(partial(self._timed, time.monotonic()))
+
+    def _timed(self, started: float, _: object) -> None:
+        self._metrics.seconds("client", BATCHED, time.monotonic() - started)
+
+    def _count(self, outcomes: Mapping[str, int], path: str) -> None:
+        for outcome, n in outcomes.items():
+            if n:
+                self._metrics.calls("client", BATCHED, outcome, path, n)
+
+    def _count_one(self, outcome: str, pending: Pending) -> None:
+        self._count({outcome: 1}, pending.stream.path if isinstance(pending.stream, _Stream) else "")
 
     def _wake(self) -> None:
         if self._stream is not None:
@@ -202,6 +225,7 @@ class BatchClient:
             error: LatticaError = DeadlineExceededError(pending.spec.path)
             if not pending.was_sent and attempts:
                 error = PeerUnreachableError(self._channel.peer_id, attempts)
+            self._count_one(outcome_of_error(error), pending)
             if not pending.future.done():
                 pending.future.set_exception(error)
         if late:
@@ -234,8 +258,9 @@ class BatchClient:
             await asyncio.sleep(min(pause * 2**self._fruitless, RESUME_PAUSE_MAX_S))
         while self._is_wanted:
             try:
-                await self._channel.session(None)
-                stream = _Stream(self, self._method(metadata=((INSTANCE_KEY, self.instance),)))
+                session = await self._channel.session(None)
+                call = self._method(metadata=((INSTANCE_KEY, self.instance),))
+                stream = _Stream(self, call, session.route.path_kind)
                 if self._table.has_doubts:
                     await stream.welcome()
                 stream.start()
@@ -257,14 +282,14 @@ class BatchClient:
 
     def _give_up(self, error: LatticaError) -> None:
         self._lost_at = None
-        self._table.fail_all(error)
+        self._count(self._table.fail_all(error), "")
         for waiter in self._taken_waiters():
             waiter.set_exception(error)
 
     def _move_away(self, error: Exception | None) -> None:
         peer = self._channel.peer_id
         cause = error if isinstance(error, PeerUnreachableError) else PeerUnreachableError(peer, {"session": "lost"})
-        self._table.move_away(lambda was_sent: LostCallError(cause, was_sent=was_sent))
+        self._count(self._table.move_away(lambda was_sent: LostCallError(cause, was_sent=was_sent)), "")
 
     def _explain(self, error: PeerUnreachableError | AioRpcError) -> LatticaError:
         if isinstance(error, PeerUnreachableError):
@@ -275,7 +300,7 @@ class BatchClient:
 
     def _welcomed(self, instance: bytes, *, known: bool) -> None:
         self._lost_at = None
-        self._table.welcomed(instance, known=known)
+        self._count(self._table.welcomed(instance, known=known), "")
         for waiter in self._taken_waiters():
             waiter.set_result(instance)
 
@@ -283,15 +308,12 @@ class BatchClient:
         waiters, self._waiters = self._waiters, []
         return [waiter for waiter in waiters if not waiter.done()]
 
-    def _answered(self, responses: Responses) -> None:
+    def _answered(self, message: bytes, path: str) -> None:
+        responses = decode_responses(message)
+        self._metrics.bytes("client", "received", len(message))
         self.load = responses.load
         self._fruitless = 0
-        count = self._metrics.calls
-        if responses.results or responses.large:
-            count("client", "batched", "ok", "", len(responses.results) + len(responses.large))
-        if responses.failures:
-            count("client", "batched", "failed", "", len(responses.failures))
-        self._table.settle(responses)
+        self._count(self._table.settle(responses), path)
         if self._table.has_notes:
             self._acknowledge_soon()
 
@@ -351,9 +373,10 @@ class _Stream:
         began: When it was opened, in seconds of the monotonic clock.
         instance: The server's; ``None`` until it has said.
         is_known: Whether it remembered us then.
+        path: Kind of the path that it took at its start.
     """
 
-    def __init__(self, client: BatchClient, call: Any) -> None:
+    def __init__(self, client: BatchClient, call: Any, path: str) -> None:
         self.wake = asyncio.Event()
         self.acknowledging = False
         self.began = time.monotonic()
@@ -361,6 +384,7 @@ class _Stream:
         self._call = call
         self.instance: bytes | None = None
         self.is_known = False
+        self.path = path
         self._retired = False
         self._replaced: asyncio.Task[None] | None = None
 
@@ -422,18 +446,21 @@ class _Stream:
             message = await read()
             if message is eof:
                 return
-            answered(decode_responses(message))
+            answered(message, self.path)
             if self._retired:
                 self.wake.set()
 
     async def _write(self) -> None:
         table, wake, call = self._client._table, self.wake, self._call
+        count_bytes = self._client._metrics.bytes
         try:
             while not self._retired:
                 await wake.wait()
                 wake.clear()
                 while table.has_news and not self._retired:
-                    await call.write(encode_requests(*table.take(self, time.monotonic())))
+                    message = encode_requests(*table.take(self, time.monotonic()))
+                    count_bytes("client", "sent", len(message))
+                    await call.write(message)
             while not table.is_answered(self):
                 await wake.wait()
                 wake.clear()

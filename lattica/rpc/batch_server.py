@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -13,9 +15,11 @@ import msgspec
 from lattica.errors import RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
-from lattica.rpc.call_memory import CallMemory
-from lattica.rpc.call_server import Answer, CallServer
+from lattica.rpc.call_memory import CallMemory, Entry
+from lattica.rpc.call_server import Answer, CallServer, outcome_of_answer
 from lattica.rpc.caller import caller_id
+from lattica.rpc.counted_call import BATCHED
+from lattica.rpc.outcomes import OK, outcome_of_failure
 
 MAX_UNREAD = 4096
 """Answers that wait for a caller that reads none; until it does, no further calls of its are read."""
@@ -37,6 +41,7 @@ class BatchStream:
         self._results: list[wire.EncodedResult] = []
         self._failures: deque[wire.Failure] = deque()
         self._large: list[int] = []
+        self._counted: dict[str, int] = {}
 
     def answer(self, number: int, answer: Answer | None) -> None:
         """Send an answer with the next message."""
@@ -47,6 +52,12 @@ class BatchStream:
         else:
             self._large.append(number)
         self._wake.set()
+
+    def answer_again(self, number: int, answer: Answer) -> None:
+        """Send an answer that was to be sent on another stream, and has been counted there."""
+        outcome = outcome_of_answer(answer)
+        self._counted[outcome] = self._counted.get(outcome, 0) + 1
+        self.answer(number, answer)
 
     async def wait_room(self) -> None:
         """Return when the caller has read enough of its answers."""
@@ -78,12 +89,29 @@ class BatchStream:
             room -= wire.UTF8_BYTES * (len(failure.kind) + len(failure.message) + len(failure.traceback))
             failures.append(failure)
         large, self._large = self._large[:limit], self._large[limit:]
-        count_calls = self._server.metrics.calls
-        if results or large:
-            count_calls("server", "batched", "ok", "", len(results) + len(large))
-        if failures:
-            count_calls("server", "batched", "failed", "", len(failures))
-        return wire.encode_responses(results, failures, large, load)
+        self._count(len(results) + len(large), failures)
+        message = wire.encode_responses(results, failures, large, load)
+        self._server.metrics.bytes("server", "sent", len(message))
+        return message
+
+    def _count(self, ok: int, failures: Iterable[wire.Failure]) -> None:
+        ended = {OK: ok}
+        for failure in failures:
+            outcome = outcome_of_failure(failure.code)
+            ended[outcome] = ended.get(outcome, 0) + 1
+        if self._counted:
+            for outcome, n in ended.items():
+                before = min(n, self._counted.get(outcome, 0))
+                ended[outcome] -= before
+                self._counted[outcome] = self._counted.get(outcome, 0) - before
+        for outcome, n in ended.items():
+            if n:
+                self._server.metrics.calls("server", BATCHED, outcome, "", n)
+
+    def close(self) -> None:
+        """Take no more answers; those that are left have been given for nothing."""
+        self.is_open = False
+        self._count(len(self._results) + len(self._large), self._failures)
 
 
 async def serve_session(server: CallServer, context: Any) -> None:
@@ -116,7 +144,7 @@ async def _serve(server: CallServer, peer: PeerId, memory: CallMemory, stream: B
     except RemoteProtocolError as error:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.reason)
     finally:
-        stream.is_open = False
+        stream.close()
         for task in (*both, ending):
             task.cancel()
         await asyncio.wait({*both, ending})
@@ -125,10 +153,23 @@ async def _serve(server: CallServer, peer: PeerId, memory: CallMemory, stream: B
 async def _read(server: CallServer, peer: PeerId, memory: CallMemory, stream: BatchStream, context: Any) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
         requests = wire.decode_requests(message)
+        server.metrics.bytes("server", "received", len(message))
         memory.acknowledged(requests.received)
         now = time.monotonic()
         for call in requests.calls:
             server.begin(peer, memory, stream, call, now)
+        if requests.calls:
+            _time(server, memory.entries.get(requests.calls[0].id), now)
         server.cancel(memory, requests.cancelled)
         await stream.wait_room()
         await asyncio.sleep(0)  # what has begun takes its first step before the next message is read: fair to others
+
+
+def _time(server: CallServer, entry: Entry | None, started: float) -> None:
+    """Count the seconds of one call, which stands for those of its message."""
+    if entry is not None and entry.task is not None:
+        entry.task.add_done_callback(partial(_timed, server, started))
+
+
+def _timed(server: CallServer, started: float, _: object) -> None:
+    server.metrics.seconds("server", BATCHED, time.monotonic() - started)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from lattica.background import Background
@@ -17,11 +17,14 @@ from lattica.rpc import batch_wire as wire
 from lattica.rpc.call_context import CurrentCall, running_call
 from lattica.rpc.call_memory import FETCH_WAIT_S, MAX_CALLERS_OF_PEER, RESULT_MEMORY_S, RUN_ON_S, CallMemory, Entry
 from lattica.rpc.codec import Encoded
+from lattica.rpc.counted_call import BATCHED, ServerCall
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.dispatch import MAX_CALLS, Dispatcher, Served
 from lattica.rpc.intake import Intake, default_limit
 from lattica.rpc.metrics import RpcMetrics
+from lattica.rpc.outcomes import CANCELLED, OK, outcome_of_cancelled, outcome_of_failure
 from lattica.rpc.remote_errors import failure_of
+from lattica.rpc.tracing import CallTracing, ServedSpan
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,8 @@ class CallServer:
         dispatcher: The services.
         intake: Admits large arguments.
         deadlines: Those of the calls that are remembered.
+        tracing: Makes spans of their calls; ``None``: there are none.
+        answer: Runs a method; its encoded result, or its failure.
         ending: Set when streams of callers have to end: the node closes.
     """
 
@@ -49,6 +54,8 @@ class CallServer:
         self.dispatcher = dispatcher
         self.metrics = metrics
         self.intake = intake or Intake(default_limit())
+        self.tracing: CallTracing | None = None
+        self.answer: Callable[[Served, Any, Any, int, int], Awaitable[Answer]] = self._executed
         self._callers: dict[tuple[PeerId, bytes], CallMemory] = {}
         self.deadlines = Deadlines[Entry](self._expired)
         self._ending_calls: set[asyncio.Task[Any]] = set()
@@ -58,6 +65,11 @@ class CallServer:
     def start(self, tasks: Background) -> None:
         """Forget callers that have gone, from now on."""
         tasks.start(self._sweep())
+
+    def use_tracing(self, tracing: CallTracing) -> None:
+        """Make a span of each call that is begun from now on."""
+        self.tracing = tracing
+        self.answer = self._traced
 
     def memory_of(self, peer: PeerId, instance: bytes) -> tuple[CallMemory, bool]:
         """What is remembered of a caller, and whether that is anything; raises `RemoteProtocolError`."""
@@ -116,7 +128,7 @@ class CallServer:
         """The caller has lost a stream, and asks again."""
         entry.stream, entry.again = stream, True
         if entry.task is None:
-            stream.answer(entry.id, entry.answer or forgotten(entry.id))
+            stream.answer_again(entry.id, entry.answer or forgotten(entry.id))
 
     def refusal(self, served: Served | None, memory: CallMemory, number: int) -> wire.Failure | None:
         """Why a unary call cannot begin now."""
@@ -148,6 +160,8 @@ class CallServer:
         except asyncio.CancelledError:
             if not entry.expired:
                 memory.answered(entry, b"", 0, keep=False)
+                if not entry.cancelled:  # by its caller, which has been counted
+                    self.metrics.calls("server", BATCHED, CANCELLED, "")
                 raise
             answer = wire.Failure(call.id, wire.EXPIRED, "", "")
             size = answer_size(answer)
@@ -158,11 +172,21 @@ class CallServer:
                 self.deadlines.discard(entry.deadline, entry)
         memory.answered(entry, answer, size, keep=size > wire.MAX_SMALL)
         if not entry.cancelled:
-            stream = entry.stream if entry.stream.is_open or not memory.streams else memory.streams[-1]
-            stream.answer(entry.id, answer)
+            if entry.stream.is_open:
+                entry.stream.answer(entry.id, answer)
+            elif memory.streams:
+                memory.streams[-1].answer(entry.id, answer)
+            else:  # nobody to tell, unless its caller comes back and asks
+                self.metrics.calls("server", BATCHED, outcome_of_answer(answer), "")
 
-    async def answer(self, served: Served, args: Any, buffers: Any, number: int, flags: int) -> Answer:
-        """Run a method; its encoded result, or its failure."""
+    async def _traced(self, served: Served, args: Any, buffers: Any, number: int, flags: int) -> Answer:
+        """The same within a span."""
+        with ServedSpan(self.tracing) as span:
+            answer = await self._executed(served, args, buffers, number, flags)
+            span.answered(answer)
+            return answer
+
+    async def _executed(self, served: Served, args: Any, buffers: Any, number: int, flags: int) -> Answer:
         spec = served.spec
         try:
             values = spec.args.decode(args, buffers)
@@ -183,9 +207,15 @@ class CallServer:
 
     async def run_own(self, peer: PeerId, served: Served, header: Any, args: Encoded, deadline: float | None) -> Answer:
         """Run a call that has a gRPC call of its own; it ends if that is cancelled."""
-        refusal = self.busy(served, header.id)
-        if refusal is not None:
-            return refusal
+        with ServerCall(self.metrics, "unary_unary", deadline) as counted:
+            counted.received(args)
+            answer = self.busy(served, header.id) or await self._run_own(peer, served, header, args, deadline)
+            counted.answered(answer)
+            return answer
+
+    async def _run_own(
+        self, peer: PeerId, served: Served, header: Any, args: Encoded, deadline: float | None
+    ) -> Answer:
         served.running += 1
         self.dispatcher.running += 1
         try:
@@ -214,18 +244,35 @@ class CallServer:
         entry = memory.entries[header.id] = Entry(header.id, None, once=True)
         memory.answered(entry, answer, answer_size(answer), keep=True)
 
+    def refused(self, kind: str, failure: wire.Failure) -> wire.Failure:
+        """Count a call with a gRPC call of its own that is not begun."""
+        self.metrics.calls("server", kind, outcome_of_failure(failure.code), "")
+        return failure
+
+    def sent(self, answer: Answer) -> Answer:
+        """Count the bytes of the only answer of a call that has a gRPC call of its own."""
+        if not isinstance(answer, wire.Failure):
+            self.metrics.bytes("server", "sent", answer_size(answer))
+        return answer
+
     def cancel(self, memory: CallMemory, numbers: Iterable[int]) -> None:
         """The callers of these calls have gone."""
+        ended: dict[str, int] = {}
         for number in numbers:
             entry = memory.entries.get(number)
             if entry is None:
                 memory.settle(number)
                 continue
-            entry.cancelled = True
             if entry.task is not None:
+                if not entry.cancelled and entry.stream is not None:
+                    outcome = outcome_of_cancelled(entry.deadline, time.monotonic())
+                    ended[outcome] = ended.get(outcome, 0) + 1
                 entry.task.cancel()
-            else:
+            entry.cancelled = True
+            if entry.task is None:
                 memory.acknowledged([number])
+        for outcome, n in ended.items():
+            self.metrics.calls("server", BATCHED, outcome, "", n)
 
     def _expired(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -325,6 +372,11 @@ def bad_result(number: int, error: CodecError) -> wire.Failure:
 def forgotten(number: int) -> wire.Failure:
     """The answer of a call that ran, and whose result is not there any more."""
     return wire.Failure(number, wire.FORGOTTEN, "", "its result is not kept any more")
+
+
+def outcome_of_answer(answer: Answer) -> str:
+    """A word of `lattica.rpc.outcomes`."""
+    return outcome_of_failure(answer.code) if isinstance(answer, wire.Failure) else OK
 
 
 def answer_size(answer: Answer) -> int:

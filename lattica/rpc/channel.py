@@ -79,6 +79,11 @@ class PeerChannel(grpc.aio.Channel):
         return self._closed
 
     @property
+    def path_kind(self) -> str:
+        """The kind of the path that calls take; empty without one."""
+        return "" if self._session is None else self._session.route.path_kind
+
+    @property
     def attempts(self) -> dict[str, str]:
         """What is being tried to reach the peer; empty if nothing is."""
         return self._opening.attempts if self._opening else {}

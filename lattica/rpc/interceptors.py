@@ -21,8 +21,9 @@ class Interceptors(grpc.aio.ServerInterceptor):
         self._added: tuple[grpc.aio.ServerInterceptor, ...] = ()
 
     def add(self, interceptor: grpc.aio.ServerInterceptor) -> None:
-        """Have an interceptor see the calls from now on, inside of those that do already."""
-        self._added = (*self._added, interceptor)
+        """Have an interceptor see the calls from now on, inside of those that do already; once, however often added."""
+        if interceptor not in self._added:
+            self._added = (*self._added, interceptor)
 
     async def intercept_service(self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """See `grpc.aio.ServerInterceptor`."""

@@ -16,6 +16,7 @@ from lattica.rpc.call_context import CurrentCall, running_call
 from lattica.rpc.call_memory import MAX_REMEMBERED_BYTES, CallMemory, Entry
 from lattica.rpc.call_server import Answer, CallServer, answer_size, forgotten
 from lattica.rpc.codec import Encoded
+from lattica.rpc.counted_call import ServerCall
 from lattica.rpc.dispatch import Served
 from lattica.rpc.intake import Claim
 from lattica.rpc.own_wire import CallHeader
@@ -56,7 +57,7 @@ def begin(server: CallServer, memory: CallMemory, call: OnceCall, args: Encoded,
         return None
     refusal = forgotten(header.id) if header.id in memory.settled else server.refusal(served, memory, header.id)
     if refusal is not None:
-        return refusal
+        return server.refused("unary_unary", refusal)
     entry = memory.entries[header.id] = Entry(header.id, None, once=True, deadline=call.deadline)
     entry.again = bool(header.flags & wire.AGAIN)
     served.running += 1
@@ -86,6 +87,16 @@ async def joined(memory: CallMemory, call: OnceCall) -> Answer:
 
 
 async def _run(
+    server: CallServer, memory: CallMemory, entry: Entry, call: OnceCall, args: Encoded, claim: Claim
+) -> Answer:
+    with ServerCall(server.metrics, "unary_unary", call.deadline) as counted:
+        counted.received(args)
+        answer = await _executed(server, memory, entry, call, args, claim)
+        counted.answered(answer)
+        return answer
+
+
+async def _executed(
     server: CallServer, memory: CallMemory, entry: Entry, call: OnceCall, args: Encoded, claim: Claim
 ) -> Answer:
     header, served = call.header, call.served

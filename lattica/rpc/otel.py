@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ import grpc
 from lattica.identity import PeerId
 from lattica.rpc.behaviours import ended_with, remade
 from lattica.rpc.caller import caller_id
+from lattica.rpc.outcomes import EXPIRED, FAILED, INTERNAL, LOST, OK, UNIMPLEMENTED
 from lattica.rpc.settled import settled_code
 
 try:
@@ -46,6 +47,8 @@ _SERVER_FAULTS = frozenset(
 )
 _CLIENT_FAULTS = frozenset(code for code in grpc.StatusCode if code is not grpc.StatusCode.OK)
 """Statuses that are an error of the span; at the server some are the caller's business."""
+_PLAIN_SERVER_FAULTS = frozenset({FAILED, EXPIRED, UNIMPLEMENTED, INTERNAL, LOST})
+"""Likewise for plain Python services."""
 
 
 def inject_context() -> Pairs:
@@ -55,35 +58,12 @@ def inject_context() -> Pairs:
     return list(carrier.items())
 
 
-@contextlib.contextmanager
-def server_span(
-    pairs: Iterable[tuple[str, str]],
-    service: str,
-    method: str,
-    *,
-    peer: PeerId | None = None,
-    tracer: Tracer | None = None,
-    system: str = "lattica",
-) -> Iterator[Span]:
-    """A server's span for the block, current in it, child of the caller's that `inject_context` has sent.
-
-    An exception of the block is recorded and is the span's error; a cancellation is not.
-    """
-    span = (tracer or _tracer(None)).start_span(
-        f"{service}/{method}",
-        context=_extracted(pairs),
-        kind=SpanKind.SERVER,
-        attributes=_attributes(system, service, method, peer),
-    )
-    with trace.use_span(span, end_on_exit=True):
-        yield span
-
-
 class Tracing:
-    """Interceptors that make a span of each call.
+    """Makes a span of each call.
 
-    ``node.rpc.add_interceptor(tracing.server)``, and ``node.rpc.channel(peer, interceptors=tracing.client(peer))``:
-    the same objects, hence the same channel, each time.
+    ``node.rpc.use_tracing(tracing)`` for those that peers make and those of stubs of plain Python services;
+    ``node.rpc.channel(peer, interceptors=tracing.client(peer))`` for those of generated stubs: the same objects, hence
+    the same channel, each time.
 
     Args:
         provider: Whose tracer; by default the global one.
@@ -106,6 +86,44 @@ class Tracing:
                 _StreamStream(starter),
             )
         return interceptors
+
+    def called(self, peer: PeerId, method: str) -> PlainSpan:
+        """See `lattica.rpc.tracing.CallTracing`."""
+        return PlainSpan(self._tracer, SpanKind.CLIENT, None, peer, method)
+
+    def served(self, peer: PeerId, method: str, context: Mapping[str, str]) -> PlainSpan:
+        """See `lattica.rpc.tracing.CallTracing`."""
+        return PlainSpan(self._tracer, SpanKind.SERVER, _extracted(context.items()), peer, method)
+
+
+# Plain Python services
+
+
+class PlainSpan:
+    """The span of a call of a plain Python service: `lattica.rpc.tracing.CallSpan`."""
+
+    def __init__(
+        self, tracer: Tracer, kind: SpanKind, context: otel_context.Context | None, peer: PeerId, path: str
+    ) -> None:
+        service, _, method = path.rpartition("/")
+        self._is_server = kind is SpanKind.SERVER
+        self._span = tracer.start_span(
+            path, context=context, kind=kind, attributes=_attributes("lattica", service, method, peer)
+        )
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """See `lattica.rpc.tracing.CallSpan`."""
+        with trace.use_span(self._span, record_exception=False, set_status_on_exception=False):
+            yield
+
+    def end(self, outcome: str, error_type: str = "") -> None:
+        """See `lattica.rpc.tracing.CallSpan`."""
+        if outcome != OK:
+            self._span.set_attribute("error.type", error_type or outcome)
+        if outcome in _PLAIN_SERVER_FAULTS or (outcome != OK and not self._is_server):
+            self._span.set_status(Status(StatusCode.ERROR, outcome))
+        self._span.end()
 
 
 # The client's side

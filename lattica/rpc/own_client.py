@@ -12,8 +12,6 @@ from grpc.aio import AioRpcError
 
 from lattica.errors import (
     DeadlineExceededError,
-    LatticaError,
-    OutcomeUnknownError,
     PeerUnreachableError,
     RemoteProtocolError,
     RpcError,
@@ -21,6 +19,7 @@ from lattica.errors import (
 from lattica.rpc.batch_wire import CALL_METHOD, UNARY_METHOD, Failure
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
+from lattica.rpc.lost_call import LostCallError
 from lattica.rpc.own_wire import (
     END_MESSAGE,
     FETCH,
@@ -31,24 +30,6 @@ from lattica.rpc.own_wire import (
     value_message,
     value_messages,
 )
-
-
-class LostCallError(Exception):
-    """A call was lost on its way; who made it decides what that means.
-
-    Attributes:
-        cause: What the network said.
-        was_sent: Whether the peer may have got it.
-    """
-
-    def __init__(self, cause: LatticaError, *, was_sent: bool) -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.was_sent = was_sent
-
-    def outcome(self, method: str, *, once: bool) -> LatticaError:
-        """The error for the caller."""
-        return OutcomeUnknownError(method, str(self.cause)) if once and self.was_sent else self.cause
 
 
 class OwnCall:

@@ -17,6 +17,7 @@ from lattica.rpc.call_context import CurrentCall, running_call
 from lattica.rpc.call_server import Answer, CallServer, answer_size, bad_call, bad_result, forgotten, is_cancellation
 from lattica.rpc.caller import caller_id
 from lattica.rpc.codec import Encoded
+from lattica.rpc.counted_call import ServerCall, kind_of_method
 from lattica.rpc.dispatch import Served
 from lattica.rpc.intake import Claim, IntakeFullError
 from lattica.rpc.once_server import OnceCall, begin, joined, memory_for
@@ -33,6 +34,7 @@ from lattica.rpc.own_wire import (
     value_messages,
 )
 from lattica.rpc.remote_errors import failure_of
+from lattica.rpc.tracing import ServedSpan
 
 PIECE_WAIT_S = 60.0
 """Seconds of silence within a value, after which its call is refused: what it has taken is not free for others."""
@@ -51,7 +53,7 @@ async def serve_call(server: CallServer, context: Any) -> None:
         try:
             await _serve(server, _OwnCall(peer, header, reader, context, claim), rest)
         except IntakeFullError as error:
-            await _refuse(context, wire.Failure(header.id, wire.BUSY, "", str(error)))
+            await _refuse(context, server.refused("stream_stream", wire.Failure(header.id, wire.BUSY, "", str(error))))
     except RemoteProtocolError as error:
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.reason)
     finally:
@@ -61,20 +63,21 @@ async def serve_call(server: CallServer, context: Any) -> None:
 async def _serve(server: CallServer, call: _OwnCall, rest: memoryview) -> None:
     header, context = call.header, call.context
     if header.flags & FETCH:
-        await _send(context, _remembered(server, call.peer, header))
+        await _send(context, server.sent(_remembered(server, call.peer, header)))
         return
     served = server.dispatcher.find(header.method)
     if served is None:
-        await _refuse(context, wire.Failure(header.id, wire.NO_METHOD, "", ""))
+        await _refuse(context, server.refused("stream_stream", wire.Failure(header.id, wire.NO_METHOD, "", "")))
     elif not served.spec.is_unary:
         await _stream(server, served, call, await _arguments(call, rest))
     elif header.flags & wire.ONCE:
         await _once(server, served, call, rest)
     elif (refusal := server.busy(served, header.id)) is not None:
-        await _refuse(context, refusal)
+        await _refuse(context, server.refused("unary_unary", refusal))
     else:
         args = await _arguments(call, rest)
-        await _send(context, await server.run_own(call.peer, served, header, args, _deadline(context)))
+        answer = await server.run_own(call.peer, served, header, args, _deadline(context))
+        await _send(context, server.sent(answer))
 
 
 async def _once(server: CallServer, served: Served, call: _OwnCall, rest: memoryview) -> None:
@@ -83,19 +86,19 @@ async def _once(server: CallServer, served: Served, call: _OwnCall, rest: memory
     once = OnceCall(peer=call.peer, served=served, header=header, deadline=_deadline(context), is_fetched=False)
     memory = memory_for(server, once)
     if memory is None:
-        await _refuse(context, wire.Failure(header.id, wire.OTHER_MEMORY, "", ""))
+        await _refuse(context, server.refused("unary_unary", wire.Failure(header.id, wire.OTHER_MEMORY, "", "")))
         return
     server.attached(memory)
     try:
         if header.id in memory.entries:
-            await _refuse(context, await joined(memory, once))
+            await _refuse(context, server.sent(await joined(memory, once)))
             return
         early = server.refusal(served, memory, header.id)
         if early is not None:
-            await _refuse(context, early)
+            await _refuse(context, server.refused("unary_unary", early))
             return
         refusal = begin(server, memory, once, await _arguments(call, rest), call.claim)
-        await _send(context, refusal or await joined(memory, once))
+        await _send(context, refusal or server.sent(await joined(memory, once)))
     finally:
         server.detached(memory)
 
@@ -110,10 +113,11 @@ async def serve_unary(server: CallServer, request: bytes, context: Any) -> bytes
         try:
             answer = await _unary(server, _OwnCall(peer, header, reader, context, claim), rest)
         except IntakeFullError as error:
-            answer = wire.Failure(header.id, wire.BUSY, "", str(error))
+            answer = server.refused("unary_unary", wire.Failure(header.id, wire.BUSY, "", str(error)))
         if isinstance(answer, wire.Failure):
             return failure_message(answer)
         if answer_size(answer) <= MAX_UNARY:
+            server.sent(answer)
             return value_message(answer)
         if not header.flags & wire.ONCE:
             await server.keep(peer, header, answer)
@@ -134,16 +138,17 @@ async def _unary(server: CallServer, call: _OwnCall, rest: memoryview) -> Answer
         raise RemoteProtocolError("a call without its arguments", call.peer)
     served = server.dispatcher.find(header.method)
     if served is None:
-        return wire.Failure(header.id, wire.NO_METHOD, "", "")
+        return server.refused("unary_unary", wire.Failure(header.id, wire.NO_METHOD, "", ""))
     if not served.spec.is_unary:
-        return wire.Failure(header.id, wire.BAD_CALL, "", "it streams, and has to be called so")
+        failure = wire.Failure(header.id, wire.BAD_CALL, "", "it streams, and has to be called so")
+        return server.refused("unary_unary", failure)
     deadline = _deadline(call.context)
     if not header.flags & wire.ONCE:
         return await server.run_own(call.peer, served, header, args, deadline)
     once = OnceCall(peer=call.peer, served=served, header=header, deadline=deadline, is_fetched=True)
     memory = memory_for(server, once)
     if memory is None:
-        return wire.Failure(header.id, wire.OTHER_MEMORY, "", "")
+        return server.refused("unary_unary", wire.Failure(header.id, wire.OTHER_MEMORY, "", ""))
     server.attached(memory)
     try:
         return begin(server, memory, once, args, call.claim) or await joined(memory, once)
@@ -182,36 +187,64 @@ class _OwnCall:
 
 
 async def _stream(server: CallServer, served: Served, call: _OwnCall, args: Encoded) -> None:
-    """Run a method with a stream of requests, of results, or both."""
-    header, context, spec = call.header, call.context, served.spec
-    refusal = server.busy(served, header.id)
-    if refusal is not None:
-        await _refuse(context, refusal)
-        return
+    deadline = _deadline(call.context)
+    try:
+        with ServerCall(server.metrics, kind_of_method(served.spec), deadline) as counted:
+            if served.spec.streams_requests is None:
+                counted.received(args)
+            failure = server.busy(served, call.header.id)
+            if failure is None:
+                failure = await _run_stream(server, served, call, args, deadline)
+            if failure is not None:
+                counted.answered(failure)
+                await _refuse(call.context, failure)
+    except asyncio.CancelledError as error:
+        if is_cancellation(error):
+            raise
+
+
+async def _run_stream(
+    server: CallServer, served: Served, call: _OwnCall, args: Encoded, deadline: float | None
+) -> wire.Failure | None:
+    """Run a method with a stream of requests, of results, or both; how it failed, of which its caller must be told."""
+    header = call.header
     served.running += 1
     server.dispatcher.running += 1
-    running_call.set(CurrentCall(call.peer, header.method, _deadline(context), header.context))
+    running_call.set(CurrentCall(call.peer, header.method, deadline, header.context))
     items = server.intake.claim(call.peer)
     call.reader.admit = items.take
+    try:
+        with ServedSpan(server.tracing) as span:
+            failure = await _stream_results(server, served, call, args, items)
+            if failure is not None:
+                span.answered(failure)
+            return failure
+    finally:
+        served.running -= 1
+        server.dispatcher.running -= 1
+        items.release()
+
+
+async def _stream_results(
+    server: CallServer, served: Served, call: _OwnCall, args: Encoded, items: Claim
+) -> wire.Failure | None:
+    context, spec = call.context, served.spec
     try:
         with _faults(call):
             values = spec.args.decode(args.body, args.buffers)
         positional, named = served.bound(values, _items(served, call, items))
         if not spec.streams_results:
-            await _send(context, _encoded(call, served, await served.run(positional, named)))
-            return
+            await _send(context, server.sent(_encoded(call, served, await served.run(positional, named))))
+            return None
         async for result in served.iterate(positional, named):
             await _send(context, _encoded(call, served, result))
-    except _BrokenOffError:
-        return
+    except _BrokenOffError as error:
+        raise asyncio.CancelledError from error  # its caller has gone
     except (Exception, asyncio.CancelledError) as error:  # the caller gets it
         if is_cancellation(error):
             raise
-        await _refuse(context, _failure(call, error))
-    finally:
-        served.running -= 1
-        server.dispatcher.running -= 1
-        items.release()
+        return _failure(call, error)
+    return None
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ from lattica.rpc.batch_client import RESUME_PAUSE_MAX_S, RESUME_PAUSE_MIN_S, RES
 from lattica.rpc.batch_wire import AGAIN, ONCE, OTHER_MEMORY, Failure
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
-from lattica.rpc.own_client import LostCallError, call_alone, call_unary, fetch_result
+from lattica.rpc.lost_call import LostCallError
+from lattica.rpc.own_client import call_alone, call_unary, fetch_result
 from lattica.rpc.own_wire import MAX_UNARY, CallHeader
 
 

@@ -22,7 +22,7 @@ from lattica.errors import (
 from lattica.identity import PeerId
 from lattica.rpc.batch_calls import Lane
 from lattica.rpc.codec import Encoded
-from lattica.rpc.own_client import LostCallError
+from lattica.rpc.lost_call import LostCallError
 from lattica.rpc.replicas import Outcome, ReplicaSet
 from lattica.rpc.retry import backoff, final
 from lattica.rpc.service import MethodSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lattica.errors import LatticaError, PeerUnreachableError, ServerBusyError
-from lattica.rpc.own_client import LostCallError
+from lattica.rpc.lost_call import LostCallError
 
 BASE_PAUSE_S = 0.05
 """Seconds before the second attempt, at most: the pause is drawn between 0 and this."""

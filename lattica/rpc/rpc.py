@@ -28,6 +28,8 @@ from lattica.rpc.replicas import Replicas, check_offer
 from lattica.rpc.server import RpcServer, open_server
 from lattica.rpc.service import spec_of
 from lattica.rpc.stub import CallOptions, PeerCaller, changed, make_stub
+from lattica.rpc.traced_caller import TracedCaller
+from lattica.rpc.tracing import CallTracing
 
 S = TypeVar("S")
 
@@ -51,6 +53,7 @@ class Rpc:
         self._targets = itertools.count(1)
         self._closed = False
         self._replicas: Replicas | None = None
+        self._tracing: CallTracing | None = None
         self._calls = CallServer(Dispatcher(), server.metrics)
         self._calls.start(tasks)
         server.add_own(PythonServices(self._calls))
@@ -200,18 +203,39 @@ class Rpc:
     def _caller(self, peer: PeerId) -> PeerCaller:
         caller = self._callers.get(peer)
         if caller is None or caller.channel.closed:
-            caller = self._callers[peer] = PeerCaller(self.channel(peer), self.metrics)
+            caller = self._callers[peer] = self._traced(PeerCaller(self.channel(peer), self.metrics))
         return caller
+
+    def _traced(self, caller: PeerCaller) -> PeerCaller:
+        return caller if self._tracing is None else TracedCaller(caller, self._tracing)
 
     def add_interceptor(self, interceptor: grpc.aio.ServerInterceptor) -> None:
         """Have an interceptor see the calls that peers make, from now on; the first that was added is outermost.
 
-        Lattica's own services (``/lattica.v1.…``) are left out, so plain Python services are too.
+        Lattica's own services (``/lattica.v1.…``) are left out, so plain Python services are too. One that was added
+        before sees the calls once.
 
         Raises:
             UsageError: It is none.
         """
         self._server.add_interceptor(interceptor)
+
+    def use_tracing(self, tracing: CallTracing) -> None:
+        """Make spans, with a `lattica.rpc.otel.Tracing`: of all calls that peers make, and of those of new stubs.
+
+        Also while running. Channels for generated stubs take ``interceptors=tracing.client(peer)``.
+
+        Raises:
+            UsageError: Another one is used already.
+        """
+        if self._tracing is not None:
+            if self._tracing is tracing:
+                return
+            raise UsageError("this node makes spans already; it can use one Tracing")
+        self._tracing = tracing
+        self._server.add_interceptor(tracing.server)
+        self._calls.use_tracing(tracing)
+        self._callers = {peer: self._traced(caller) for peer, caller in self._callers.items()}
 
     async def close(self) -> None:
         """Tell who watches our health, then close all channels; running calls have `DRAIN_S` seconds."""

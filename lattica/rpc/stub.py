@@ -7,10 +7,10 @@ import contextlib
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from lattica.errors import LatticaError, RemoteProtocolError, UsageError
 from lattica.rpc.batch_calls import Lane
@@ -19,8 +19,10 @@ from lattica.rpc.batch_wire import MAX_SMALL, MAX_TIMEOUT_S, ONCE, TRACEBACK, Fa
 from lattica.rpc.call_context import running_call
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
+from lattica.rpc.counted_call import BATCHED, ClientCall, kind_of_method, value_size
+from lattica.rpc.lost_call import LostCallError
 from lattica.rpc.metrics import RpcMetrics
-from lattica.rpc.own_client import LostCallError, OwnCall, sending
+from lattica.rpc.own_client import OwnCall, sending
 from lattica.rpc.own_unary import OwnUnary
 from lattica.rpc.own_wire import CallHeader
 from lattica.rpc.remote_errors import error_of
@@ -73,7 +75,6 @@ class PeerCaller:
 
     def __init__(self, channel: PeerChannel, metrics: RpcMetrics) -> None:
         self.channel = channel
-        self.metrics = metrics
         self.batch = BatchClient(channel, metrics)
         self.large = OwnUnary(channel, self.batch)
 
@@ -104,18 +105,25 @@ class PeerCaller:
             )
             if value is not None:
                 return spec.result.decode(memoryview(value))
-            answer = await self.large.fetch(spec.path, number, deadline, flags, can_move=can_move)
+            with ClientCall(self.channel, BATCHED, timed=False) as counted:
+                answer = await self.large.fetch(spec.path, number, deadline, flags, can_move=can_move)
+                counted.answered(answer)
         else:
             header = CallHeader(spec.path, self.batch.instance, self.batch.new_id(), flags, context)
-            answer = await self.large.call(header, args, deadline, can_move=can_move)
+            with ClientCall(self.channel, "unary_unary") as counted:
+                counted.sent(args)
+                answer = await self.large.call(header, args, deadline, can_move=can_move)
+                counted.answered(answer)
         if isinstance(answer, Failure):
             raise error_of(spec.path, answer, spec.options.raises)
         return spec.result.decode(answer.body, answer.buffers)
 
-    def own(self, spec: MethodSpec, deadline: float | None, flags: int) -> OwnCall:
-        """Begin a call that streams."""
+    @contextlib.contextmanager
+    def streaming(self, spec: MethodSpec, deadline: float | None, flags: int) -> Iterator[OwnCall]:
+        """Begin a call that streams; it has ended with the block."""
         header = CallHeader(spec.path, self.batch.instance, self.batch.new_id(), flags, _tracing())
-        return OwnCall(self.channel, header, _left(deadline))
+        with ClientCall(self.channel, kind_of_method(spec)):
+            yield OwnCall(self.channel, header, _left(deadline))
 
 
 class Caller(Protocol):
@@ -288,14 +296,19 @@ class StreamingMethod(StubMethod):
         self, caller: PeerCaller, encoded: bytes | Encoded, stream: Any, deadline: float | None
     ) -> AsyncIterator[OwnCall]:
         """A call that is under way and whose requests are being sent; what went wrong with those is raised."""
-        call = caller.own(self._spec, deadline, self._flags)
-        async with sending(call, encoded, None if stream is None else self._items(stream)):
-            yield call
+        items = None if stream is None else self._items(stream)
+        with caller.streaming(self._spec, deadline, self._flags) as call:
+            if items is None:
+                _count_bytes(caller, "sent", encoded)
+            async with sending(call, encoded, items):
+                yield call
 
     async def _only_result(self, call: OwnCall, caller: PeerCaller) -> Any:
         answer = await call.receive()
         if answer is None:
             raise RemoteProtocolError("a call that ended without an answer", caller.channel.peer_id)
+        if isinstance(answer, Encoded):
+            _count_bytes(caller, "received", answer)
         return self._result(answer)
 
     def _lost(self, error: LostCallError) -> LatticaError:
@@ -328,6 +341,10 @@ class _ResultStream(_PeerStreaming):
         async with self._begun(args, kwargs) as call:
             while (answer := await call.receive()) is not None:
                 yield self._result(answer)
+
+
+def _count_bytes(caller: PeerCaller, direction: Literal["sent", "received"], value: bytes | Encoded) -> None:
+    caller.channel.metrics.bytes("client", direction, value_size(value))
 
 
 def _left(deadline: float | None) -> float | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -11,8 +14,9 @@ from every_service import PlainEcho
 from grpc.aio import AioRpcError
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from lattica import rpc
 from lattica._proto import peer_pb2_grpc
-from lattica.errors import PeerUnreachableError
+from lattica.errors import DeadlineExceededError, DecodeError, NoSuchMethodError, PeerUnreachableError, ServerBusyError
 from lattica.identity import IdentityKey
 from lattica.rpc import RpcMetrics
 from lattica.rpc.metrics import METRICS
@@ -98,3 +102,95 @@ def test_nodes_export_to_the_default_registry() -> None:
     METRICS.calls("client", "unary_unary", "ok", "lan", 0)
     labels = {"side": "client", "kind": "unary_unary", "outcome": "ok", "path": "lan"}
     assert REGISTRY.get_sample_value("lattica_rpc_calls_total", labels) is not None
+
+
+@rpc.service("counted")
+class Counted:
+    """Ends in each way."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+
+    @rpc.method
+    async def small(self, data: bytes) -> bytes:
+        return data
+
+    @rpc.method
+    async def grow(self, size: int) -> bytes:
+        return bytes(size)
+
+    @rpc.method
+    async def fail(self) -> None:
+        raise ValueError("no")
+
+    @rpc.method(concurrency=1)
+    async def wait(self) -> None:
+        await self.go.wait()
+
+    @rpc.method
+    async def results(self, up_to: int) -> AsyncIterator[int]:
+        for number in range(up_to):
+            yield number
+
+    @rpc.method
+    async def requests(self, items: AsyncIterator[int]) -> int:
+        return sum([item async for item in items])
+
+
+async def test_calls_of_plain_python_services_are_counted_at_both_ends() -> None:
+    served = Counted()
+    async with open_two() as two:
+        two.bob.rpc.serve(served)
+        stub: Any = two.alice.rpc.stub(Counted, two.bob.peer_id, timeout=10.0)
+        await asyncio.gather(*(stub.small(b"x") for _ in range(50)))
+        assert len(await stub.grow(300_000)) == 300_000  # in a batch; its result is fetched
+        assert await stub.small(bytes(100_000)) == bytes(100_000)  # a gRPC call of its own
+        with pytest.raises(ValueError, match="no"):
+            await stub.fail()
+        with pytest.raises(DecodeError):
+            await stub.grow("much")
+        with pytest.raises(NoSuchMethodError):
+            await two.alice.rpc.stub(Counted, two.bob.peer_id, name="nowhere").fail()
+        waiting = asyncio.create_task(stub.wait())
+        await until(lambda: two.bob.rpc._calls.dispatcher.load("counted") == 1)
+        with pytest.raises(ServerBusyError):
+            await rpc.options(stub, attempts=1).wait()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await until(lambda: not two.bob.rpc._calls.dispatcher.running)
+        with pytest.raises(DeadlineExceededError):
+            await rpc.options(stub, timeout=0.2).wait()
+        assert [number async for number in stub.results(3)] == [0, 1, 2]
+        async for _ in stub.results(1_000_000):
+            break
+        assert await stub.requests(items=[1, 2]) == 3
+        batched = {
+            "ok": 51, "failed": 1, "invalid_argument": 1, "unimplemented": 1, "resource_exhausted": 1, "cancelled": 1,
+            "deadline_exceeded": 1,
+        }  # fmt: skip
+        expected = {("batched", outcome): times for outcome, times in batched.items()} | {
+            ("unary_unary", "ok"): 1, ("unary_stream", "ok"): 1, ("unary_stream", "cancelled"): 1,
+            ("stream_unary", "ok"): 1,
+        }  # fmt: skip
+        await until(lambda: _counted(two.bob.rpc.metrics, "server") == expected)
+        assert _counted(two.alice.rpc.metrics, "client") == expected
+        paths = {labels["path"] for labels, _ in _samples(two.alice.rpc.metrics) if labels["outcome"] == "ok"}
+        assert paths == {"lan"}
+        for metrics, side in ((two.alice.rpc.metrics, "client"), (two.bob.rpc.metrics, "server")):
+            for kind in ("batched", "unary_unary", "unary_stream", "stream_unary"):
+                assert 0 < metrics.duration.labels(side, kind)._sum.get() < 60, kind
+            assert metrics.size.labels(side, "sent")._value.get() > 100_000
+            assert metrics.size.labels(side, "received")._value.get() > 100_000
+
+
+def _samples(metrics: RpcMetrics) -> list[tuple[dict[str, str], float]]:
+    [family] = metrics.total.collect()
+    return [(sample.labels, sample.value) for sample in family.samples if sample.name.endswith("_total")]
+
+
+def _counted(metrics: RpcMetrics, side: str) -> dict[tuple[str, str], float]:
+    counted: Counter[tuple[str, str]] = Counter()
+    for labels, value in _samples(metrics):
+        if labels["side"] == side:
+            counted[labels["kind"], labels["outcome"]] += int(value)
+    return {key: times for key, times in counted.items() if times}

@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("opentelemetry.sdk", reason="pip install opentelemetry-sdk")
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -19,8 +19,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from lattica.identity import IdentityKey
-from lattica.rpc.otel import Tracing, inject_context, server_span
+from lattica import rpc
+from lattica.errors import UsageError
+from lattica.rpc.otel import Tracing
 
 
 class Traces:
@@ -107,19 +108,77 @@ async def test_a_plain_function_runs_within_its_span() -> None:
         assert [span.context for span in traces.of(SpanKind.SERVER)] == seen
 
 
-def test_a_context_is_carried_by_hand_for_services_that_are_not_grpc() -> None:
-    traces = Traces()
-    peer = IdentityKey.generate().peer_id
-    with traces.tracer.start_as_current_span("parent"):
-        pairs = inject_context()
-    assert [key for key, _ in pairs] == ["traceparent"]
-    with pytest.raises(ZeroDivisionError), server_span(pairs, "llm", "load", peer=peer, tracer=traces.tracer):
-        raise ZeroDivisionError
-    with server_span([("traceparent", "nonsense")], "llm", "load", tracer=traces.tracer):
-        pass
-    failed, orphan = traces.of(SpanKind.SERVER)
-    assert failed.parent is not None
-    assert failed.name == "llm/load"
-    assert attributes(failed)["lattica.peer"] == str(peer)
-    assert failed.status.status_code is StatusCode.ERROR
-    assert orphan.parent is None
+@rpc.service("plain")
+class Plain:
+    """Each kind of method; the spans that they ran in."""
+
+    def __init__(self) -> None:
+        self.seen: list[trace.SpanContext] = []
+
+    def _look(self) -> None:
+        self.seen.append(trace.get_current_span().get_span_context())
+
+    @rpc.method
+    async def small(self, data: bytes) -> int:
+        self._look()
+        return len(data)
+
+    @rpc.method
+    def in_a_thread(self) -> None:
+        self._look()
+
+    @rpc.method
+    async def results(self) -> AsyncIterator[int]:
+        self._look()
+        yield 1
+
+    @rpc.method
+    async def requests(self, items: AsyncIterator[int]) -> int:
+        self._look()
+        return sum([item async for item in items])
+
+    @rpc.method
+    async def fail(self) -> None:
+        self._look()
+        raise KeyError("no")
+
+
+async def test_calls_of_plain_python_services_are_spans_at_both_ends_and_one_trace() -> None:
+    traces, served = Traces(), Plain()
+    tracing = Tracing(traces.provider)
+    async with open_two() as two:
+        two.bob.rpc.serve(served)
+        for rooms in (two.alice, two.bob):
+            rooms.rpc.use_tracing(tracing)
+        stub: Any = two.alice.rpc.stub(Plain, two.bob.peer_id, timeout=10.0)
+        with traces.tracer.start_as_current_span("parent") as parent:
+            assert await stub.small(b"x") == 1
+            assert await stub.small(bytes(100_000)) == 100_000  # a gRPC call of its own
+            await stub.in_a_thread()
+            assert [result async for result in stub.results()] == [1]
+            assert await stub.requests(items=[1, 2]) == 3
+            with pytest.raises(KeyError):
+                await stub.fail()
+        await until(lambda: len(traces.of(SpanKind.SERVER)) == 6)
+        clients, servers = traces.of(SpanKind.CLIENT), traces.of(SpanKind.SERVER)
+        assert {trace_id(span) for span in (*clients, *servers)} == {parent.get_span_context().trace_id}
+        by_id = {span.context.span_id: span.name for span in clients if span.context}
+        assert [by_id[span.parent.span_id] for span in servers if span.parent] == [span.name for span in servers]
+        assert {span.context.span_id for span in servers if span.context} == {seen.span_id for seen in served.seen}
+        names = ["small", "small", "in_a_thread", "results", "requests", "fail"]
+        assert [span.name for span in clients] == [f"plain/{name}" for name in names]
+        for spans, peer in ((clients, two.bob.peer_id), (servers, two.alice.peer_id)):
+            errors = [attributes(span).get("error.type") for span in sorted(spans, key=lambda span: span.name)]
+            assert errors == ["KeyError", None, None, None, None, None]
+            assert {attributes(span)["lattica.peer"] for span in spans} == {str(peer)}
+            assert {attributes(span)["rpc.service"] for span in spans} == {"plain"}
+            assert [span.name for span in spans if span.status.status_code is StatusCode.ERROR] == ["plain/fail"]
+
+
+async def test_a_node_makes_spans_with_one_tracing() -> None:
+    tracing = Tracing(Traces().provider)
+    async with open_two() as two:
+        two.alice.rpc.use_tracing(tracing)
+        two.alice.rpc.use_tracing(tracing)
+        with pytest.raises(UsageError, match="makes spans already"):
+            two.alice.rpc.use_tracing(Tracing(Traces().provider))

@@ -42,6 +42,8 @@ class Stream:
     def answer(self, number: int, answer: Answer | None) -> None:
         self.answers.put_nowait(answer)
 
+    answer_again = answer
+
 
 class Server:
     """A server with one caller."""

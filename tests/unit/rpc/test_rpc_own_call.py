@@ -15,7 +15,8 @@ from lattica.identity import IdentityKey
 from lattica.rpc import RpcUnreachableError
 from lattica.rpc.calls import StreamStreamPeerCall
 from lattica.rpc.channel import PeerChannel
-from lattica.rpc.own_client import LostCallError, OwnCall
+from lattica.rpc.lost_call import LostCallError
+from lattica.rpc.own_client import OwnCall
 from lattica.rpc.own_wire import CallHeader
 
 PEER = IdentityKey.generate().peer_id

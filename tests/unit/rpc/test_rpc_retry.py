@@ -17,7 +17,7 @@ from lattica.errors import (
     RpcError,
     ServerBusyError,
 )
-from lattica.rpc.own_client import LostCallError
+from lattica.rpc.lost_call import LostCallError
 from lattica.rpc.retry import ATTEMPTS, BASE_PAUSE_S, MAX_PAUSE_S, RetryPolicy, final
 
 CAUSE = RpcError("the connection was lost")
