@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
 
 import grpc
 import msgspec
@@ -24,11 +23,10 @@ from lattica.rpc.admission import Admission
 from lattica.rpc.batch_calls import MAX_OUTSTANDING, CallTable, Lane, Pending
 from lattica.rpc.batch_wire import (
     INSTANCE_KEY,
-    KNOWN_KEY,
     SESSION_METHOD,
     decode_responses,
-    encode_requests,
 )
+from lattica.rpc.caller_stream import CallerStream
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.counted_call import BATCHED
 from lattica.rpc.deadlines import Deadlines
@@ -61,17 +59,23 @@ _LOST = frozenset({
 
 
 class BatchClient:
-    """Calls of this node to one peer that travel in batches."""
+    """Calls of this node to one peer that travel in batches.
+
+    Attributes:
+        instance: Our name for the server, drawn at the start; calls have their numbers within it.
+        load: Calls that ran at the peer when it answered last.
+        channel, table, metrics: For `CallerStream`.
+    """
 
     def __init__(self, channel: PeerChannel, metrics: RpcMetrics) -> None:
-        self._metrics = metrics
+        self.metrics = metrics
         self.instance = os.urandom(16)
-        self._channel = channel
+        self.channel = channel
         self._method = channel.stream_stream(SESSION_METHOD)
-        self._table = CallTable(self._first_queued)
+        self.table = CallTable(self._first_queued)
         self._admission = Admission(MAX_OUTSTANDING, MAX_QUEUED_BYTES)
-        self._stream: _Stream | None = None
-        self._streams: set[_Stream] = set()
+        self._stream: CallerStream | None = None
+        self._streams: set[CallerStream] = set()
         self._waiters: list[asyncio.Future[bytes]] = []
         self._closed = False
         self._connecting: asyncio.Task[None] | None = None
@@ -84,15 +88,15 @@ class BatchClient:
     @property
     def outstanding(self) -> int:
         """Calls that have not been answered."""
-        return len(self._table)
+        return len(self.table)
 
     def new_id(self) -> int:
         """A number for a call that does not travel in a batch."""
-        return self._table.new_id()
+        return self.table.new_id()
 
     def received(self, number: int) -> None:
         """Tell the server, some time, that a result has come by another way."""
-        self._table.received(number)
+        self.table.received(number)
         if self._stream is None:
             self._connect_soon()
         else:
@@ -100,7 +104,7 @@ class BatchClient:
 
     def abandoned(self, number: int) -> None:
         """Tell the server that the caller of a call that went another way has gone."""
-        self._table.abandoned(number)
+        self.table.abandoned(number)
         if self._stream is None:
             self._connect_soon()
         else:
@@ -129,7 +133,7 @@ class BatchClient:
     @property
     def _is_wanted(self) -> bool:
         """Whether there is anything for a session to do."""
-        return bool(self._waiters or len(self._table) or self._table.has_news)
+        return bool(self._waiters or len(self.table) or self.table.has_news)
 
     async def call(
         self,
@@ -155,7 +159,7 @@ class BatchClient:
             LostCallError: The stream was lost, and ``can_move`` is set.
             PeerUnreachableError: The peer cannot be reached; the call was not executed.
         """
-        table = self._table
+        table = self.table
         if not self._admission.enter_nowait(len(args)):
             await self._wait_entered(spec, len(args), lane, deadline)
         future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
@@ -197,15 +201,15 @@ class BatchClient:
         pending.future.add_done_callback(partial(self._timed, time.monotonic()))
 
     def _timed(self, started: float, _: object) -> None:
-        self._metrics.seconds("client", BATCHED, time.monotonic() - started)
+        self.metrics.seconds("client", BATCHED, time.monotonic() - started)
 
     def _count(self, outcomes: Mapping[str, int], path: str) -> None:
         for outcome, n in outcomes.items():
             if n:
-                self._metrics.calls("client", BATCHED, outcome, path, n)
+                self.metrics.calls("client", BATCHED, outcome, path, n)
 
     def _count_one(self, outcome: str, pending: Pending) -> None:
-        self._count({outcome: 1}, pending.stream.path if isinstance(pending.stream, _Stream) else "")
+        self._count({outcome: 1}, pending.stream.path if isinstance(pending.stream, CallerStream) else "")
 
     def _wake(self) -> None:
         if self._stream is not None:
@@ -218,13 +222,13 @@ class BatchClient:
             self._loop.call_later(ACK_DELAY_S, stream.acknowledge)
 
     def _expired(self, pendings: Iterable[Pending]) -> None:
-        late = [pending for pending in pendings if self._table.is_waiting(pending)]
+        late = [pending for pending in pendings if self.table.is_waiting(pending)]
         for pending in late:
-            self._table.withdraw(pending)
-            attempts = self._channel.attempts
+            self.table.withdraw(pending)
+            attempts = self.channel.attempts
             error: LatticaError = DeadlineExceededError(pending.spec.path)
             if not pending.was_sent and attempts:
-                error = PeerUnreachableError(self._channel.peer_id, attempts)
+                error = PeerUnreachableError(self.channel.peer_id, attempts)
             self._count_one(outcome_of_error(error), pending)
             if not pending.future.done():
                 pending.future.set_exception(error)
@@ -235,10 +239,10 @@ class BatchClient:
 
     def _connect_soon(self) -> None:
         if self._closed:
-            self._give_up(self._channel.closing_error())
+            self._give_up(self.channel.closing_error())
         elif self._connecting is None:
             try:
-                self._connecting = self._channel.spawn(self._connect)
+                self._connecting = self.channel.spawn(self._connect)
             except PeerUnreachableError as error:
                 self._give_up(error)
             else:
@@ -247,8 +251,8 @@ class BatchClient:
     def _connected(self, task: asyncio.Task[None]) -> None:
         self._connecting = None
         if task.cancelled():
-            self._give_up(self._channel.closing_error())
-        elif self._stream is None and (self._waiters or len(self._table)):
+            self._give_up(self.channel.closing_error())
+        elif self._stream is None and (self._waiters or len(self.table)):
             self._connect_soon()
 
     async def _connect(self) -> None:
@@ -258,10 +262,10 @@ class BatchClient:
             await asyncio.sleep(min(pause * 2**self._fruitless, RESUME_PAUSE_MAX_S))
         while self._is_wanted:
             try:
-                session = await self._channel.session(None)
+                session = await self.channel.session(None)
                 call = self._method(metadata=((INSTANCE_KEY, self.instance),))
-                stream = _Stream(self, call, session.route.path_kind)
-                if self._table.has_doubts:
+                stream = CallerStream(self, call, session.route.path_kind)
+                if self.table.has_doubts:
                     await stream.welcome()
                 stream.start()
             except (PeerUnreachableError, AioRpcError) as error:
@@ -273,8 +277,8 @@ class BatchClient:
                 pause = min(2 * pause, RESUME_PAUSE_MAX_S)
                 continue
             except Exception as error:  # who calls must hear of it, and the node must not end of it
-                logger.exception("session failed peer=%s", self._channel.peer_id)
-                self._give_up(RpcError(f"cannot open a session with {self._channel.peer_id}: {error!r}"))
+                logger.exception("session failed peer=%s", self.channel.peer_id)
+                self._give_up(RpcError(f"cannot open a session with {self.channel.peer_id}: {error!r}"))
                 return
             self._stream = stream
             self._streams.add(stream)
@@ -282,25 +286,26 @@ class BatchClient:
 
     def _give_up(self, error: LatticaError) -> None:
         self._lost_at = None
-        self._count(self._table.fail_all(error), "")
+        self._count(self.table.fail_all(error), "")
         for waiter in self._taken_waiters():
             waiter.set_exception(error)
 
     def _move_away(self, error: Exception | None) -> None:
-        peer = self._channel.peer_id
+        peer = self.channel.peer_id
         cause = error if isinstance(error, PeerUnreachableError) else PeerUnreachableError(peer, {"session": "lost"})
-        self._count(self._table.move_away(lambda was_sent: LostCallError(cause, was_sent=was_sent)), "")
+        self._count(self.table.move_away(lambda was_sent: LostCallError(cause, was_sent=was_sent)), "")
 
     def _explain(self, error: PeerUnreachableError | AioRpcError) -> LatticaError:
         if isinstance(error, PeerUnreachableError):
             return error
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return RpcError(f"{self._channel.peer_id} serves no plain Python services: it runs an older Lattica")
-        return RpcError(f"{self._channel.peer_id} ended the session: {error.code().name}: {error.details()}")
+            return RpcError(f"{self.channel.peer_id} serves no plain Python services: it runs an older Lattica")
+        return RpcError(f"{self.channel.peer_id} ended the session: {error.code().name}: {error.details()}")
 
-    def _welcomed(self, instance: bytes, *, known: bool) -> None:
+    def welcomed(self, instance: bytes, *, known: bool) -> None:
+        """A stream's server has said who it is."""
         self._lost_at = None
-        self._count(self._table.welcomed(instance, known=known), "")
+        self._count(self.table.welcomed(instance, known=known), "")
         for waiter in self._taken_waiters():
             waiter.set_result(instance)
 
@@ -308,16 +313,17 @@ class BatchClient:
         waiters, self._waiters = self._waiters, []
         return [waiter for waiter in waiters if not waiter.done()]
 
-    def _answered(self, message: bytes, path: str) -> None:
+    def answered(self, message: bytes, path: str) -> None:
+        """A stream's message has come."""
         responses = decode_responses(message)
-        self._metrics.bytes("client", "received", len(message))
+        self.metrics.bytes("client", "received", len(message))
         self.load = responses.load
         self._fruitless = 0
-        self._count(self._table.settle(responses), path)
-        if self._table.has_notes:
+        self._count(self.table.settle(responses), path)
+        if self.table.has_notes:
             self._acknowledge_soon()
 
-    def _superseded(self, stream: _Stream) -> None:
+    def superseded(self, stream: CallerStream) -> None:
         """A better path is there: new calls go by a new stream, this one ends when its calls have."""
         if self._stream is stream:
             self._stream = None
@@ -325,27 +331,27 @@ class BatchClient:
             if self._is_wanted:
                 self._connect_soon()
 
-    def _ended(self, stream: _Stream, error: Exception | None) -> None:
+    def ended(self, stream: CallerStream, error: Exception | None) -> None:
         """A stream has come to its end."""
         self._streams.discard(stream)
-        self._table.lost(stream, stream.instance)
+        self.table.lost(stream, stream.instance)
         if error is not None:
             is_new = time.monotonic() - stream.began > RESUME_S
             self._fruitless = 1 if is_new else self._fruitless + 1
-            self._table.notes_lost()
+            self.table.notes_lost()
         if self._stream is stream:
             self._stream = None
         elif self._stream is not None and self._stream.instance is not None:
-            self._welcomed(self._stream.instance, known=self._stream.is_known)
+            self.welcomed(self._stream.instance, known=self._stream.is_known)
             self._wake()
         fatal = isinstance(error, RemoteProtocolError) or (isinstance(error, AioRpcError) and error.code() not in _LOST)
         if fatal and isinstance(error, LatticaError | AioRpcError):
-            logger.warning("session refused peer=%s reason=%s", self._channel.peer_id, error)
+            logger.warning("session refused peer=%s reason=%s", self.channel.peer_id, error)
             self._give_up(error if isinstance(error, LatticaError) else self._explain(error))
         if self._stream is None:
             self._move_away(error)
-        has_calls = bool(self._waiters or len(self._table))
-        has_notes = self._table.has_notes and not fatal and self._fruitless <= MAX_FRUITLESS
+        has_calls = bool(self._waiters or len(self.table))
+        has_notes = self.table.has_notes and not fatal and self._fruitless <= MAX_FRUITLESS
         if (has_calls or has_notes) and self._stream is None:
             if self._lost_at is None:
                 self._lost_at = time.monotonic()
@@ -355,115 +361,10 @@ class BatchClient:
         """End the streams, when all calls are answered or after ``grace`` seconds; further calls fail."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
-                while len(self._table):
+                while len(self.table):
                     await asyncio.sleep(CLOSE_LOOK_S)
         self._deadlines.close()
         self._closed = True
         for stream in list(self._streams):
             stream.cancel()
-        self._give_up(self._channel.closing_error())
-
-
-class _Stream:
-    """One gRPC stream of a `BatchClient`.
-
-    Attributes:
-        wake: Set when there is something to write.
-        acknowledging: Whether a timer to do so is set.
-        began: When it was opened, in seconds of the monotonic clock.
-        instance: The server's; ``None`` until it has said.
-        is_known: Whether it remembered us then.
-        path: Kind of the path that it took at its start.
-    """
-
-    def __init__(self, client: BatchClient, call: Any, path: str) -> None:
-        self.wake = asyncio.Event()
-        self.acknowledging = False
-        self.began = time.monotonic()
-        self._client = client
-        self._call = call
-        self.instance: bytes | None = None
-        self.is_known = False
-        self.path = path
-        self._retired = False
-        self._replaced: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Read and write from now on."""
-        self.wake.set()
-        channel = self._client._channel
-        reading = channel.spawn(self._run)
-        self._replaced = channel.spawn(channel.wait_replaced)
-        self._replaced.add_done_callback(self._superseded)
-        reading.add_done_callback(self._done)
-
-    def acknowledge(self) -> None:
-        """Write what there is."""
-        self.acknowledging = False
-        self.wake.set()
-
-    def retire(self) -> None:
-        """Take no more calls."""
-        self._retired = True
-        self.wake.set()
-
-    def cancel(self) -> None:
-        """End at once."""
-        self._call.cancel()
-
-    async def welcome(self) -> None:
-        """Wait until the server has said who it is; raises `AioRpcError` or `PeerUnreachableError`."""
-        if self.instance is None:
-            metadata = await self._call.initial_metadata()
-            self.instance = bytes(metadata.get(INSTANCE_KEY, b""))
-            self.is_known = metadata.get(KNOWN_KEY) == "1"
-            self._client._welcomed(self.instance, known=self.is_known)
-
-    async def _run(self) -> None:
-        error: Exception | None = None
-        writing = self._client._channel.spawn(self._write)
-        try:
-            await self._read()
-        except (AioRpcError, RemoteProtocolError, PeerUnreachableError, asyncio.InvalidStateError) as reason:
-            error = reason
-        finally:
-            writing.cancel()
-            self._call.cancel()
-            self._client._ended(self, error)
-
-    def _done(self, _: object) -> None:
-        if self._replaced is not None:
-            self._replaced.cancel()
-
-    def _superseded(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            self._client._superseded(self)
-
-    async def _read(self) -> None:
-        await self.welcome()
-        answered, read, eof = self._client._answered, self._call.read, grpc.aio.EOF
-        while True:
-            message = await read()
-            if message is eof:
-                return
-            answered(message, self.path)
-            if self._retired:
-                self.wake.set()
-
-    async def _write(self) -> None:
-        table, wake, call = self._client._table, self.wake, self._call
-        count_bytes = self._client._metrics.bytes
-        try:
-            while not self._retired:
-                await wake.wait()
-                wake.clear()
-                while table.has_news and not self._retired:
-                    message = encode_requests(*table.take(self, time.monotonic()))
-                    count_bytes("client", "sent", len(message))
-                    await call.write(message)
-            while not table.is_answered(self):
-                await wake.wait()
-                wake.clear()
-            await call.done_writing()
-        except (AioRpcError, asyncio.InvalidStateError, PeerUnreachableError, grpc.aio.InternalError):
-            return  # reading tells why
+        self._give_up(self.channel.closing_error())

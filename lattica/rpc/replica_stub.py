@@ -23,10 +23,12 @@ from lattica.identity import PeerId
 from lattica.rpc.batch_calls import Lane
 from lattica.rpc.codec import Encoded
 from lattica.rpc.lost_call import LostCallError
+from lattica.rpc.peer_caller import PeerCaller
 from lattica.rpc.replicas import Outcome, ReplicaSet
 from lattica.rpc.retry import backoff, final
 from lattica.rpc.service import MethodSpec
-from lattica.rpc.stub import CallOptions, PeerCaller, StreamingMethod, StubMethod, first_answer
+from lattica.rpc.stub import CallOptions
+from lattica.rpc.stub_methods import StreamingMethod, StubMethod, first_answer
 
 FIND_TIMEOUT_S = 30.0
 """Seconds that a call waits at most for a replica that it may go to."""

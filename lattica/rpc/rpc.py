@@ -21,13 +21,14 @@ from lattica.rpc.health import Health
 from lattica.rpc.local_target import open_local_target
 from lattica.rpc.metrics import METRICS, RpcMetrics
 from lattica.rpc.options import DRAIN_S
+from lattica.rpc.peer_caller import PeerCaller
 from lattica.rpc.ports import RouteOpener
 from lattica.rpc.python_services import PythonServices
 from lattica.rpc.replica_stub import ReplicaCaller
 from lattica.rpc.replicas import Replicas, check_offer
 from lattica.rpc.server import RpcServer, open_server
 from lattica.rpc.service import spec_of
-from lattica.rpc.stub import CallOptions, PeerCaller, changed, make_stub
+from lattica.rpc.stub import CallOptions, changed, make_stub
 from lattica.rpc.traced_caller import TracedCaller
 from lattica.rpc.tracing import CallTracing
 

@@ -9,8 +9,8 @@ from typing import Any
 from lattica.rpc.batch_calls import Lane
 from lattica.rpc.codec import Encoded
 from lattica.rpc.own_client import OwnCall
+from lattica.rpc.peer_caller import PeerCaller
 from lattica.rpc.service import MethodSpec
-from lattica.rpc.stub import PeerCaller
 from lattica.rpc.tracing import CallTracing, ended_by_block
 
 

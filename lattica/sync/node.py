@@ -108,13 +108,32 @@ class SyncRpc:
 
 
 class SyncStub:
-    """What `SyncRpc.stub` makes."""
+    """What `SyncRpc.stub` and `SyncRpc.service` make."""
 
     def __init__(self, loop: LoopThread[Node], stub: Any, service: type) -> None:
         from lattica.rpc.service import spec_of
 
+        self._lattica = (loop, stub, service)
         for attribute, spec in spec_of(service).methods.items():
             setattr(self, attribute, _blocking(loop, getattr(stub, attribute), streams=spec.streams_results))
+
+
+def options(stub: Any, **changes: Any) -> Any:
+    """The same stub with other call options; see `lattica.rpc.options`.
+
+    Raises:
+        UsageError: It is no stub of a node without an event loop, or an option is unknown or wrong.
+    """
+    from lattica.rpc import options as changed
+
+    if not isinstance(stub, SyncStub):
+        raise UsageError(f"{stub!r} is no stub; node.rpc.stub(Service, peer) makes one")
+    loop, inner, service = stub._lattica
+
+    async def make() -> Any:
+        return changed(inner, **changes)
+
+    return SyncStub(loop, loop.run(make()), service)
 
 
 def _blocking(loop: LoopThread[Node], method: Callable[..., Any], *, streams: bool) -> Callable[..., Any]:

@@ -19,8 +19,8 @@ from lattica.rpc.batch_wire import FORGOTTEN, ONCE, Failure
 from lattica.rpc.call_memory import CallMemory
 from lattica.rpc.own_client import call_unary
 from lattica.rpc.own_wire import MAX_UNARY, CallHeader
+from lattica.rpc.peer_caller import PeerCaller
 from lattica.rpc.service import spec_of
-from lattica.rpc.stub import PeerCaller
 
 UNARY, STREAMED = MAX_UNARY // 2, 3 * MAX_UNARY
 

@@ -98,6 +98,26 @@ def test_leaving_a_stream_early_ends_it_at_the_peer(stub: Any, served: Calculato
     assert served.closed.wait(10.0)
 
 
+def test_a_stub_with_other_options(stub: Any) -> None:
+    with pytest.raises(DeadlineExceededError):
+        lattica.sync.options(stub, timeout=0.2).wait(60.0)
+    with pytest.raises(UsageError, match="unknown call option"):
+        lattica.sync.options(stub, patience=1)
+    with pytest.raises(UsageError, match="is no stub"):
+        lattica.sync.options(Calculator())
+
+
+def test_a_service_is_found_by_its_name(tmp_path: Path) -> None:
+    with lattica.sync.open_node(config(tmp_path / "server")) as server:
+        server.rpc.serve(Calculator(), name="sums", announce=True)
+        bootstrap = [str(server.addresses[0])]
+        with lattica.sync.open_node(config(tmp_path / "client", bootstrap=bootstrap)) as client:
+            sums = client.rpc.service("sums", Calculator, timeout=20.0)
+            assert sums.add(1, b=5) == 6
+            assert lattica.sync.options(sums, key="k").add(2) == 3
+            assert list(sums.count(3)) == [0, 1, 2]
+
+
 def test_many_threads_may_call_at_once(stub: Any) -> None:
     results: list[int] = []
 
