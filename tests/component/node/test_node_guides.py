@@ -23,7 +23,7 @@ async def test_the_grpc_guides_example_runs(tmp_path: Path, capsys: pytest.Captu
 
 
 async def test_the_services_guides_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (GUIDES / "services.md").read_text(), re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", (GUIDES / "services.md").read_text(), re.DOTALL)
     names: dict[str, object] = {"__name__": "guide"}
     exec(compile(code, "services.md", "exec"), names)
     main = names["main"]
@@ -32,3 +32,13 @@ async def test_the_services_guides_example_runs(tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out.splitlines()
     assert printed[:4] == ["[2. 2. 2. 2.]", "['to', 'be', 'or', 'not']", "10", "True"]
     assert "argument scale of llm/layers-0-7/forward" in printed[4]
+
+
+async def test_the_services_guides_example_of_names_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, code = re.findall(r"```python\n(.*?)```", (GUIDES / "services.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {"__name__": "guide"}
+    exec(compile(code, "services.md", "exec"), names)
+    main = names["main"]
+    assert callable(main)
+    await main(tmp_path)
+    assert capsys.readouterr().out == "[1, 2, 3]\n"
