@@ -18,7 +18,8 @@ class Task:
     """What a client process is asked to do; one line of JSON.
 
     Attributes:
-        kind: ``rate``, ``latency``, ``upload``, ``download``, ``tensor`` or ``crowd``.
+        kind: ``rate``, ``named`` (a rate of calls by name), ``latency``, ``upload``, ``download``, ``tensor`` or
+            ``crowd``.
         size: Bytes of a call's argument.
         in_flight: Calls under way at once.
         seconds: For how long.
@@ -95,6 +96,12 @@ def _loopback_cases(quick: bool) -> list[Case]:
     crowd = Task(kind="crowd", size=128, in_flight=100, seconds=2 * sleep_s, sleepers=sleepers, sleep_s=sleep_s)
     return [
         *_echo_cases(quick, 0),
+        Case(
+            name="unary 128 B by name, 100 in flight",
+            unit="calls/s",
+            task=Task(kind="named", size=128, in_flight=100, seconds=0.5 if quick else 3.0),
+            systems=("lattica",),
+        ),
         Case(name=f"request stream {items} MiB", unit="MB/s", task=Task(kind="upload", items=items)),
         Case(name=f"response stream {items} MiB", unit="MB/s", task=Task(kind="download", items=items)),
         Case(

@@ -59,7 +59,7 @@ async def serve(host: str) -> None:
     """Serve; prints what a client needs."""
     with tempfile.TemporaryDirectory(prefix="lattica-bench-") as home:
         async with lattica.open_node(lattica.NodeConfig(home=Path(home), host=host)) as node:
-            node.rpc.serve(Bench())
+            node.rpc.serve(Bench(), announce=True)
             say({"pid": os.getpid(), "address": str(node.addresses[0])})
             await wait_for_end_of_input()
 
@@ -76,7 +76,8 @@ async def call(host: str, up: dict[str, str]) -> None:
             async def tensor(task: Task) -> list[Value]:
                 return await take_tensor(client, task.size, int(up["pid"]))
 
-            await work({**measures(client), "tensor": tensor})
+            named = measures(node.rpc.service("bench", Bench, timeout=CALL_LIMIT_S))["rate"]
+            await work({**measures(client), "named": named, "tensor": tensor})
 
 
 async def take_tensor(client: Bench, size: int, server: int) -> list[Value]:

@@ -45,6 +45,9 @@ class PeerId:
         if not (inlined or hashed or other_inlined):
             raise AddressError(self.raw[:MAX_PEER_ID_BYTES].hex(), "these bytes are not a peer ID")
 
+    def __hash__(self) -> int:
+        return hash(self.raw)  # which the bytes remember; a tuple around them, as dataclasses hash, does not
+
     @classmethod
     def from_public_key(cls, key: Ed25519PublicKey) -> Self:
         """The peer ID of an Ed25519 public key (the key itself, inlined)."""

@@ -87,8 +87,9 @@ class Breaker:
 
     def succeeded(self) -> None:
         """The peer answered: whatever was before, it is well."""
-        self.failures = self._opened = 0
-        self.retry_at = self._probe_until = None
+        if self.failures or self.retry_at is not None:
+            self.failures = self._opened = 0
+            self.retry_at = self._probe_until = None
 
     def failed(self, now: float) -> None:
         """The peer could not be reached."""

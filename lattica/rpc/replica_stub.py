@@ -136,13 +136,21 @@ class _Journey:
         failures: Attempts so far that failed.
     """
 
-    def __init__(self, replicas: ReplicaSet, spec: MethodSpec, opts: CallOptions, deadline: float | None) -> None:
+    def __init__(
+        self,
+        replicas: ReplicaSet,
+        spec: MethodSpec,
+        opts: CallOptions,
+        deadline: float | None,
+        *,
+        avoided: PeerId | None = None,
+    ) -> None:
         self._replicas = replicas
         self._spec = spec
         self._key = opts.key
         self._attempts = opts.attempts
         self._deadline = deadline
-        self._avoided: set[PeerId] = set()
+        self._avoided = set[PeerId]() if avoided is None else {avoided}
         self._last: Exception | None = None
         self.failures = 0
 
@@ -194,15 +202,40 @@ class _Unary(StubMethod):
     def __init__(self, target: ReplicaCaller, spec: MethodSpec, opts: CallOptions) -> None:
         super().__init__(spec, opts)
         self._target = target
+        self._replicas = target.replicas
+        self._hedged = self._hedge_after
         self._lanes: dict[PeerId, Lane] = {}
 
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        spec, deadline, hedge_after = self._spec, self._deadline(), self._hedge_after
+        spec, deadline = self._spec, self._deadline()
         encoded = spec.args.encode_small(spec.args.bind(args, kwargs))
-        journey = _Journey(self._target.replicas, spec, self._options, deadline)
-        if hedge_after is None:
+        if self._hedged is not None:
+            journey = _Journey(self._target.replicas, spec, self._options, deadline)
+            return await first_answer(partial(self._travel, journey, encoded, deadline), self._hedged)
+        peer = self._replicas.choose_nowait(self._options.key)
+        caller = None if peer is None else self._target.caller_of(peer)
+        if peer is None or caller is None or caller.channel.session_nowait() is None:
+            journey = _Journey(self._target.replicas, spec, self._options, deadline)
             return await self._travel(journey, encoded, deadline)
-        return await first_answer(partial(self._travel, journey, encoded, deadline), hedge_after)
+        return await self._direct(peer, caller, encoded, deadline)
+
+    async def _direct(self, peer: PeerId, caller: PeerCaller, encoded: bytes | Encoded, deadline: float | None) -> Any:
+        """What most calls are: one attempt at a replica that is connected. The same as a `_Visit`, for less."""
+        replicas, started = self._replicas, time.monotonic()
+        lane = self._lanes.get(peer) or self._lane(peer)
+        replicas.started(peer)
+        try:
+            result = await caller.unary(self._spec, encoded, lane, deadline, self._flags, can_move=True)
+        except BaseException as error:
+            replicas.finished(peer, time.monotonic() - started, outcome_of(error))
+            if not isinstance(error, Exception):
+                raise
+            journey = _Journey(replicas, self._spec, self._options, deadline, avoided=peer)
+            await journey.failed(peer, error)
+        else:
+            replicas.finished(peer, time.monotonic() - started, Outcome.OK)
+            return result
+        return await self._travel(journey, encoded, deadline)
 
     async def _travel(self, journey: _Journey, encoded: bytes | Encoded, deadline: float | None) -> Any:
         while True:

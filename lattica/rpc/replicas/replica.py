@@ -101,8 +101,10 @@ class Replica:
         if self.latency is None:
             self.latency = seconds
         else:
-            forgotten = 1 - 0.5 ** max(0.0, (now - self.measured_at) / LATENCY_HALF_LIFE_S)
-            self.latency += max(LATENCY_WEIGHT, forgotten) * (seconds - self.latency)
+            weight, idle = LATENCY_WEIGHT, now - self.measured_at
+            if idle > LATENCY_GRACE_S:
+                weight = max(weight, 1 - 0.5 ** (idle / LATENCY_HALF_LIFE_S))
+            self.latency += weight * (seconds - self.latency)
         self.measured_at = now
 
     def _took_at_least(self, now: float, seconds: float | None) -> None:

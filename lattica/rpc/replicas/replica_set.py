@@ -75,6 +75,10 @@ class ReplicaSet:
         self._use(now)
         return self.table.choose(now, key=key, exclude=exclude)
 
+    def choose_nowait(self, key: str | bytes | None) -> PeerId | None:
+        """As `choose`; ``None`` also if it is too early for a ``key``: see `wait_settled`."""
+        return None if key is not None and not self._is_settled() else self.choose(key=key)
+
     async def pick(
         self, *, key: str | bytes | None = None, exclude: Collection[PeerId] = (), timeout: float | None = None
     ) -> PeerId:
