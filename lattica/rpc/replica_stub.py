@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any, Self
 
 from lattica.errors import (
+    CodecError,
     DeadlineExceededError,
     DecodeError,
+    LatticaError,
     NoSuchMethodError,
     PeerUnreachableError,
     RemoteError,
@@ -45,12 +47,12 @@ def outcome_of(error: BaseException) -> Outcome:
             return Outcome.REFUSED
         case RemoteError() | DecodeError() | UnsendableResultError():
             return Outcome.ERROR
-        case DeadlineExceededError():
+        case DeadlineExceededError() | CodecError():
             return Outcome.ABANDONED
-        case Exception():
+        case LatticaError() | LostCallError():
             return Outcome.FAILED
         case _:
-            return Outcome.ABANDONED
+            return Outcome.ABANDONED  # cancelled, or what the caller's own stream of requests has raised
 
 
 def may_go_elsewhere(error: Exception, *, idempotent: bool) -> bool:

@@ -246,3 +246,23 @@ async def test_tracing_headers_count_for_what_fits_into_a_message(caller: Caller
         taken += len(calls)
         assert len(encode_requests(calls, [], [])) <= MAX_MESSAGE
     assert taken == 600
+
+
+async def test_calls_that_can_move_end_when_their_stream_is_lost_unless_they_may_have_run(caller: Caller) -> None:
+    """They are made at another peer; those that must not run twice wait for what the server says."""
+    stays, moves_after, moves_before = caller.call(once=False), caller.call(once=False), caller.call()
+    doubtful = caller.call()
+    for pending in (moves_after, moves_before, doubtful):
+        pending.can_move = True
+    unsent = caller.lane.calls
+    assert caller.taken("a") == [stays.id, moves_after.id, moves_before.id, doubtful.id]
+    moves_before.was_sent, moves_before.stream = False, None  # as if it had come too late for the message
+    caller.table.lost("a", FIRST)
+    ended = caller.table.move_away(lambda was_sent: LookupError(was_sent))
+    assert ended == {"unavailable": 1, "unreachable": 1}
+    assert [str(pending.future.exception()) for pending in (moves_after, moves_before)] == ["True", "False"]
+    assert not unsent
+    assert list(caller.table) == [stays, doubtful]
+    caller.table.welcomed(FIRST, known=True)
+    assert caller.taken("b") == [stays.id, doubtful.id]
+    assert caller.table.move_away(LookupError) == {}, "a stream has them"
