@@ -15,10 +15,10 @@ from pathlib import Path
 
 import uvloop
 from mesh_rooms import open_rooms
-from rooms_process import START_TIMEOUT_S, RoomsProcess
+from rooms_process import RoomsProcess, running
 
 from lattica import rpc
-from lattica.identity import IdentityKey, PeerAddress, PeerId
+from lattica.identity import IdentityKey, PeerId
 from lattica.rpc import open_replicas
 
 
@@ -54,18 +54,8 @@ class NoRouting:
 @contextlib.asynccontextmanager
 async def log_process(key: IdentityKey, path: Path, port: int = 0) -> AsyncIterator[RoomsProcess]:
     """Such a node on 127.0.0.1; it is killed at the end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(Path(__file__)), key.seed.hex(), str(port), str(path),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
-    async with asyncio.timeout(START_TIMEOUT_S):
-        line = await process.stdout.readline()
-    rooms = RoomsProcess(process, PeerAddress.parse(line.decode().strip()))
-    try:
+    async with running(str(Path(__file__)), key.seed.hex(), str(port), str(path)) as rooms:
         yield rooms
-    finally:
-        await rooms.kill()
 
 
 async def _serve(key: IdentityKey, port: int, path: Path) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -35,24 +37,28 @@ class RoomsProcess:
 
 
 @contextlib.asynccontextmanager
+async def running(*argv: str) -> AsyncIterator[RoomsProcess]:
+    """A program that prints its multiaddr; it is killed at the end, and what it has left in its folder removed."""
+    with tempfile.TemporaryDirectory(prefix="lat") as folder:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "TMPDIR": folder},
+        )  # fmt: skip
+        assert process.stdout is not None
+        async with asyncio.timeout(START_TIMEOUT_S):
+            line = await process.stdout.readline()
+        rooms = RoomsProcess(process, PeerAddress.parse(line.decode().strip()))
+        try:
+            yield rooms
+        finally:
+            await rooms.kill()
+
+
+@contextlib.asynccontextmanager
 async def rooms_process(key: IdentityKey, port: int = 0) -> AsyncIterator[RoomsProcess]:
     """A node of another process on 127.0.0.1; it is killed at the end."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(Path(__file__)),
-        key.seed.hex(),
-        str(port),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    async with asyncio.timeout(START_TIMEOUT_S):
-        line = await process.stdout.readline()
-    rooms = RoomsProcess(process, PeerAddress.parse(line.decode().strip()))
-    try:
+    async with running(str(Path(__file__)), key.seed.hex(), str(port)) as rooms:
         yield rooms
-    finally:
-        await rooms.kill()
 
 
 async def _serve(key: IdentityKey, port: int) -> None:

@@ -258,7 +258,7 @@ async def test_calls_that_can_move_end_when_their_stream_is_lost_unless_they_may
     assert caller.taken("a") == [stays.id, moves_after.id, moves_before.id, doubtful.id]
     moves_before.was_sent, moves_before.stream = False, None  # as if it had come too late for the message
     caller.table.lost("a", FIRST)
-    ended = caller.table.move_away(lambda was_sent: LookupError(was_sent))
+    ended = caller.table.move_away(LookupError)
     assert ended == {"unavailable": 1, "unreachable": 1}
     assert [str(pending.future.exception()) for pending in (moves_after, moves_before)] == ["True", "False"]
     assert not unsent
