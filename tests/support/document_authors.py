@@ -182,7 +182,7 @@ def _delete_text(author: Author, number: int) -> None:
         author.text.clear()
     elif str(author.text).isascii() and len(author.text):
         at = number % len(author.text)
-        del author.text[at : at + 3]
+        del author.text[at : min(at + 3, len(author.text))]
 
 
 def _insert_xml(author: Author, number: int) -> None:
