@@ -6,9 +6,10 @@ made for foreign bytes: a client named twice, or deep values, end the process; t
 wrap around silently; what follows the update is ignored; and what Yjs and yrs read differently (legacy JSON content,
 XML hooks) makes documents differ. So give to a document only what `read_update` has accepted.
 
-An accepted update still can put items into one that holds nothing, whereupon `apply_update` raises `RuntimeError`; or
-refer to items that the document has not got, which then keeps the update, or the deletions, until they come.
-`lattica.store.yupdate_places` finds both.
+An accepted update still can put items into one that holds nothing, whereupon `apply_update` raises `RuntimeError` and
+keeps what came before; put text into a list, on which yrs can loop for ever; cut a character in two, which makes a
+document that cannot be read again; or refer to items that the document has not got, which then keeps the update, or the
+deletions, until they come. `lattica.store.yupdate_places` finds all this.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class UpdateLimits:
 
 
 class Kind(IntEnum):
-    """What a struct holds, by its number in the format."""
+    """What a struct holds, by its number in the format; texts, XML texts too, apart from other shared types."""
 
     GC = 0
     DELETED = 1
@@ -54,6 +55,7 @@ class Kind(IntEnum):
     TYPE = 7
     ANY = 8
     DOC = 9
+    TEXT = 16
 
 
 class ItemId(NamedTuple):
@@ -75,6 +77,7 @@ class Struct(NamedTuple):
         parent: Name of a root, or the item that holds the shared type. ``None``: that of the origins, or of a GC none.
         parent_sub: Key in the parent, if it is a map; ``None`` also when inherited from the origins.
         size: Bytes of the content.
+        joints: Of a string: the clocks before which it must not be cut, in the middle of a character of two units.
     """
 
     clock: int
@@ -85,6 +88,7 @@ class Struct(NamedTuple):
     parent: str | ItemId | None
     parent_sub: str | None
     size: int
+    joints: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,8 @@ def check_own(update: YUpdate, client: int, first_clock: int) -> int:
 _HAS_ORIGIN, _HAS_RIGHT_ORIGIN, _HAS_PARENT_SUB, _KIND = 0x80, 0x40, 0x20, 0x1F
 _XML_ELEMENT = 3
 _NAMELESS_TYPES = (0, 1, 2, 4, 6)  # array, map, text, XML fragment, XML text
+_TEXTS = (2, 6)
+_ONE_UNIT = "\uffff"
 
 
 def _read_clients(raw: bytes, limits: UpdateLimits) -> tuple[dict[int, tuple[Struct, ...]], int]:
@@ -232,7 +238,10 @@ def _read_item(raw: bytes, at: int, client: int, clock: int) -> tuple[Struct, in
         if info & _HAS_PARENT_SUB:
             parent_sub, at = read_text(raw, at)
     length, end = read_content(raw, at)
-    return Struct(clock, length, kind, origin, right_origin, parent, parent_sub, end - at), end
+    if kind is Kind.TYPE and raw[at] in _TEXTS:
+        kind = Kind.TEXT
+    joints = _joints(raw, at, clock) if kind is Kind.STRING and end - at > length + 1 else ()
+    return Struct(clock, length, kind, origin, right_origin, parent, parent_sub, end - at, joints), end
 
 
 def _read_id(raw: bytes, at: int, client: int, clock: int) -> tuple[ItemId, int]:
@@ -293,6 +302,19 @@ def _binary(raw: bytes, at: int) -> tuple[int, int]:
 def _string(raw: bytes, at: int) -> tuple[int, int]:
     text, at = read_text(raw, at)
     return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2, at
+
+
+def _joints(raw: bytes, at: int, clock: int) -> tuple[int, ...]:
+    text = read_text(raw, at)[0]
+    if max(text) <= _ONE_UNIT:
+        return ()
+    found = []
+    for character in text:
+        clock += 1
+        if character > _ONE_UNIT:
+            found.append(clock)
+            clock += 1
+    return tuple(found)
 
 
 def _embed(raw: bytes, at: int) -> tuple[int, int]:

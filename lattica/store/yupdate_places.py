@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Container
+from enum import IntEnum
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -23,31 +25,65 @@ class Place(NamedTuple):
     key: str | None
 
 
+class Holder(IntEnum):
+    """What can hold items: a text, another shared type, or what is not known, such as a deleted one."""
+
+    NONE = 0
+    TEXT = 1
+    OTHER = 2
+    UNKNOWN = 3
+
+
+class Within(IntEnum):
+    """What items are in, numbered like `Holder`: a key's values of a map or of attributes, a text, a list or XML."""
+
+    KEY = 0
+    TEXT = 1
+    LIST = 2
+    UNKNOWN = 3
+
+
 class Run(NamedTuple):
-    """Items of one client that are in one place.
+    """Items of one client that are alike.
 
     Attributes:
         clock: The first clock.
         end: The one after the last.
         place: Where they are. ``None``: nowhere, they were sent when they and what they were in had been deleted.
-        holds: Whether other items may be in them: they are shared types, or deleted ones.
+        within: What they are in.
+        holds: What other items may be in them.
     """
 
     clock: int
     end: int
     place: Place | None
-    holds: bool
+    within: Within
+    holds: Holder
+
+
+_HOLDS = {Kind.TEXT: Holder.TEXT, Kind.TYPE: Holder.OTHER, Kind.DELETED: Holder.UNKNOWN, Kind.GC: Holder.UNKNOWN}
+_ONLY_IN_TEXTS = (Kind.STRING, Kind.EMBED, Kind.FORMAT)
+_NEVER_IN_TEXTS = (Kind.ANY, Kind.BINARY, Kind.DOC)
 
 
 class ItemParents:
-    """The place of every item in the updates that were accepted; some bytes for each run of items in one place.
+    """The place of every item in the updates that were accepted; 8 bytes for each run of items that are alike.
 
     An update's effect depends on where the items are that it refers to, not on which of them a document still keeps:
     so updates have to be accepted in causal order, each once, as they were written. Do not rebuild this from a
     document: it has forgotten where its deleted items were.
+
+    A new value of a key comes after the last one: yrs merges others differently in different orders.
+
+    Texts hold strings, embeds and formats, and nothing else does: yrs loops for ever on a list with an emoji from a
+    string, and panics when a text with other values is cleared. The format does not tell which roots are texts.
+
+    Args:
+        texts: Names of the roots that are texts. ``None``: what roots hold is not checked, only what is below.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Container[str] | None = None) -> None:
+        self._texts = texts
         self._clients: dict[int, _Runs] = {}
         self._places: list[Place | None] = [None]
         self._numbers: dict[Place | None, int] = {None: 0}
@@ -66,23 +102,28 @@ class ItemParents:
         runs = self._clients.get(item.client)
         if runs is None or item.clock >= runs.end:
             raise DocumentUpdateError(f"nobody has written the item {item.client}:{item.clock}")
-        number, holds = runs.at(item.clock)
-        return Run(item.clock, item.clock + 1, self._places[number], holds)
+        code = runs.at(item.clock)
+        place = self._places[code >> _PLACE_SHIFT]
+        return Run(item.clock, item.clock + 1, place, Within(code >> 2 & 3), Holder(code & 3))
+
+    def holder(self, root: str) -> Holder:
+        """What the root is."""
+        if self._texts is None:
+            return Holder.UNKNOWN
+        return Holder.TEXT if root in self._texts else Holder.OTHER
 
     def roots_touched(self, update: YUpdate) -> set[Place]:
         """The places in which the update writes or deletes. Nothing is changed; an update refused here has no effect.
 
         Raises:
-            DocumentUpdateError: It refers to unknown items, puts items into items that hold nothing or between items of
-                different places, or does not start at its clients' next clocks.
+            DocumentUpdateError: It refers to unknown items, puts items where they cannot be or between items of
+                different places, cuts a character in two, or does not start at its clients' next clocks.
         """
         added = _Added(self, update)
         touched = {run.place for runs in added.runs.values() for run in runs}
         for client, ranges in update.deletions.items():
             known = self._clients.get(client)
             for first, end in ranges:
-                if end > max(self.end(client), update.span(client)[1]):
-                    raise DocumentUpdateError(f"it deletes what client {client} has not written")
                 if known is not None:
                     touched.update(self._places[number] for number in known.places(first, end))
                 touched.update(run.place for run in added.runs.get(client, ()) if run.clock < end and first < run.end)
@@ -98,6 +139,15 @@ class ItemParents:
             runs = self._clients.setdefault(client, _Runs())
             for run in added:
                 runs.append(run, self._number(run.place))
+            runs.joints.extend(joint for struct in update.structs[client] for joint in struct.joints)
+
+    def cuts(self, client: int, clock: int) -> bool:
+        """Whether a character would be cut in two before this clock."""
+        runs = self._clients.get(client)
+        if runs is None:
+            return False
+        at = bisect_left(runs.joints, clock)
+        return at < len(runs.joints) and runs.joints[at] == clock
 
     def _number(self, place: Place | None) -> int:
         number = self._numbers.setdefault(place, len(self._places))
@@ -106,32 +156,33 @@ class ItemParents:
         return number
 
 
+_PLACE_SHIFT = 4
+
+
 class _Runs:
-    """One client's runs: 8 bytes each."""
+    """One client's runs: where each starts, and its place, what it is within and what it holds, in one number."""
 
     def __init__(self) -> None:
         self.end = 0
+        self.joints = array("I")
         self._starts = array("I")
-        self._codes = array("I")  # twice the place's number; odd: it holds
+        self._codes = array("I")
 
     def append(self, run: Run, number: int) -> None:
-        code = 2 * number + run.holds
+        code = number << _PLACE_SHIFT | run.within << 2 | run.holds
         if not self._codes or self._codes[-1] != code:
             self._starts.append(run.clock)
             self._codes.append(code)
         self.end = run.end
 
-    def at(self, clock: int) -> tuple[int, bool]:
-        code = self._codes[bisect_right(self._starts, clock) - 1]
-        return code >> 1, bool(code & 1)
+    def at(self, clock: int) -> int:
+        return self._codes[bisect_right(self._starts, clock) - 1]
 
     def places(self, first: int, end: int) -> set[int]:
-        start = max(bisect_right(self._starts, first) - 1, 0)
-        return (
-            {code >> 1 for code in self._codes[start : bisect_right(self._starts, end - 1)]}
-            if first < self.end
-            else set()
-        )
+        if first >= self.end:
+            return set()
+        start = bisect_right(self._starts, first) - 1
+        return {code >> _PLACE_SHIFT for code in self._codes[start : bisect_right(self._starts, end - 1)]}
 
 
 class _Added:
@@ -149,6 +200,21 @@ class _Added:
             if first != known.end(client):
                 raise DocumentUpdateError(f"client {client} goes on at {first}, not at {known.end(client)}")
             self.runs[client] = []
+        self._joints = {
+            (client, joint)
+            for client, structs in update.structs.items()
+            for struct in structs
+            for joint in struct.joints
+        }
+        self._place_all(update)
+        for client, ranges in update.deletions.items():
+            if ranges[-1][1] > max(known.end(client), update.span(client)[1]):
+                raise DocumentUpdateError(f"it deletes what client {client} has not written")
+            for first, end in ranges:
+                self._check_cut(client, first)
+                self._check_cut(client, end)
+
+    def _place_all(self, update: YUpdate) -> None:
         waiting = dict.fromkeys(update.structs, 0)
         while waiting:
             before = dict(waiting)
@@ -166,8 +232,10 @@ class _Added:
             struct = structs[done]
             if not all(self._has(item) for item in (struct.origin, struct.right_origin, struct.parent)):
                 break
-            holds = struct.kind in (Kind.TYPE, Kind.DELETED, Kind.GC)
-            runs.append(Run(struct.clock, struct.clock + struct.length, self._place(struct), holds))
+            place, within = self._place(struct)
+            _check_content(struct.kind, within)
+            holds = _HOLDS.get(struct.kind, Holder.NONE)
+            runs.append(Run(struct.clock, struct.clock + struct.length, place, within, holds))
             done += 1
         return done
 
@@ -183,17 +251,41 @@ class _Added:
             return self._known.find(item)
         return runs[bisect_right(runs, item.clock, key=itemgetter(0)) - 1]
 
-    def _place(self, struct: Struct) -> Place | None:
+    def _place(self, struct: Struct) -> tuple[Place | None, Within]:
+        if struct.parent is None:
+            return self._between(struct)
         if isinstance(struct.parent, str):
-            return Place(struct.parent, struct.parent_sub)
-        if struct.parent is not None:
+            place: Place | None = Place(struct.parent, struct.parent_sub)
+            holder = self._known.holder(struct.parent)
+        else:
             parent = self._find(struct.parent)
-            if not parent.holds:
-                raise DocumentUpdateError("an item is put into one that holds nothing")
-            return parent.place
-        left = self._find(struct.origin).place if struct.origin is not None else None
-        right = self._find(struct.right_origin).place if struct.right_origin is not None else None
-        if left is not None and right is not None and left != right:
+            place, holder = parent.place, parent.holds
+        if holder is Holder.NONE:
+            raise DocumentUpdateError("an item is put into one that holds nothing")
+        return place, Within(holder) if struct.parent_sub is None else Within.KEY
+
+    def _between(self, struct: Struct) -> tuple[Place | None, Within]:
+        """Where both neighbours are. If the left one is gone, yrs takes where the right one is, and Yjs nowhere."""
+        if struct.origin is not None:
+            self._check_cut(struct.origin.client, struct.origin.clock + 1)
+        if struct.right_origin is not None:
+            self._check_cut(*struct.right_origin)
+        near = [self._find(item) for item in (struct.origin, struct.right_origin) if item is not None]
+        found = {(run.place, run.within) for run in near if run.place is not None}
+        if len(found) > 1:
             raise DocumentUpdateError("an item is put between two of different places")
-        # If its left neighbour is gone yrs takes the parent of the right one.
-        return left if left is not None else right
+        place, within = found.pop() if found else (None, Within.UNKNOWN)
+        if within is Within.KEY and struct.right_origin is not None:
+            raise DocumentUpdateError("a key's value is put before another one")
+        return place, within
+
+    def _check_cut(self, client: int, clock: int) -> None:
+        if (client, clock) in self._joints or self._known.cuts(client, clock):
+            raise DocumentUpdateError("a character is cut in two")
+
+
+def _check_content(kind: Kind, within: Within) -> None:
+    if within is Within.TEXT and kind in _NEVER_IN_TEXTS:
+        raise DocumentUpdateError("a text holds text, not values")
+    if within in (Within.KEY, Within.LIST) and kind in _ONLY_IN_TEXTS:
+        raise DocumentUpdateError("text is put into what is no text")

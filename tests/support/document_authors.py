@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pycrdt import (
     Array,
@@ -49,12 +50,12 @@ class Author:
     """One replica of the document."""
 
     def __init__(self, client: int) -> None:
-        self.doc: Doc[Text] = Doc(client_id=client)
+        self.doc: Doc[Any] = Doc(client_id=client)
         self.known: list[int] = []
-        self.map = self.doc.get("map", type=Map)
-        self.array = self.doc.get("array", type=Array)
-        self.text = self.doc.get("text", type=Text)
-        self.xml = self.doc.get("xml", type=XmlFragment)
+        self.map: Map[Any] = self.doc.get("map", type=Map)
+        self.array: Array[Any] = self.doc.get("array", type=Array)
+        self.text: Text = self.doc.get("text", type=Text)
+        self.xml: XmlFragment = self.doc.get("xml", type=XmlFragment)
         roots = {"map": self.map, "array": self.array, "text": self.text, "xml": self.xml}
         self._undo = {name: UndoManager(scopes=[root], capture_timeout_millis=0) for name, root in roots.items()}
         self._events: list[tuple[bytes, bytes, bytes, bytes]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def uint(value: int) -> bytes:
@@ -45,8 +45,8 @@ def item(
 
 
 def update(
-    structs: dict[int, tuple[int, Sequence[bytes]]] | None = None,
-    deletions: dict[int, Sequence[tuple[int, int]]] | None = None,
+    structs: Mapping[int, tuple[int, Sequence[bytes]]] | None = None,
+    deletions: Mapping[int, Sequence[tuple[int, int]]] | None = None,
 ) -> bytes:
     """An update: for each client its first clock and structs, and the clock and length of what is deleted."""
     out = uint(len(structs or {}))

@@ -47,7 +47,7 @@ def test_a_transactions_update_holds_what_its_author_wrote(story: list[tuple[int
 def test_the_places_touched_are_those_that_were_written(story: list[tuple[int, int, int]]) -> None:
     authors = Authors()
     authors.do(story)
-    index = ItemParents()
+    index = ItemParents(texts={"text"})
 
     for written in authors.log:
         found = read_update(written.update)
@@ -72,12 +72,12 @@ def test_whole_and_merged_updates_are_read_and_placed(story: list[tuple[int, int
     whole = read_update(doc.get_update())
     assert ends(whole) == expected
     assert whole.needs() == {}
-    whole_index = ItemParents()
+    whole_index = ItemParents(texts={"text"})
     whole_index.accept(whole)
 
     if authors.log:
         merged = read_update(merge_updates(*(written.update for written in authors.log)))
         assert ends(merged) == expected
-        index = ItemParents()
+        index = ItemParents(texts={"text"})
         index.accept(merged)
         assert {client: index.end(client) for client in expected} == expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from document_authors import ACTIONS, CLIENTS, Author, Authors
+from document_authors import ACTIONS, CLIENTS, Author, Authors, Written
 from hypothesis import given
 from hypothesis import strategies as st
 from yjs_bytes import item, text, update
@@ -12,19 +12,22 @@ from lattica.store.yupdate import YUpdate, read_update
 from lattica.store.yupdate_places import ItemParents, Place
 
 STRANGER = 77
+Hostile = tuple[tuple[int, bytes], str, str | None, int | None, int | None, int | None]
 steps = st.lists(
     st.tuples(st.integers(0, 2), st.integers(0, ACTIONS + 5), st.integers(0, 255)), min_size=1, max_size=40
 )
 damages = st.lists(st.tuples(st.sampled_from("rid"), st.integers(0, 1 << 16), st.integers(0, 255)), max_size=4)
-item_ids = st.tuples(st.sampled_from((*CLIENTS, STRANGER)), st.integers(0, 60))
-contents = st.sampled_from([(4, text("😀z")), (8, b"\x01\x7e"), (7, b"\x01"), (7, b"\x02"), (1, b"\x02"), (3, text("b"))])
+neighbours = st.none() | st.integers(0, 1 << 16)
+contents = st.sampled_from(
+    [(4, text("😀z")), (8, b"\x01\x7e"), (7, b"\x01"), (7, b"\x02"), (1, b"\x02"), (3, text("b"))]
+)
 hostile_items = st.tuples(
     contents,
     st.sampled_from(["map", "array", "text", "xml"]),
     st.sampled_from([None, "red", "green"]),
-    st.none() | item_ids,
-    st.none() | item_ids,
-    st.none() | item_ids,
+    neighbours,
+    neighbours,
+    neighbours,
 )
 
 
@@ -48,8 +51,9 @@ def parts(author: Author) -> dict[Place, object]:
         Place("text", None): author.text.diff(),
         Place("xml", None): "".join(sorted(str(author.xml))),
     }
-    for key, value in (author.map.to_py() or {}).items():
-        found[Place("map", key)] = value
+    for key in author.map:
+        value = author.map[key]
+        found[Place("map", key)] = value.to_py() if hasattr(value, "to_py") else value
     return {place: comparable(value) for place, value in found.items()}
 
 
@@ -65,7 +69,7 @@ def comparable(value: object) -> str:
 def replica_of(authors: Authors) -> tuple[Author, ItemParents]:
     """A replica that knows all of the log, and where everything in it is."""
     replica = Author(STRANGER + 1)
-    index = ItemParents()
+    index = ItemParents(texts={"text"})
     for written in authors.log:
         replica.doc.apply_update(written.update)
         index.accept(read_update(written.update))
@@ -83,7 +87,23 @@ def apply_if_placed(authors: Authors, found: YUpdate, raw: bytes) -> None:
     replica.doc.apply_update(raw)
     after = parts(replica)
     assert {place for place in before | after if before.get(place) != after.get(place)} <= touched
-    assert read_update(replica.doc.get_update()).needs() == {}
+    assert_usable(replica)
+
+
+def assert_usable(replica: Author) -> None:
+    """Its document can be read, copied, and written further."""
+    whole = replica.doc.get_update()
+    assert read_update(whole).needs() == {}
+    copy = Author(STRANGER + 2)
+    copy.doc.apply_update(whole)
+    assert parts(copy) == parts(replica)
+    for action in range(ACTIONS):
+        replica.write(action, 4)
+    parts(replica)
+
+
+def clocks_after(entry: Written, client: int) -> int:
+    return read_update(entry.update).span(client)[1]
 
 
 @given(steps, st.integers(0, 1 << 16), damages)
@@ -126,18 +146,29 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
     assert found.needs() is not None
 
 
-@given(steps, st.lists(hostile_items, max_size=4), st.lists(item_ids, max_size=3, unique_by=lambda one: one[0]))
+@given(steps, st.lists(hostile_items, max_size=4), st.lists(st.integers(0, 1 << 16), max_size=3))
 def test_items_hung_anywhere_go_where_is_said(
-    story: list[tuple[int, int, int]], hostile: list[tuple], deleted: list[tuple[int, int]]
+    story: list[tuple[int, int, int]], hostile: list[Hostile], deleted: list[int]
 ) -> None:
     authors = Authors()
     authors.do(story)
+    written = [
+        (client, clock)
+        for client in CLIENTS
+        for clock in range(max((clocks_after(entry, client) for entry in authors.log), default=0))
+    ]
+
+    def one(number: int | None) -> tuple[int, int] | None:
+        if number is None:
+            return None
+        return written[number % len(written)] if written and number % 8 else (STRANGER, number % 4)
+
     items = [
-        item(kind, content, root=root, key=key, parent=parent, origin=origin, right=right)
+        item(kind, content, root=root, key=key, parent=one(parent), origin=one(origin), right=one(right))
         for (kind, content), root, key, parent, origin, right in hostile
     ]
-    structs = {STRANGER: (0, items)} if items else {}
-    raw = update(structs, {client: [(clock, 1 + clock % 3)] for client, clock in deleted})
+    deletions = {client: [(clock, 1)] for client, clock in filter(None, map(one, deleted))}
+    raw = update({STRANGER: (0, items)} if items else {}, deletions)
     try:
         found = read_update(raw)
     except DocumentUpdateError:
