@@ -10,6 +10,9 @@ An accepted update still can put items into one that holds nothing, whereupon `a
 keeps what came before; put text into a list, on which yrs can loop for ever; cut a character in two, which makes a
 document that cannot be read again; or refer to items that the document has not got, which then keeps the update, or the
 deletions, until they come. `lattica.store.yupdate_places` finds all this.
+
+Documents that have got the same updates, each after those that it needs, hold the same, with equal state vectors. But
+their whole updates need not be equal as bytes: yrs writes mappings in any order. So do not compare, or hash, those.
 """
 
 from __future__ import annotations
@@ -237,6 +240,8 @@ def _read_item(raw: bytes, at: int, client: int, clock: int) -> tuple[Struct, in
         parent, at = _read_parent(raw, at, client, clock)
         if info & _HAS_PARENT_SUB:
             parent_sub, at = read_text(raw, at)
+    elif origin == right_origin:
+        raise DocumentUpdateError("an item has one item on both sides")
     length, end = read_content(raw, at)
     if kind is Kind.TYPE and raw[at] in _TEXTS:
         kind = Kind.TEXT

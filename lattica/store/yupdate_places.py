@@ -78,6 +78,9 @@ class ItemParents:
     Texts hold strings, embeds and formats, and nothing else does: yrs loops for ever on a list with an emoji from a
     string, and panics when a text with other values is cleared. The format does not tell which roots are texts.
 
+    Not found out is an item whose left neighbour is on the right of its right one: no honest author's is, and documents
+    that get it in different orders differ. To tell, the order of all items would have to be kept here.
+
     Args:
         texts: Names of the roots that are texts. ``None``: what roots hold is not checked, only what is below.
     """

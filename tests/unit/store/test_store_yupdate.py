@@ -111,6 +111,7 @@ def test_deleted_ranges_are_told_by_client() -> None:
         pytest.param(of_seven(HI, item(STRING, text("a"), origin=(7, 2))), "refers to clock 2", id="origin is itself"),
         pytest.param(of_seven(item(STRING, text("a"), right=(7, 5))), "refers to clock 5", id="right origin is later"),
         pytest.param(of_seven(item(STRING, text("a"), parent=(7, 0))), "refers to clock 0", id="parent is itself"),
+        pytest.param(of_seven(item(STRING, text("a"), origin=(1, 1), right=(1, 1))), "both sides", id="one neighbour"),
         pytest.param(b"\x01\x01\x87\x00\x00" + HI + b"\0", "more bytes than", id="longer integer than needed"),
         pytest.param(update({MAX_INTEGER + 1: (0, [HI])}), "too large", id="client of 54 bits"),
         pytest.param(update({1 << 63: (0, [HI])}), "too many bytes", id="client of 64 bits"),
