@@ -126,10 +126,9 @@ class ItemParents:
         touched = {run.place for runs in added.runs.values() for run in runs}
         for client, ranges in update.deletions.items():
             known = self._clients.get(client)
-            for first, end in ranges:
-                if known is not None:
+            if known is not None:
+                for first, end in ranges:
                     touched.update(self._places[number] for number in known.places(first, end))
-                touched.update(run.place for run in added.runs.get(client, ()) if run.clock < end and first < run.end)
         return {place for place in touched if place is not None}
 
     def accept(self, update: YUpdate) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from document_authors import ACTIONS, Authors
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycrdt import merge_updates
 
@@ -30,6 +30,7 @@ def ends(update: YUpdate) -> dict[int, int]:
     return {client: update.span(client)[1] for client in update.structs}
 
 
+@settings(deadline=None)
 @given(steps)
 def test_a_transactions_update_holds_what_its_author_wrote(story: list[tuple[int, int, int]]) -> None:
     authors = Authors()
@@ -43,6 +44,7 @@ def test_a_transactions_update_holds_what_its_author_wrote(story: list[tuple[int
         assert all(end <= before.get(client, 0) for client, end in found.needs().items())
 
 
+@settings(deadline=None)
 @given(steps)
 def test_the_places_touched_are_those_that_were_written(story: list[tuple[int, int, int]]) -> None:
     authors = Authors()
@@ -60,6 +62,7 @@ def test_the_places_touched_are_those_that_were_written(story: list[tuple[int, i
             assert touched
 
 
+@settings(deadline=None)
 @given(steps)
 def test_whole_and_merged_updates_are_read_and_placed(story: list[tuple[int, int, int]]) -> None:
     authors = Authors()

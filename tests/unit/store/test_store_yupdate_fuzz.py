@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from document_authors import ACTIONS, CLIENTS, Author, Authors, Written
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from yjs_bytes import item, text, update
 
@@ -110,6 +110,7 @@ def clocks_after(entry: Written, client: int) -> int:
     return read_update(entry.update).span(client)[1]
 
 
+@settings(deadline=None)
 @given(steps, st.integers(0, 1 << 16), damages)
 def test_damaged_updates_are_refused_or_do_what_is_said(
     story: list[tuple[int, int, int]], which: int, damage: list[tuple[str, int, int]]
@@ -128,6 +129,7 @@ def test_damaged_updates_are_refused_or_do_what_is_said(
     apply_if_placed(authors, found, raw)
 
 
+@settings(deadline=None)
 @given(steps, st.integers(0, 1 << 16))
 def test_updates_cut_short_are_refused(story: list[tuple[int, int, int]], where: int) -> None:
     authors = Authors()
@@ -141,6 +143,7 @@ def test_updates_cut_short_are_refused(story: list[tuple[int, int, int]], where:
         raise AssertionError(cut)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
     try:
@@ -150,6 +153,7 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
     assert found.needs() is not None
 
 
+@settings(deadline=None)
 @given(steps, st.lists(hostile_items, max_size=4), st.lists(st.integers(0, 1 << 16), max_size=3))
 def test_items_hung_anywhere_go_where_is_said(
     story: list[tuple[int, int, int]], hostile: list[Hostile], deleted: list[int]
