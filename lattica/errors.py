@@ -500,3 +500,21 @@ class StoreError(ContentError, UsageError):
 
     def __str__(self) -> str:
         return f"the block store {self.path} cannot be used: {self.reason}"
+
+
+# documents
+
+
+class DocumentUpdateError(LatticaError):
+    """An update of a shared document is malformed, or holds what its author may not write.
+
+    Attributes:
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the document's update cannot be taken: {self.reason}"

@@ -1,0 +1,1 @@
+"""The replicated store: documents that merge, of signed entries."""

@@ -1,0 +1,293 @@
+"""Where in a document its items are: below which root and, in root maps, below which key."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Container
+from enum import IntEnum
+from operator import itemgetter
+from typing import NamedTuple
+
+from lattica.errors import DocumentUpdateError
+from lattica.store.yupdate import ItemId, Kind, Struct, YUpdate
+
+
+class Place(NamedTuple):
+    """A part of a document.
+
+    Attributes:
+        root: Name of the root.
+        key: The key in it; ``None`` if the root is a list, a text or XML.
+    """
+
+    root: str
+    key: str | None
+
+
+class Holder(IntEnum):
+    """What can hold items: a text, another shared type, or what is not known, such as a deleted one."""
+
+    NONE = 0
+    TEXT = 1
+    OTHER = 2
+    UNKNOWN = 3
+
+
+class Within(IntEnum):
+    """What items are in, numbered like `Holder`: a key's values of a map or of attributes, a text, a list or XML."""
+
+    KEY = 0
+    TEXT = 1
+    LIST = 2
+    UNKNOWN = 3
+
+
+class Run(NamedTuple):
+    """Items of one client that are alike.
+
+    Attributes:
+        clock: The first clock.
+        end: The one after the last.
+        place: Where they are. ``None``: nowhere, they were sent when they and what they were in had been deleted.
+        within: What they are in.
+        holds: What other items may be in them.
+    """
+
+    clock: int
+    end: int
+    place: Place | None
+    within: Within
+    holds: Holder
+
+
+_HOLDS = {Kind.TEXT: Holder.TEXT, Kind.TYPE: Holder.OTHER, Kind.DELETED: Holder.UNKNOWN, Kind.GC: Holder.UNKNOWN}
+_ONLY_IN_TEXTS = (Kind.STRING, Kind.EMBED, Kind.FORMAT)
+_NEVER_IN_TEXTS = (Kind.ANY, Kind.BINARY, Kind.DOC)
+
+
+class ItemParents:
+    """The place of every item in the updates that were accepted; 8 bytes for each run of items that are alike.
+
+    An update's effect depends on where the items are that it refers to, not on which of them a document still keeps:
+    so updates have to be accepted in causal order, each once, as they were written. Do not rebuild this from a
+    document: it has forgotten where its deleted items were.
+
+    A new value of a key comes after the last one: yrs merges others differently in different orders.
+
+    Texts hold strings, embeds and formats, and nothing else does: yrs loops for ever on a list with an emoji from a
+    string, and panics when a text with other values is cleared. The format does not tell which roots are texts.
+
+    Not found out is an item whose left neighbour is on the right of its right one: no honest author's is, and documents
+    that get it in different orders differ. To tell, the order of all items would have to be kept here.
+
+    Args:
+        texts: Names of the roots that are texts. ``None``: what roots hold is not checked, only what is below.
+    """
+
+    def __init__(self, texts: Container[str] | None = None) -> None:
+        self._texts = texts
+        self._clients: dict[int, _Runs] = {}
+        self._places: list[Place | None] = [None]
+        self._numbers: dict[Place | None, int] = {None: 0}
+
+    def end(self, client: int) -> int:
+        """The client's next clock."""
+        runs = self._clients.get(client)
+        return 0 if runs is None else runs.end
+
+    def find(self, item: ItemId) -> Run:
+        """The item's place.
+
+        Raises:
+            DocumentUpdateError: Nobody has written it.
+        """
+        runs = self._clients.get(item.client)
+        if runs is None or item.clock >= runs.end:
+            raise DocumentUpdateError(f"nobody has written the item {item.client}:{item.clock}")
+        code = runs.at(item.clock)
+        place = self._places[code >> _PLACE_SHIFT]
+        return Run(item.clock, item.clock + 1, place, Within(code >> 2 & 3), Holder(code & 3))
+
+    def holder(self, root: str) -> Holder:
+        """What the root is."""
+        if self._texts is None:
+            return Holder.UNKNOWN
+        return Holder.TEXT if root in self._texts else Holder.OTHER
+
+    def roots_touched(self, update: YUpdate) -> set[Place]:
+        """The places in which the update writes or deletes. Nothing is changed; an update refused here has no effect.
+
+        Raises:
+            DocumentUpdateError: It refers to unknown items, puts items where they cannot be or between items of
+                different places, cuts a character in two, or does not start at its clients' next clocks.
+        """
+        added = _Added(self, update)
+        touched = {run.place for runs in added.runs.values() for run in runs}
+        for client, ranges in update.deletions.items():
+            known = self._clients.get(client)
+            if known is not None:
+                for first, end in ranges:
+                    touched.update(self._places[number] for number in known.places(first, end))
+        return {place for place in touched if place is not None}
+
+    def accept(self, update: YUpdate) -> None:
+        """Add the update's items.
+
+        Raises:
+            DocumentUpdateError: As from `roots_touched`; nothing was added.
+        """
+        for client, added in _Added(self, update).runs.items():
+            runs = self._clients.setdefault(client, _Runs())
+            for run in added:
+                runs.append(run, self._number(run.place))
+            runs.joints.extend(joint for struct in update.structs[client] for joint in struct.joints)
+
+    def cuts(self, client: int, clock: int) -> bool:
+        """Whether a character would be cut in two before this clock."""
+        runs = self._clients.get(client)
+        if runs is None:
+            return False
+        at = bisect_left(runs.joints, clock)
+        return at < len(runs.joints) and runs.joints[at] == clock
+
+    def _number(self, place: Place | None) -> int:
+        number = self._numbers.setdefault(place, len(self._places))
+        if number == len(self._places):
+            self._places.append(place)
+        return number
+
+
+_PLACE_SHIFT = 4
+
+
+class _Runs:
+    """One client's runs: where each starts, and its place, what it is within and what it holds, in one number."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        self.joints = array("I")
+        self._starts = array("I")
+        self._codes = array("I")
+
+    def append(self, run: Run, number: int) -> None:
+        code = number << _PLACE_SHIFT | run.within << 2 | run.holds
+        if not self._codes or self._codes[-1] != code:
+            self._starts.append(run.clock)
+            self._codes.append(code)
+        self.end = run.end
+
+    def at(self, clock: int) -> int:
+        return self._codes[bisect_right(self._starts, clock) - 1]
+
+    def places(self, first: int, end: int) -> set[int]:
+        if first >= self.end:
+            return set()
+        start = bisect_right(self._starts, first) - 1
+        return {code >> _PLACE_SHIFT for code in self._codes[start : bisect_right(self._starts, end - 1)]}
+
+
+class _Added:
+    """The runs that an update adds to those known.
+
+    Clients of one update may refer to each other, so each goes on as far as the others let it. The work is linear in
+    the structs for one client, and can be the structs times the clients: `check_own` of foreign updates comes first.
+    """
+
+    def __init__(self, known: ItemParents, update: YUpdate) -> None:
+        self._known = known
+        self.runs: dict[int, list[Run]] = {}
+        for client in update.structs:
+            first = update.span(client)[0]
+            if first != known.end(client):
+                raise DocumentUpdateError(f"client {client} goes on at {first}, not at {known.end(client)}")
+            self.runs[client] = []
+        self._joints = {
+            (client, joint)
+            for client, structs in update.structs.items()
+            for struct in structs
+            for joint in struct.joints
+        }
+        self._place_all(update)
+        for client, ranges in update.deletions.items():
+            if ranges[-1][1] > max(known.end(client), update.span(client)[1]):
+                raise DocumentUpdateError(f"it deletes what client {client} has not written")
+            for first, end in ranges:
+                self._check_cut(client, first)
+                self._check_cut(client, end)
+
+    def _place_all(self, update: YUpdate) -> None:
+        waiting = dict.fromkeys(update.structs, 0)
+        while waiting:
+            before = dict(waiting)
+            for client, done in before.items():
+                structs = update.structs[client]
+                waiting[client] = self._advance(client, structs, done)
+                if waiting[client] == len(structs):
+                    del waiting[client]
+            if waiting == before:
+                raise DocumentUpdateError("it refers to items that nobody has written")
+
+    def _advance(self, client: int, structs: tuple[Struct, ...], done: int) -> int:
+        runs = self.runs[client]
+        while done < len(structs):
+            struct = structs[done]
+            if not all(self._has(item) for item in (struct.origin, struct.right_origin, struct.parent)):
+                break
+            place, within = self._place(struct)
+            _check_content(struct.kind, within)
+            holds = _HOLDS.get(struct.kind, Holder.NONE)
+            runs.append(Run(struct.clock, struct.clock + struct.length, place, within, holds))
+            done += 1
+        return done
+
+    def _has(self, item: str | ItemId | None) -> bool:
+        if not isinstance(item, ItemId) or item.clock < self._known.end(item.client):
+            return True
+        runs = self.runs.get(item.client, [])
+        return item.clock < (runs[-1].end if runs else 0)
+
+    def _find(self, item: ItemId) -> Run:
+        runs = self.runs.get(item.client)
+        if not runs or item.clock < runs[0].clock:
+            return self._known.find(item)
+        return runs[bisect_right(runs, item.clock, key=itemgetter(0)) - 1]
+
+    def _place(self, struct: Struct) -> tuple[Place | None, Within]:
+        if struct.parent is None:
+            return self._between(struct)
+        if isinstance(struct.parent, str):
+            place: Place | None = Place(struct.parent, struct.parent_sub)
+            holder = self._known.holder(struct.parent)
+        else:
+            parent = self._find(struct.parent)
+            place, holder = parent.place, parent.holds
+        if holder is Holder.NONE:
+            raise DocumentUpdateError("an item is put into one that holds nothing")
+        return place, Within(holder) if struct.parent_sub is None else Within.KEY
+
+    def _between(self, struct: Struct) -> tuple[Place | None, Within]:
+        """Where both neighbours are. If the left one is gone, yrs takes where the right one is, and Yjs nowhere."""
+        if struct.origin is not None:
+            self._check_cut(struct.origin.client, struct.origin.clock + 1)
+        if struct.right_origin is not None:
+            self._check_cut(*struct.right_origin)
+        near = [self._find(item) for item in (struct.origin, struct.right_origin) if item is not None]
+        found = {(run.place, run.within) for run in near if run.place is not None}
+        if len(found) > 1:
+            raise DocumentUpdateError("an item is put between two of different places")
+        place, within = found.pop() if found else (None, Within.UNKNOWN)
+        if within is Within.KEY and struct.right_origin is not None:
+            raise DocumentUpdateError("a key's value is put before another one")
+        return place, within
+
+    def _check_cut(self, client: int, clock: int) -> None:
+        if (client, clock) in self._joints or self._known.cuts(client, clock):
+            raise DocumentUpdateError("a character is cut in two")
+
+
+def _check_content(kind: Kind, within: Within) -> None:
+    if within is Within.TEXT and kind in _NEVER_IN_TEXTS:
+        raise DocumentUpdateError("a text holds text, not values")
+    if within in (Within.KEY, Within.LIST) and kind in _ONLY_IN_TEXTS:
+        raise DocumentUpdateError("text is put into what is no text")
