@@ -16,8 +16,8 @@ DEFAULT_PORT = 4737
 """TCP and UDP port of `lattica up`; not registered with anybody."""
 DEFAULT_RELAY_RATE = 128 << 20
 """Bytes/s that a node relays for others; about a gigabit link's worth."""
-DEFAULT_GC_THRESHOLD = 10_000
-"""New objects between two looks for cyclic garbage; what a thousand calls under way are made of."""
+DEFAULT_GC_THRESHOLD = 50_000
+"""New objects between two looks for cyclic garbage; what some thousand calls under way are made of."""
 CONFIG_FILE = "config.toml"
 
 
