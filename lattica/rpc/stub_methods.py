@@ -105,7 +105,7 @@ class StreamingMethod(StubMethod):
 
 
 async def first_answer(attempt: Callable[[], Coroutine[Any, Any, T]], after: float) -> T:
-    """The first answer of two attempts, the second made ``after`` seconds; the other is cancelled.
+    """The first answer of two attempts, the second made ``after`` seconds later; the other is cancelled.
 
     If both fail, the error of the first.
     """
