@@ -19,6 +19,9 @@ LIMITED_MOVE = 16 * 1024
 """Bytes that must be in the budget before a limited direction moves: not one system call for every few bytes."""
 LIMITED_PAUSE_S = 0.01
 """Shortest rest of a direction without budget: the pump wakes a hundred times a second for them, not more often."""
+LIMITED_RETRY_S = LIMITED_PAUSE_S / 2
+"""The same for one that has waited, and found that others had just used up a budget which it shares. With as long a
+rest as theirs it could come too late each time, and get nothing for ever."""
 BURST_S = 0.1
 """Seconds' worth of bytes that a budget may save up: ten rests, so that a thread that wakes late loses nothing."""
 _SPLICE_FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0) | getattr(os, "SPLICE_F_MOVE", 0)

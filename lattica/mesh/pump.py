@@ -20,7 +20,7 @@ from functools import partial
 from lattica.mesh.movers import (
     HAS_SPLICE,
     LIMITED_MOVE,
-    LIMITED_PAUSE_S,
+    LIMITED_RETRY_S,
     CopyMover,
     LimitedMover,
     Mover,
@@ -280,7 +280,7 @@ class Pump:
         for pair in [pair for pair, until in self._paused.items() if until <= now]:
             again = pair.ready_at(now)
             if again > now:  # others have used it up
-                self._put_off(pair, max(again, now + LIMITED_PAUSE_S))
+                self._put_off(pair, max(again, now + LIMITED_RETRY_S))
                 continue
             del self._paused[pair]
             if self._serve(pair):

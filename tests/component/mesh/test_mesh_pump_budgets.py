@@ -126,8 +126,10 @@ def test_pairs_that_share_a_budget_get_equal_parts_of_it(bench: Bench) -> None:
     ends = [bench.join(budget) for _ in range(10)]
     for one in ends:
         one.flood(bench.pool)
+    rate_of(ends, 0.5)
+    before = [one.pair.sent for one in ends]  # the first to come had all that was saved up
     assert keeps_to(rate_of(ends, 2.0), 10 * MB)
-    parts = [one.pair.sent for one in ends]
+    parts = [one.pair.sent - sent for one, sent in zip(ends, before, strict=True)]
     assert min(parts) > max(parts) / 3
 
 
@@ -145,7 +147,7 @@ def test_the_total_holds_whatever_each_target_may_have(bench: Bench) -> None:
         one.flood(bench.pool)
     assert keeps_to(rate_of([slow, fast], 2.0), 6 * MB)
     assert slow.pair.sent / fast.pair.sent < 1 / 3
-    assert slow.pair.sent > MB / 5, "not starved"
+    assert slow.pair.sent > MB / 2, "not starved"
 
 
 def test_a_pair_without_a_budget_is_not_held_up_by_those_that_have_none_left(bench: Bench) -> None:
