@@ -505,16 +505,38 @@ class StoreError(ContentError, UsageError):
 # documents
 
 
-class DocumentUpdateError(LatticaError):
-    """An update of a shared document is malformed, or holds what its author may not write.
+class DocumentError(LatticaError):
+    """Something about a replicated document failed.
 
     Attributes:
-        reason: What is wrong with it.
+        reason: What happened, and what to do.
     """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class NamespaceError(DocumentError, UsageError):
+    """A namespace's ID is malformed, or a namespace cannot be made or opened as it was asked for."""
+
+
+class StoreUsageError(UsageError):
+    """The replicated store was used wrongly: written outside a transaction, a bad name."""
+
+
+class EntryRefusedError(DocumentError):
+    """An entry, or a genesis, breaks the rules: forged, malformed, or not its author's to write."""
+
+    def __str__(self) -> str:
+        return f"the entry is refused: {self.reason}"
+
+
+class DocumentUpdateError(EntryRefusedError):
+    """An update of a shared document is malformed, or holds what its author may not write."""
 
     def __str__(self) -> str:
         return f"the document's update cannot be taken: {self.reason}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from enum import IntEnum
 from operator import itemgetter
 from typing import NamedTuple
@@ -59,6 +59,20 @@ class Run(NamedTuple):
     place: Place | None
     within: Within
     holds: Holder
+
+
+class Placement(NamedTuple):
+    """Where an update's items belong.
+
+    Attributes:
+        update: The update.
+        touched: The places in which it writes or deletes.
+        runs: Its items, for each client.
+    """
+
+    update: YUpdate
+    touched: set[Place]
+    runs: Mapping[int, Sequence[Run]]
 
 
 _HOLDS = {Kind.TEXT: Holder.TEXT, Kind.TYPE: Holder.OTHER, Kind.DELETED: Holder.UNKNOWN, Kind.GC: Holder.UNKNOWN}
@@ -122,14 +136,7 @@ class ItemParents:
             DocumentUpdateError: It refers to unknown items, puts items where they cannot be or between items of
                 different places, cuts a character in two, or does not start at its clients' next clocks.
         """
-        added = _Added(self, update)
-        touched = {run.place for runs in added.runs.values() for run in runs}
-        for client, ranges in update.deletions.items():
-            known = self._clients.get(client)
-            if known is not None:
-                for first, end in ranges:
-                    touched.update(self._places[number] for number in known.places(first, end))
-        return {place for place in touched if place is not None}
+        return self.place(update).touched
 
     def accept(self, update: YUpdate) -> None:
         """Add the update's items.
@@ -137,11 +144,26 @@ class ItemParents:
         Raises:
             DocumentUpdateError: As from `roots_touched`; nothing was added.
         """
-        for client, added in _Added(self, update).runs.items():
+        self.add(self.place(update))
+
+    def place(self, update: YUpdate) -> Placement:
+        """Where the update's items belong, to be looked at and then perhaps added; raises as `roots_touched`."""
+        added = _Added(self, update)
+        touched = {run.place for runs in added.runs.values() for run in runs}
+        for client, ranges in update.deletions.items():
+            known = self._clients.get(client)
+            if known is not None:
+                for first, end in ranges:
+                    touched.update(self._places[number] for number in known.places(first, end))
+        return Placement(update, {place for place in touched if place is not None}, added.runs)
+
+    def add(self, placement: Placement) -> None:
+        """Add the items of the update that was placed last."""
+        for client, added in placement.runs.items():
             runs = self._clients.setdefault(client, _Runs())
             for run in added:
                 runs.append(run, self._number(run.place))
-            runs.joints.extend(joint for struct in update.structs[client] for joint in struct.joints)
+            runs.joints.extend(joint for struct in placement.update.structs[client] for joint in struct.joints)
 
     def cuts(self, client: int, clock: int) -> bool:
         """Whether a character would be cut in two before this clock."""

@@ -1,0 +1,96 @@
+"""Taking in others' entries: check who signed them, add what can be added, say what is to be done about the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from lattica.errors import EntryRefusedError
+from lattica.store.entry import ChainId, Entry, Verifier, read_entry
+from lattica.store.ledger import Fraud, Verdict
+from lattica.store.namespace import NamespaceId
+from lattica.store.replica import Replica
+
+
+@dataclass(slots=True)
+class Absorbed:
+    """What became of some entries.
+
+    Attributes:
+        added: In order; to be kept on disk before anybody is told of them.
+        known: How many were here already, or do not count.
+        missing: How many build on what is not here.
+        forks: Each has the number of another entry of its author that is here.
+        resuming: Would replace entries that are here, if they count.
+        cuts: What is here may not count any more.
+        refused: Broke the rules, and how.
+    """
+
+    added: list[Entry] = field(default_factory=list)
+    known: int = 0
+    missing: int = 0
+    forks: list[Entry] = field(default_factory=list)
+    resuming: list[Entry] = field(default_factory=list)
+    cuts: bool = False
+    refused: list[tuple[Entry, str]] = field(default_factory=list)
+
+    @property
+    def must_replay(self) -> bool:
+        """Whether the document has to be made anew."""
+        return self.cuts or bool(self.resuming)
+
+
+def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
+    """Add entries whose signatures are good, in order; none is left half added."""
+    result = Absorbed()
+    for entry in entries:
+        try:
+            verdict = replica.add(entry)
+        except EntryRefusedError as error:
+            result.refused.append((entry, error.reason))
+            continue
+        if verdict in (Verdict.ADDED, Verdict.CUTS):
+            result.added.append(entry)
+            result.cuts |= verdict is Verdict.CUTS
+        elif verdict is Verdict.FORK:
+            result.forks.append(entry)
+        elif verdict is Verdict.RESUMES:
+            result.resuming.append(entry)
+        elif verdict is Verdict.MISSING:
+            result.missing += 1
+        else:
+            result.known += 1
+    return result
+
+
+def check_signatures(entries: Sequence[Entry], verifier: Verifier) -> None:
+    """Check that their authors have signed the entries.
+
+    Each holds the hash of the one before it in its author's chain. So a signature vouches for all that lead to its
+    entry, and of a run one is checked: the last.
+
+    Raises:
+        EntryRefusedError: One is forged.
+    """
+    vouched: set[tuple[ChainId, bytes]] = (
+        set()
+    )  # anybody can name anybody's hash: a signature vouches for its own chain
+    for entry in reversed(entries):
+        chain = entry.chain
+        if (chain, entry.hash) not in vouched:
+            verifier.verify(entry)
+        vouched.add((chain, entry.body.prev))
+
+
+def prove_fraud(namespace: NamespaceId, one: bytes, other: bytes, verifier: Verifier) -> tuple[Entry, Fraud]:
+    """One of two entries with one number, and that they prove a fraud of their author's.
+
+    Raises:
+        EntryRefusedError: They do not.
+    """
+    first, second = read_entry(one, namespace), read_entry(other, namespace)
+    if first.chain != second.chain or first.body.seq != second.body.seq or first.hash == second.hash:
+        raise EntryRefusedError("it proves no fraud")
+    verifier.verify(first)
+    verifier.verify(second)
+    return first, Fraud(first.body.seq, one, other)

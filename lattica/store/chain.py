@@ -1,0 +1,108 @@
+"""One author's chain, as far as a replica has to remember it: a few bytes for each entry."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry
+from lattica.store.namespace import NamespaceId
+
+_CLIENT_BITS = 53
+
+
+class Epoch(NamedTuple):
+    """What an author wrote since it resumed, or began.
+
+    Attributes:
+        first: Number of the first entry.
+        client: The Yjs client ID of its structs.
+    """
+
+    first: int
+    client: int
+
+
+def client_id(namespace: NamespaceId, author: bytes, first: int) -> int:
+    """The Yjs client ID of the author's entries from number ``first`` on, until it resumes: 53 bits, never 0."""
+    seed = b"lattica-store-client/1:" + namespace.raw + first.to_bytes(8) + author
+    return int.from_bytes(blake3(seed).digest(8)) % ((1 << _CLIENT_BITS) - 1) + 1
+
+
+class Chain:
+    """The entries of one author that count, in one lane.
+
+    Attributes:
+        head: Number of the last one; 0 if there is none.
+        head_hash: Its hash; the namespace's ID if there is none.
+        time: Its hybrid time.
+        seen: For each other chain the last entry that the author has seen.
+        epochs: Of a data chain, in order.
+    """
+
+    def __init__(self, namespace: NamespaceId) -> None:
+        self.head = 0
+        self.head_hash = namespace.raw
+        self.time = 0
+        self.seen: dict[ChainId, int] = {}
+        self.epochs: list[Epoch] = []
+        self._seqs = array("Q")
+        self._marks = bytearray()
+        self._clocks = array("I")
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    @property
+    def clock(self) -> int:
+        """The next clock of the current epoch."""
+        return self._clocks[-1] if self._clocks else 0
+
+    def append(self, entry: Entry, clock: int = 0) -> None:
+        """Add an entry at the end, after which its epoch's clock is ``clock``; dependencies become seen."""
+        body = entry.body
+        self._seqs.append(body.seq)
+        self._marks += entry.mark
+        self._clocks.append(clock)
+        self.head, self.head_hash, self.time = body.seq, entry.hash, body.time
+        self.seen = self.seen_with(body.deps)
+
+    def seen_with(self, deps: Sequence[Dep]) -> dict[ChainId, int]:
+        """What the author has seen with these besides; the chain stays as it is."""
+        if not deps:
+            return self.seen
+        seen = dict(self.seen)
+        for dep in deps:
+            chain = ChainId(dep.author, dep.lane)
+            seen[chain] = max(dep.seq, seen.get(chain, 0))
+        return seen
+
+    def mark(self, seq: int) -> bytes | None:
+        """How the entry of that number is named; ``None`` if there is none."""
+        at = seq - 1
+        if at >= len(self._seqs) or self._seqs[at] != seq:
+            at = bisect_left(self._seqs, seq)
+            if at == len(self._seqs) or self._seqs[at] != seq:
+                return None
+        return bytes(self._marks[at * MARK_BYTES : (at + 1) * MARK_BYTES])
+
+    def seq_at(self, index: int) -> int:
+        """Number of the entry at an index."""
+        return self._seqs[index]
+
+    def before(self, seq: int) -> int:
+        """Number of the last entry before ``seq``; 0 if there is none."""
+        at = bisect_left(self._seqs, seq)
+        return self._seqs[at - 1] if at else 0
+
+    def clock_at(self, client: int, seq: int) -> int:
+        """The clock that the client had reached with the entry ``seq``; 0 if it had not begun."""
+        for number, epoch in enumerate(self.epochs):
+            if epoch.client == client and epoch.first <= seq:
+                end = self.epochs[number + 1].first if number + 1 < len(self.epochs) else self.head + 1
+                return self._clocks[bisect_right(self._seqs, min(seq, end - 1)) - 1]
+        return 0

@@ -1,0 +1,50 @@
+"""A hybrid logical clock: close to the time of day, and later than everything that was heard of.
+
+Source: Kulkarni et al., "Logical Physical Clocks and Consistent Snapshots in Globally Distributed Databases" (2014).
+"""
+
+from __future__ import annotations
+
+from lattica.errors import EntryRefusedError
+
+COUNTER_BITS = 16
+MAX_SKEW_S = 60.0
+"""Seconds that an entry's time may be ahead of our clock. Homes' computers set theirs by NTP, which is far better."""
+MAX_TIME = 2**63 - 1
+
+
+def to_hybrid(seconds: float) -> int:
+    """The first hybrid time of a time of day (Unix, in seconds)."""
+    return int(seconds * 1000) << COUNTER_BITS
+
+
+def to_seconds(time: int) -> float:
+    """The time of day of a hybrid time, in seconds, to the millisecond."""
+    return (time >> COUNTER_BITS) / 1000
+
+
+class HybridClock:
+    """Gives times: milliseconds since 1970 above a counter of 16 bits; each is later than all before it.
+
+    Attributes:
+        last: The latest time that was given or heard of.
+    """
+
+    def __init__(self, last: int = 0) -> None:
+        self.last = last
+
+    def tick(self, now: float) -> int:
+        """A time for something that happens now, at ``now`` seconds since 1970."""
+        self.last = max(self.last + 1, to_hybrid(now))
+        return self.last
+
+    def observe(self, time: int) -> None:
+        """Take note of somebody's time, which `check_time` has found good."""
+        self.last = max(self.last, time)
+
+
+def check_time(time: int, now: float) -> None:
+    """Raise `EntryRefusedError` if ``time`` is too far ahead of ``now``, in seconds since 1970."""
+    ahead = to_seconds(time) - now
+    if ahead > MAX_SKEW_S:
+        raise EntryRefusedError(f"its time is {ahead:.0f} s ahead of ours; at most {MAX_SKEW_S:.0f} s are taken")

@@ -1,0 +1,193 @@
+"""Signed entries: what a namespace consists of."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, NamedTuple, TypeAlias
+
+import msgspec
+from blake3 import blake3
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from lattica.errors import AddressError, EntryRefusedError
+from lattica.identity import IdentityKey, PeerId
+from lattica.store.clock import MAX_TIME
+from lattica.store.namespace import HASH_BYTES, NamespaceId
+
+MAX_SEQ = 2**48
+MARK_BYTES = 16
+"""Bytes of a hash by which entries name others: two of one author that share them cost some 2^64 tries."""
+MAX_DEPS = 1 << 12
+"""Chains that one entry may name."""
+SIGNATURE_BYTES = 64
+OVERHEAD = 256
+"""Bytes that an entry may have beside its payload and its dependencies."""
+
+_DOMAIN = b"lattica-store-entry/1:"
+
+
+class Lane(IntEnum):
+    """Each author has two chains: what it says about rights, and what it writes."""
+
+    CONTROL = 0
+    DATA = 1
+
+
+class Kind(IntEnum):
+    """What an entry's payload is."""
+
+    UPDATE = 0
+    GRANT = 1
+    REVOKE = 2
+
+
+class ChainId(NamedTuple):
+    """One author's chain.
+
+    Attributes:
+        author: Peer ID, as bytes.
+        lane: Which of the two.
+    """
+
+    author: bytes
+    lane: int
+
+
+_Author: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=34, max_length=64)]
+_Seq: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQ)]
+_Mark: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=MARK_BYTES, max_length=MARK_BYTES)]
+
+
+class Dep(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """An entry of another chain that an author has seen, and all before it.
+
+    Attributes:
+        author: Whose.
+        lane: Which chain.
+        seq: The entry's number.
+        mark: The first 16 bytes of its hash.
+    """
+
+    author: _Author
+    lane: Lane
+    seq: _Seq
+    mark: _Mark
+
+
+class Body(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What an author signs.
+
+    Attributes:
+        author: Peer ID, as bytes.
+        lane: Which of its chains this goes on.
+        kind: What the payload is.
+        seq: Number in the chain, from 1; may leave some out, if the entry resumes after one that counts.
+        after: Number of the entry before it; 0 at first.
+        prev: That entry's hash; at first the namespace's ID.
+        time: Hybrid time.
+        deps: What else the author has seen since.
+        payload: A Yjs update, or what is granted or revoked.
+    """
+
+    author: _Author
+    lane: Lane
+    kind: Kind
+    seq: _Seq
+    after: Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)]
+    prev: Annotated[bytes, msgspec.Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
+    time: Annotated[int, msgspec.Meta(ge=0, le=MAX_TIME)]
+    deps: Annotated[tuple[Dep, ...], msgspec.Meta(max_length=MAX_DEPS)]
+    payload: bytes
+
+
+class Entry(msgspec.Struct, frozen=True, eq=False):
+    """A signed entry; two with equal hashes are one.
+
+    Attributes:
+        body: What was signed.
+        signed: Its bytes.
+        hash: Of these; the signature does not count.
+        signature: 64 bytes.
+        raw: As stored and sent.
+    """
+
+    body: Body
+    signed: bytes
+    hash: bytes
+    signature: bytes
+    raw: bytes
+
+    @property
+    def chain(self) -> ChainId:
+        """The chain that it belongs to."""
+        return ChainId(self.body.author, self.body.lane)
+
+    @property
+    def mark(self) -> bytes:
+        """How others name it."""
+        return self.hash[:MARK_BYTES]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_signed = msgspec.msgpack.Decoder(tuple[bytes, bytes]).decode
+_decode_body = msgspec.msgpack.Decoder(Body).decode
+
+
+def sign_entry(key: IdentityKey, namespace: NamespaceId, body: Body) -> Entry:
+    """The entry of ``body``, whose author ``key`` is."""
+    signed = _encode(body)
+    signature = key.sign(_DOMAIN + namespace.raw + signed)
+    return Entry(body, signed, _hash(namespace, signed), signature, _encode((signed, signature)))
+
+
+def read_entry(raw: bytes, namespace: NamespaceId) -> Entry:
+    """Parse an entry; its signature is not checked yet.
+
+    Raises:
+        EntryRefusedError: It is malformed.
+    """
+    try:
+        signed, signature = _decode_signed(raw)
+        body = _decode_body(signed)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EntryRefusedError("it is malformed") from error
+    if len(signature) != SIGNATURE_BYTES:
+        raise EntryRefusedError("its signature has the wrong length")
+    if body.after >= body.seq or (body.kind is Kind.UPDATE) is not (body.lane is Lane.DATA):
+        raise EntryRefusedError("it contradicts itself")
+    return Entry(body, signed, _hash(namespace, signed), signature, raw)
+
+
+class Verifier:
+    """Checks signatures; keeps the authors' keys at hand."""
+
+    def __init__(self, namespace: NamespaceId) -> None:
+        self._prefix = _DOMAIN + namespace.raw
+        self._keys: dict[bytes, Ed25519PublicKey] = {}
+
+    def verify(self, entry: Entry) -> None:
+        """Raise `EntryRefusedError` unless its author has signed the entry, for this namespace."""
+        author = entry.body.author
+        key = self._keys.get(author) or _public_key(author)
+        try:
+            key.verify(entry.signature, self._prefix + entry.signed)
+        except InvalidSignature as error:
+            raise EntryRefusedError("its signature is wrong") from error
+        if len(self._keys) >= MAX_DEPS:
+            self._keys.clear()
+        self._keys[author] = key
+
+
+def _public_key(author: bytes) -> Ed25519PublicKey:
+    try:
+        key = PeerId(author).public_key()
+    except AddressError as error:
+        raise EntryRefusedError("its author is no peer") from error
+    if key is None:
+        raise EntryRefusedError("its author has no Ed25519 key")
+    return key
+
+
+def _hash(namespace: NamespaceId, signed: bytes) -> bytes:
+    return blake3(_DOMAIN + namespace.raw + signed).digest()

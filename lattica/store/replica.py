@@ -1,0 +1,109 @@
+"""One replica of a namespace in memory: the entries that count, and the document that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pycrdt import Doc
+
+from lattica.identity import IdentityKey
+from lattica.store.chain import client_id
+from lattica.store.control import Grant, Revoke, encode_action
+from lattica.store.entry import MARK_BYTES, Body, ChainId, Dep, Entry, Kind, Lane, sign_entry
+from lattica.store.ledger import Fraud, Ledger, Verdict
+from lattica.store.namespace import Genesis
+
+
+class Replica:
+    """The entries that count, and their document.
+
+    Attributes:
+        ledger: The entries.
+        ydoc: The document, writing as our client ID. Replaced when we resume after entries that do not count any more.
+        tops: The highest numbers that we have used ourselves, also of entries that do not count.
+    """
+
+    def __init__(self, genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud] | None = None) -> None:
+        self.ledger = Ledger(genesis, frozen)
+        self._own = own
+        self.tops = dict.fromkeys(Lane, 0)
+        self.ydoc: Doc[Any] = Doc(client_id=self._client())
+
+    @property
+    def genesis(self) -> Genesis:
+        """The namespace's."""
+        return self.ledger.genesis
+
+    def _client(self) -> int:
+        chain = self.ledger.chain(ChainId(self._own, Lane.DATA))
+        top = max(chain.head, self.tops[Lane.DATA])
+        if chain.epochs and top == chain.head:
+            return chain.epochs[-1].client
+        return client_id(self.genesis.namespace, self._own, top + 1)
+
+    def add(self, entry: Entry) -> Verdict:
+        """Add an entry whose signature is good; as `Ledger.add`."""
+        verdict = self.ledger.add(entry)
+        if verdict is Verdict.ADDED and entry.body.lane is Lane.DATA:
+            self.ydoc.apply_update(entry.body.payload)
+            if entry.body.author == self._own:
+                self.renew_client()
+        return verdict
+
+    def add_own(self, entry: Entry) -> Verdict:
+        """Add an entry that the document has made itself."""
+        verdict = self.ledger.add(entry)
+        if verdict in (Verdict.ADDED, Verdict.CUTS):
+            self.tops[entry.body.lane] = entry.body.seq
+        return verdict
+
+    def used(self, lane: Lane, seq: int) -> None:
+        """Take note of a number that an entry of ours has, though it may not count."""
+        self.tops[lane] = max(self.tops[lane], seq)
+        self.renew_client()
+
+    def renew_client(self) -> None:
+        """Let the document write as the client ID that our next entry has."""
+        client = self._client()
+        if self.ydoc.client_id != client:
+            renewed: Doc[Any] = Doc(client_id=client)
+            renewed.apply_update(self.ydoc.get_update())
+            self.ydoc = renewed
+
+    # our own entries
+
+    def write(self, key: IdentityKey, update: bytes, time: int) -> Entry:
+        """An entry of ours with what the document has written; not added yet."""
+        return self._sign(key, Lane.DATA, Kind.UPDATE, update, time, self._news(Lane.DATA))
+
+    def control(self, key: IdentityKey, action: Grant | Revoke, time: int) -> Entry:
+        """An entry of ours that grants or revokes; not added yet."""
+        kind = Kind.GRANT if isinstance(action, Grant) else Kind.REVOKE
+        owner = ChainId(self.genesis.owner.raw, Lane.CONTROL)
+        news = [dep for dep in self._news(Lane.CONTROL) if (dep.author, dep.lane) == owner]
+        return self._sign(key, Lane.CONTROL, kind, encode_action(action), time, news)
+
+    def _sign(self, key: IdentityKey, lane: Lane, kind: Kind, payload: bytes, time: int, deps: Sequence[Dep]) -> Entry:
+        chain = self.ledger.chain(ChainId(self._own, lane))
+        body = Body(
+            author=self._own,
+            lane=lane,
+            kind=kind,
+            seq=max(chain.head, self.tops[lane]) + 1,
+            after=chain.head,
+            prev=chain.head_hash,
+            time=max(time, chain.time + 1),
+            deps=tuple(deps),
+            payload=payload,
+        )
+        return sign_entry(key, self.genesis.namespace, body)
+
+    def _news(self, lane: Lane) -> list[Dep]:
+        own = ChainId(self._own, lane)
+        seen = self.ledger.chain(own).seen
+        return [
+            Dep(chain.author, Lane(chain.lane), found.head, found.head_hash[:MARK_BYTES])
+            for chain, found in self.ledger.chains.items()
+            if chain != own and found.head > seen.get(chain, 0)
+        ]
