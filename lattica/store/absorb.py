@@ -43,6 +43,7 @@ class Absorbed:
 def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
     """Add entries whose signatures are good, in order; none is left half added."""
     result = Absorbed()
+    left = []
     for entry in entries:
         try:
             verdict = replica.add(entry)
@@ -56,11 +57,23 @@ def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
             result.forks.append(entry)
         elif verdict is Verdict.RESUMES:
             result.resuming.append(entry)
-        elif verdict is Verdict.MISSING:
-            result.missing += 1
+        elif verdict in (Verdict.MISSING, Verdict.SKIPPED):
+            left.append(entry)
         else:
             result.known += 1
+    result.resuming += _returning(replica, left)
+    result.missing = len(left)
     return result
+
+
+def _returning(replica: Replica, left: Sequence[Entry]) -> list[Entry]:
+    """Of entries that could not be added those of chains that go on with what they have skipped before.
+
+    No honest author's does. It would go back and forth between two chains, and the one that goes on longer counts.
+    """
+    back = {entry.chain for entry in left if entry.body.seq < replica.ledger.chain(entry.chain).head}
+    tops = {entry.chain: entry.body.seq for entry in left if entry.body.seq > replica.ledger.chain(entry.chain).head}
+    return [entry for entry in left if entry.chain in back and entry.chain in tops]
 
 
 def check_signatures(entries: Sequence[Entry], verifier: Verifier) -> None:

@@ -29,7 +29,9 @@ class Verdict(Enum):
     KNOWN = auto()
     """It was there already."""
     MOOT = auto()
-    """It does not count: it is beyond the end of its author's right, or of its chain, or was skipped."""
+    """It does not count: it is beyond the end of its author's right, or of its chain."""
+    SKIPPED = auto()
+    """A later entry of its author, which is here, has left it out."""
     MISSING = auto()
     """Something that it builds on is not here, or does not count here."""
     FORK = auto()
@@ -122,7 +124,7 @@ class Ledger:
         if body.seq <= chain.head:
             mark = chain.mark(body.seq)
             if mark is None:
-                return Verdict.MOOT
+                return Verdict.SKIPPED
             return Verdict.KNOWN if mark == entry.mark else Verdict.FORK
         if fraud is not None and body.seq >= fraud.seq:
             return Verdict.MOOT

@@ -35,7 +35,7 @@ def replay(
         without = _beyond_rights(replica, chosen)
         if not without:
             failed += _add_all(replica, (entry for entry in chosen if entry.body.lane is Lane.DATA))
-            without = _skipping(failed, candidates)
+            without = _skipping(failed, chosen, candidates)
         if not without:
             break
         candidates = [entry for entry in candidates if entry.hash not in without]
@@ -89,15 +89,15 @@ def _beyond_rights(replica: Replica, chosen: Sequence[Entry]) -> set[bytes]:
     return beyond
 
 
-def _skipping(failed: Sequence[Entry], candidates: Sequence[Entry]) -> set[bytes]:
-    """Those that skip others."""
-    if not any(entry.body.after < entry.body.seq - 1 for entry in failed):
-        return set()
-    numbers: dict[ChainId, set[int]] = {}
+def _skipping(failed: Sequence[Entry], chosen: Sequence[Entry], candidates: Sequence[Entry]) -> set[bytes]:
+    """Those of the failed in whose favour others were not chosen."""
+    kept = {entry.hash for entry in chosen}
+    left_out: dict[ChainId, list[int]] = {}
     for entry in candidates:
-        numbers.setdefault(entry.chain, set()).add(entry.body.seq)
+        if entry.hash not in kept:
+            left_out.setdefault(entry.chain, []).append(entry.body.seq)
     return {
         entry.hash
         for entry in failed
-        if any(entry.body.after < number < entry.body.seq for number in numbers[entry.chain])
+        if any(entry.body.after < number <= entry.body.seq for number in left_out.get(entry.chain, ()))
     }

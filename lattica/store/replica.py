@@ -20,13 +20,14 @@ class Replica:
 
     Attributes:
         ledger: The entries.
+        own: Our peer ID.
         ydoc: The document, writing as our client ID. Replaced when we resume after entries that do not count any more.
         tops: The highest numbers that we have used ourselves, also of entries that do not count.
     """
 
     def __init__(self, genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud] | None = None) -> None:
         self.ledger = Ledger(genesis, frozen)
-        self._own = own
+        self.own = own
         self.tops = dict.fromkeys(Lane, 0)
         self.ydoc: Doc[Any] = Doc(client_id=self._client())
 
@@ -36,18 +37,18 @@ class Replica:
         return self.ledger.genesis
 
     def _client(self) -> int:
-        chain = self.ledger.chain(ChainId(self._own, Lane.DATA))
+        chain = self.ledger.chain(ChainId(self.own, Lane.DATA))
         top = max(chain.head, self.tops[Lane.DATA])
         if chain.epochs and top == chain.head:
             return chain.epochs[-1].client
-        return client_id(self.genesis.namespace, self._own, top + 1)
+        return client_id(self.genesis.namespace, self.own, top + 1)
 
     def add(self, entry: Entry) -> Verdict:
         """Add an entry whose signature is good; as `Ledger.add`."""
         verdict = self.ledger.add(entry)
         if verdict is Verdict.ADDED and entry.body.lane is Lane.DATA:
             self.ydoc.apply_update(entry.body.payload)
-            if entry.body.author == self._own:
+            if entry.body.author == self.own:
                 self.renew_client()
         return verdict
 
@@ -85,9 +86,9 @@ class Replica:
         return self._sign(key, Lane.CONTROL, kind, encode_action(action), time, news)
 
     def _sign(self, key: IdentityKey, lane: Lane, kind: Kind, payload: bytes, time: int, deps: Sequence[Dep]) -> Entry:
-        chain = self.ledger.chain(ChainId(self._own, lane))
+        chain = self.ledger.chain(ChainId(self.own, lane))
         body = Body(
-            author=self._own,
+            author=self.own,
             lane=lane,
             kind=kind,
             seq=max(chain.head, self.tops[lane]) + 1,
@@ -100,7 +101,7 @@ class Replica:
         return sign_entry(key, self.genesis.namespace, body)
 
     def _news(self, lane: Lane) -> list[Dep]:
-        own = ChainId(self._own, lane)
+        own = ChainId(self.own, lane)
         seen = self.ledger.chain(own).seen
         return [
             Dep(chain.author, Lane(chain.lane), found.head, found.head_hash[:MARK_BYTES])

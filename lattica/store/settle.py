@@ -1,0 +1,72 @@
+"""What follows when entries have come in: what is kept, what is not any more, and the replica that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lattica.store.absorb import Absorbed
+from lattica.store.entry import ChainId, Entry
+from lattica.store.ledger import Fraud
+from lattica.store.replay import replay
+from lattica.store.replica import Replica
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What is to be made durable, all at once.
+
+    Attributes:
+        replica: With what counts now; the same one, or a new one.
+        put: New entries that count.
+        drop: Entries that do not count any more. Our own are kept on disk: their numbers must not be used again.
+        frauds: New proofs.
+    """
+
+    replica: Replica
+    put: Sequence[Entry]
+    drop: Sequence[Entry]
+    frauds: Mapping[ChainId, Fraud]
+
+
+def new_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict[ChainId, Fraud]:
+    """Those of proven frauds that are news: of each chain the first, and that only if it is before the one known.
+
+    One whose author has no right in the namespace is nobody's concern.
+    """
+    news: dict[ChainId, Fraud] = {}
+    for chain, fraud in found:
+        known = news.get(chain) or replica.ledger.frozen.get(chain)
+        if (known is None or fraud.seq < known.seq) and replica.ledger.rights_of(chain.author):
+            news[chain] = fraud
+    return news
+
+
+def settle(
+    replica: Replica, absorbed: Absorbed, frauds: Mapping[ChainId, Fraud], stored: Sequence[Entry] | None
+) -> Settled:
+    """What to keep.
+
+    Args:
+        replica: That has absorbed.
+        absorbed: What.
+        frauds: New ones.
+        stored: All entries that were kept before, in order; needed if something must be replayed, or there are frauds.
+    """
+    if stored is None:
+        return Settled(replica, absorbed.added, (), {})
+    ledger = replica.ledger
+    entries = _distinct([*stored, *absorbed.added, *absorbed.resuming])
+    renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries)
+    gone = {entry.hash for entry in lost}
+    before = {entry.hash for entry in stored}
+    return Settled(
+        renewed,
+        [entry for entry in entries if entry.hash not in before and entry.hash not in gone],
+        [entry for entry in lost if entry.hash in before and entry.body.author != replica.own],
+        frauds,
+    )
+
+
+def _distinct(entries: Iterable[Entry]) -> list[Entry]:
+    return list({entry.hash: entry for entry in entries}.values())

@@ -1,0 +1,173 @@
+"""Replicas of one namespace in memory, and authors that are not all honest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pycrdt import Array, Map, Text, TransactionEvent
+
+from lattica.errors import EntryRefusedError
+from lattica.identity import IdentityKey
+from lattica.store.absorb import absorb, check_signatures, prove_fraud
+from lattica.store.control import EVERYBODY, Grant, Revoke, Role
+from lattica.store.entry import ChainId, Entry, Lane, Verifier
+from lattica.store.ledger import Fraud
+from lattica.store.namespace import Genesis
+from lattica.store.replay import replay
+from lattica.store.replica import Replica
+from lattica.store.settle import Settled, new_frauds, settle
+
+NOW = 1_700_000_000_000 << 16
+ROOTS = ("map:settings", "list:log", "text:notes")
+
+
+def key_of(number: int) -> IdentityKey:
+    return IdentityKey.from_seed(bytes((number,)) * 32)
+
+
+class SimReplica:
+    """One replica, with its disk: a list."""
+
+    def __init__(self, genesis: Genesis, key: IdentityKey) -> None:
+        self.genesis = genesis
+        self.key = key
+        self.stored: list[Entry] = []
+        self.frauds: dict[ChainId, Fraud] = {}
+        self.refused: list[tuple[Entry, str]] = []
+        self.verifier = Verifier(genesis.namespace)
+        self.replica = Replica(genesis, key.peer_id.raw)
+
+    @property
+    def digest(self) -> bytes:
+        return self.replica.ledger.frontier().digest()
+
+    @property
+    def counting(self) -> list[Entry]:
+        return [entry for entry in self.stored if self.counts(entry)]
+
+    def counts(self, entry: Entry) -> bool:
+        return self.replica.ledger.chain(entry.chain).mark(entry.body.seq) == entry.mark
+
+    def state(self) -> dict[str, Any]:
+        doc = self.replica.ydoc
+        return {
+            "map:settings": doc.get("map:settings", type=Map).to_py(),
+            "list:log": doc.get("list:log", type=Array).to_py(),
+            "text:notes": str(doc.get("text:notes", type=Text)),
+        }
+
+    # writing
+
+    def write(self, number: int) -> Entry | None:
+        """Write something, if that is allowed, and what it is can be told by the number."""
+        updates: list[bytes] = []
+
+        def note(event: TransactionEvent) -> None:
+            updates.append(event.update)
+
+        subscription = self.replica.ydoc.observe(note)
+        _WRITES[number % len(_WRITES)](self.replica.ydoc, number)
+        self.replica.ydoc.unobserve(subscription)
+        if not updates:
+            return None
+        return self.keep(self.replica.write(self.key, updates[0], NOW))
+
+    def grant(self, author: IdentityKey, role: Role = Role.WRITER, paths: tuple[str, ...] = ()) -> Entry | None:
+        return self.keep(self.replica.control(self.key, Grant(author.peer_id.raw, role, paths), NOW))
+
+    def revoke(self, author: IdentityKey, right: bytes = EVERYBODY) -> Entry | None:
+        data, control = (self.replica.ledger.chain(ChainId(author.peer_id.raw, lane)) for lane in reversed(Lane))
+        action = Revoke(author.peer_id.raw, right, data.head, control.head)
+        return self.keep(self.replica.control(self.key, action, NOW))
+
+    def keep(self, entry: Entry) -> Entry | None:
+        """Add an entry of ours; one that breaks the rules is given up, and the document is as it was."""
+        try:
+            self.replica.add_own(entry)
+        except EntryRefusedError:
+            self.restart()
+            return None
+        if not self.counts(entry):
+            self.restart()
+            return None
+        self.stored.append(entry)
+        self._settle(settle(self.replica, absorb(self.replica, ()), {}, self.stored))
+        return entry
+
+    # reading
+
+    def receive(self, entries: Sequence[Entry], frauds: Iterable[Fraud] = ()) -> bool:
+        """Take in what another sends; whether anything changed."""
+        before = self.digest
+        check_signatures(entries, self.verifier)
+        absorbed = absorb(self.replica, entries)
+        self.refused += absorbed.refused
+        pairs = [(fraud.one, fraud.other) for fraud in frauds]
+        known = {(entry.chain, entry.body.seq): entry for entry in [*self.stored, *absorbed.added]}
+        pairs += [(known[fork.chain, fork.body.seq].raw, fork.raw) for fork in absorbed.forks]
+        proven = [prove_fraud(self.genesis.namespace, one, other, self.verifier) for one, other in pairs]
+        news = new_frauds(self.replica, [(entry.chain, fraud) for entry, fraud in proven])
+        must = absorbed.must_replay or news
+        self._settle(settle(self.replica, absorbed, news, self.stored if must else None))
+        return self.digest != before
+
+    def _settle(self, settled: Settled) -> None:
+        dropped = {entry.hash for entry in settled.drop}
+        self.stored = [entry for entry in [*self.stored, *settled.put] if entry.hash not in dropped]
+        self.frauds.update(settled.frauds)
+        self.replica = settled.replica
+
+    def restart(self) -> None:
+        self.replica, _ = replay(self.genesis, self.key.peer_id.raw, self.frauds, self.stored)
+
+    def twin(self, skip: int = 0) -> SimReplica:
+        """Another replica with our key, which knows the same, and leaves out ``skip`` numbers: no honest author has one."""
+        twin = SimReplica(self.genesis, self.key)
+        twin.stored, twin.frauds = list(self.stored), dict(self.frauds)
+        twin.restart()
+        if skip:
+            twin.replica.used(Lane.DATA, max(twin.replica.tops[Lane.DATA], 0) + skip)
+        return twin
+
+
+def converge(replicas: Sequence[SimReplica]) -> None:
+    """Let each tell each other all that counts for it, until nobody learns anything."""
+    for _ in range(4 * len(replicas) + 4):
+        changed = False
+        for one in replicas:
+            for other in replicas:
+                if one is not other:
+                    changed |= other.receive(one.counting, one.frauds.values())
+        if not changed:
+            return
+    raise AssertionError("they go on telling each other news")
+
+
+def _set(doc: Any, number: int) -> None:
+    doc.get("map:settings", type=Map)[f"k{number % 3}"] = number
+
+
+def _delete(doc: Any, number: int) -> None:
+    settings = doc.get("map:settings", type=Map)
+    if f"k{number % 3}" in settings:
+        del settings[f"k{number % 3}"]
+
+
+def _append(doc: Any, number: int) -> None:
+    log = doc.get("list:log", type=Array)
+    log.insert(number % (len(log) + 1), number)
+
+
+def _pop(doc: Any, number: int) -> None:
+    log = doc.get("list:log", type=Array)
+    if len(log):
+        del log[number % len(log)]
+
+
+def _type(doc: Any, number: int) -> None:
+    notes = doc.get("text:notes", type=Text)
+    notes.insert(number % (len(notes) + 1), "abc"[: number % 3 + 1])
+
+
+_WRITES = (_set, _append, _type, _delete, _pop)
