@@ -540,3 +540,50 @@ class DocumentUpdateError(EntryRefusedError):
 
     def __str__(self) -> str:
         return f"the document's update cannot be taken: {self.reason}"
+
+
+class ReplicaStoreError(UsageError):
+    """The file that keeps the replicas of documents cannot be used: locked, full, damaged, from another version.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong and what to do.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the document store {self.path} cannot be used: {self.reason}"
+
+
+class BatchRefusedError(LatticaError):
+    """A batch contradicts what is stored; nothing of it was stored, and the store works on.
+
+    Attributes:
+        reason: What does not fit.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the batch was not stored: {self.reason}"
+
+
+class ArchiveError(UsageError):
+    """A backup of documents cannot be read, or written.
+
+    Attributes:
+        reason: What is wrong with it and what to do.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the archive cannot be used: {self.reason}"
