@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
 from typing import Any, ClassVar, Protocol
 
 from pycrdt import Array, Doc, Map, Text
@@ -72,10 +71,18 @@ class Container:
         found: Map[Any] = self._host.ydoc.get(self._root, type=Map)
         return found
 
-    def _items(self) -> list[tuple[str, Value]]:
-        """All keys with their values, decoded and sorted: yrs gives them in any order."""
+    def _keys(self) -> list[str]:
+        """The keys of a map that have values, sorted: yrs gives them in any order."""
+        shared = self._map()
         with self._host.ydoc.transaction():
-            return sorted(((key, decode_value(raw)) for key, raw in self._map().items()), key=itemgetter(0))
+            # pycrdt lists keys that hold a format, as nobody writes with this module, but finds nothing there.
+            return sorted(key for key in shared if key in shared)
+
+    def _items(self) -> list[tuple[str, Value]]:
+        """The keys of a map with their values, decoded, sorted by key."""
+        shared = self._map()
+        with self._host.ydoc.transaction():
+            return [(key, decode_value(shared[key])) for key in self._keys()]
 
     def _array(self) -> Array[Any]:
         found: Array[Any] = self._host.ydoc.get(self._root, type=Array)

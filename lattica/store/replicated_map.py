@@ -10,10 +10,7 @@ from lattica.store.values import Storable, Value, check_key, decode_value, encod
 
 
 class _Entries(Container):
-    """Keys and values of a map root, decoded. Keys come sorted: yrs gives them in any order."""
-
-    def _keys(self) -> list[str]:
-        return sorted(self._map().keys())
+    """Single entries of a map root, decoded."""
 
     def _get(self, key: object) -> Value:
         shared = self._map()
@@ -66,7 +63,7 @@ class ReplicatedMap(_Entries, MutableMapping[str, Value]):
         return iter(self._keys())
 
     def __len__(self) -> int:
-        return len(self._map())
+        return len(self._keys())
 
     def clear(self) -> None:
         """Remove every key that is known here; what others write at the same time stays."""
@@ -93,7 +90,7 @@ class OwnMap(_Entries, Mapping[str, Value]):
         return iter(self._keys())
 
     def __len__(self) -> int:
-        return len(self._map())
+        return len(self._keys())
 
     def set(self, value: Storable) -> None:
         """Write our own value.

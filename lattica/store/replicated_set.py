@@ -72,14 +72,16 @@ class ReplicatedSet(Container):
         self._host.check_writing()
         wanted = element_key(element)
         shared = self._map()
-        for key in list(shared.keys()):
+        for key in self._keys():
             if key.rpartition("@")[0] == wanted:
                 del shared[key]
 
     def clear(self) -> None:
         """Remove every element that is known here."""
         self._host.check_writing()
-        self._map().clear()
+        shared = self._map()
+        for key in self._keys():
+            del shared[key]
 
     def _elements(self) -> dict[str, Element]:
         """By canonical text, sorted. What is not under its own key does not count."""

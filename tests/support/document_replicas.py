@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from pycrdt import Doc, TransactionEvent
@@ -131,8 +132,18 @@ class Replicas:
         self.replicas[number].apply(written)
         return written
 
-    def deliver_all(self) -> None:
-        for replica in self.replicas:
-            for written in self.log:
-                if written.author != replica.number:
-                    replica.apply(written)
+    def deliver_all(self, order: Random) -> None:
+        """Give every replica all that it has not got, in a random causal order, now and then something once more."""
+        for number, replica in enumerate(self.replicas):
+            while sum(replica.seen) < len(self.log):
+                ready = self.deliverable(number)
+                new = [written for written in ready if written.after[written.author] == replica.seen[written.author]]
+                replica.apply(order.choice(ready if order.random() < 0.2 else new))
+
+    def late_reader(self, order: Random) -> Replica:
+        """A replica that got each author's updates in order, but those of different authors in any."""
+        late = Replica(len(self.replicas), len(self.replicas))
+        queues = [[one.update for one in self.log if one.author == replica.number] for replica in self.replicas]
+        while waiting := [queue for queue in queues if queue]:
+            late.write(order.choice(waiting).pop(0))
+        return late
