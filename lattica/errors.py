@@ -587,3 +587,20 @@ class ArchiveError(UsageError):
 
     def __str__(self) -> str:
         return f"the archive cannot be used: {self.reason}"
+
+
+class StoreValueError(StoreUsageError):
+    """A value cannot be kept in a shared document; nothing was written.
+
+    Attributes:
+        where: The place within what was to be written, such as ``"settings['a'][3]"``.
+        reason: What is wrong there and what to do.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
