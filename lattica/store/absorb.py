@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lattica.errors import EntryRefusedError
-from lattica.store.entry import ChainId, Entry, Verifier, read_entry
+from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.namespace import NamespaceId
 from lattica.store.replica import Replica
+from lattica.store.yupdate_places import Place
+
+
+class Written(NamedTuple):
+    """An entry of data that was added.
+
+    Attributes:
+        entry: The entry.
+        places: What it has written to.
+    """
+
+    entry: Entry
+    places: Set[Place]
 
 
 @dataclass(slots=True)
@@ -18,6 +32,7 @@ class Absorbed:
 
     Attributes:
         added: In order; to be kept on disk before anybody is told of them.
+        written: What those of them that are data have written to.
         known: How many were here already, or do not count.
         missing: How many build on what is not here.
         forks: Each has the number of another entry of its author that is here.
@@ -27,12 +42,19 @@ class Absorbed:
     """
 
     added: list[Entry] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)
     known: int = 0
     missing: int = 0
     forks: list[Entry] = field(default_factory=list)
     resuming: list[Entry] = field(default_factory=list)
     cuts: bool = False
     refused: list[tuple[Entry, str]] = field(default_factory=list)
+
+    def take(self, replica: Replica, entry: Entry) -> None:
+        """Note an entry that was just added."""
+        self.added.append(entry)
+        if entry.body.lane is Lane.DATA:
+            self.written.append(Written(entry, replica.ledger.touched))
 
     @property
     def must_replay(self) -> bool:
@@ -51,7 +73,7 @@ def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
             result.refused.append((entry, error.reason))
             continue
         if verdict in (Verdict.ADDED, Verdict.CUTS):
-            result.added.append(entry)
+            result.take(replica, entry)
             result.cuts |= verdict is Verdict.CUTS
         elif verdict is Verdict.FORK:
             result.forks.append(entry)

@@ -40,6 +40,10 @@ class Frontier:
     heads: Mapping[ChainId, Head]
     frozen: Mapping[ChainId, int]
 
+    def with_heads(self, heads: Mapping[ChainId, Head]) -> Frontier:
+        """This one with some heads replaced."""
+        return Frontier(self.namespace, {**self.heads, **heads}, self.frozen) if heads else self
+
     def digest(self) -> bytes:
         """32 bytes that stand for all of it."""
         hasher = blake3(_DOMAIN + self.namespace.raw)

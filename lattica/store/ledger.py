@@ -13,7 +13,7 @@ from enum import Enum, auto
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
 from lattica.store.chain import Chain, Epoch, client_id
-from lattica.store.control import MAX_CONTROL_ENTRIES, Control, Revoke, Right, Rights, read_action
+from lattica.store.control import MAX_CONTROL_ENTRIES, Control, Grant, Revoke, Right, Rights, Role, read_action
 from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
 from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis
@@ -153,6 +153,8 @@ class Ledger:
     def _add_control(self, entry: Entry, chain: Chain, seen: Mapping[ChainId, int]) -> Verdict:
         body = entry.body
         action = read_action(entry)
+        if isinstance(action, Grant) and action.role is Role.ADMIN and body.author != self.genesis.owner.raw:
+            raise EntryRefusedError("only the owner makes admins")
         owner_seen = seen.get(ChainId(self.genesis.owner.raw, Lane.CONTROL), 0)
         if not self.rights.may_control(body.author, body.seq, owner_seen):
             if self.rights.was_admin(body.author, owner_seen):

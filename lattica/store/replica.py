@@ -43,6 +43,10 @@ class Replica:
             return chain.epochs[-1].client
         return client_id(self.genesis.namespace, self.own, top + 1)
 
+    def counts(self, entry: Entry) -> bool:
+        """Whether the entry is one of those that count."""
+        return self.ledger.chain(entry.chain).mark(entry.body.seq) == entry.mark
+
     def add(self, entry: Entry) -> Verdict:
         """Add an entry whose signature is good; as `Ledger.add`."""
         verdict = self.ledger.add(entry)

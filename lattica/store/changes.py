@@ -1,0 +1,93 @@
+"""What has changed in a document, for those who watch it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from lattica.errors import DocumentError
+from lattica.identity import PeerId
+from lattica.store.yupdate_places import Place
+
+MAX_PENDING = 1000
+"""Changes that wait for a slow observer; beyond, it is told to look at everything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One change of a document, durable here.
+
+    Attributes:
+        author: Who wrote it; ``None`` if ``everything`` may have changed.
+        places: Roots (such as ``"map:settings"``) and, of maps, the keys that were written.
+        time: When, in seconds since 1970, by its author's clock.
+        local: Whether we wrote it.
+        everything: Something does not count any more, or the observer was too slow: all has to be looked at anew.
+        lost: How many entries of ours do not count any more.
+    """
+
+    author: PeerId | None
+    places: frozenset[Place] = frozenset()
+    time: float = 0.0
+    local: bool = False
+    everything: bool = False
+    lost: int = 0
+
+
+class ChangeFeed:
+    """Hands changes to any number of observers, each at its own pace."""
+
+    def __init__(self) -> None:
+        self._observers: set[_Observer] = set()
+        self._failure: DocumentError | None = None
+        self._closed = False
+
+    @property
+    def observed(self) -> bool:
+        """Whether anybody watches."""
+        return bool(self._observers)
+
+    def publish(self, change: Change) -> None:
+        """Tell everybody."""
+        for observer in self._observers:
+            observer.put(change)
+
+    def close(self, failure: DocumentError | None = None) -> None:
+        """End all iterations, after what they have not seen yet; with ``failure`` if there is one."""
+        self._closed = True
+        self._failure = failure
+        for observer in self._observers:
+            observer.wake.set()
+
+    async def changes(self) -> AsyncIterator[Change]:
+        """Yield changes from now on, until the document is closed."""
+        observer = _Observer()
+        self._observers.add(observer)
+        try:
+            while True:
+                while observer.pending:
+                    yield observer.pending.popleft()
+                if self._closed:
+                    break
+                observer.wake.clear()
+                await observer.wake.wait()
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self._observers.discard(observer)
+
+
+class _Observer:
+    def __init__(self) -> None:
+        self.pending: deque[Change] = deque()
+        self.wake = asyncio.Event()
+
+    def put(self, change: Change) -> None:
+        if len(self.pending) >= MAX_PENDING:
+            lost = change.lost + sum(pending.lost for pending in self.pending)
+            self.pending.clear()
+            change = Change(author=None, everything=True, lost=lost)
+        self.pending.append(change)
+        self.wake.set()

@@ -1,0 +1,162 @@
+"""A replicated document, as programs use it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from pycrdt import Doc
+
+from lattica.errors import StoreUsageError
+from lattica.identity import PeerId
+from lattica.store.changes import Change
+from lattica.store.control import EVERYBODY, Grant, Revoke, Role
+from lattica.store.counter import Counter
+from lattica.store.entry import MAX_SEQ, ChainId, Lane
+from lattica.store.frontier import Frontier
+from lattica.store.journal import Journal
+from lattica.store.namespace import Genesis, NamespaceId, Policy
+from lattica.store.replica import Replica
+from lattica.store.replicated_list import ReplicatedList
+from lattica.store.replicated_map import OwnMap, Register, ReplicatedMap
+from lattica.store.replicated_set import ReplicatedSet
+from lattica.store.replicated_text import ReplicatedText
+
+
+class Document:
+    """One namespace's document; from `ReplicatedStore`.
+
+    Its containers are there as soon as they are named. Reading them takes no time. Writing takes a transaction, which
+    becomes one entry: signed, durable, and sent to others.
+
+        async with document.transaction():
+            document.map("settings")["rate"] = 0.1
+            document.counter("steps").add(1)
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    @property
+    def namespace(self) -> NamespaceId:
+        """The namespace's ID: tell it to whoever is to open the document."""
+        return self._journal.genesis.namespace
+
+    @property
+    def genesis(self) -> Genesis:
+        """What the namespace was made as."""
+        return self._journal.genesis
+
+    @property
+    def author(self) -> str:
+        """Our peer ID as text."""
+        return str(PeerId(self._journal.replica.own))
+
+    @property
+    def ydoc(self) -> Doc[Any]:
+        """The Yjs document. Do not keep it: it is replaced when something does not count any more."""
+        return self._journal.replica.ydoc
+
+    # containers
+
+    def map(self, name: str) -> ReplicatedMap:
+        """A mapping of strings to values."""
+        return ReplicatedMap(self, name)
+
+    def list(self, name: str) -> ReplicatedList:
+        """A list of values."""
+        return ReplicatedList(self, name)
+
+    def text(self, name: str) -> ReplicatedText:
+        """A text."""
+        return ReplicatedText(self, name)
+
+    def counter(self, name: str) -> Counter:
+        """A number that everybody adds to."""
+        return Counter(self, name)
+
+    def set(self, name: str) -> ReplicatedSet:
+        """A set, in which an addition wins over a removal that does not know of it."""
+        return ReplicatedSet(self, name)
+
+    def register(self, name: str) -> Register:
+        """One value."""
+        return Register(self, name)
+
+    def own(self, name: str) -> OwnMap:
+        """One value of each author, which nobody else can write."""
+        return OwnMap(self, name)
+
+    # reading
+
+    def frontier(self) -> Frontier:
+        """How far this replica goes, by what is durable. Replicas with equal frontiers hold equal documents."""
+        return self._journal.frontier
+
+    def changes(self) -> AsyncIterator[Change]:
+        """Yield what changes from now on, by us and by others, once it is durable here.
+
+        A slow observer does not hold up anything: it misses details, and is told so. Ends when the document is closed.
+        """
+        return self._journal.feed.changes()
+
+    # writing
+
+    def check_writing(self) -> None:
+        """Raise `StoreUsageError` unless the current task is in a transaction of this document."""
+        if not self._journal.is_writing:
+            raise StoreUsageError("written outside of a transaction; use `async with document.transaction():`")
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Document]:
+        """Write in this block, from this task: all of it becomes one entry, durable here when the block has ended.
+
+        Other writers wait meanwhile, so do not wait for anything slow in it. If the block raises, nothing is written.
+        Cancelled while the entry becomes durable, it is written or not, but never in part.
+
+        Raises:
+            StoreUsageError: We may not write here, or it is too large for one entry; nothing is written.
+            ReplicaStoreError: It is not durable, and the document cannot be used any more.
+        """
+        async with self._journal.transaction():
+            yield self
+
+    # rights
+
+    async def grant(self, peer: PeerId, role: Role = Role.WRITER, *, paths: Sequence[str] = ()) -> None:
+        """Give a peer the right to write; durable when this returns. What it wrote before stays without effect.
+
+        Args:
+            peer: Who.
+            role: An admin may also grant and revoke the right to write.
+            paths: Names of containers that it may write, and of all below (``"a"`` covers ``"a/b"``). Without:
+                everything.
+
+        Raises:
+            StoreUsageError: We are no admin, or not the owner, who alone makes admins.
+        """
+        await self._journal.control(lambda _: [Grant(peer.raw, role, tuple(paths))])
+
+    async def revoke(self, peer: PeerId) -> None:
+        """End all rights of a peer that are known here; durable when this returns.
+
+        What we have seen of it goes on to count. What it wrote and we have not seen counts nowhere, even if it could
+        not know. A right that somebody grants without knowing of this stays.
+
+        Raises:
+            StoreUsageError: We are no admin; or the peer is one, and we are not the owner.
+        """
+        await self._journal.control(lambda replica: _revocations(replica, peer.raw))
+
+
+def _revocations(replica: Replica, author: bytes) -> list[Revoke]:
+    ledger = replica.ledger
+    if author == ledger.genesis.owner.raw:  # whose right has no name
+        raise StoreUsageError("the owner's right to write cannot be revoked")
+    last = ledger.chain(ChainId(author, Lane.DATA)).head
+    last_control = ledger.chain(ChainId(author, Lane.CONTROL)).head
+    marks = [right.mark for right in ledger.rights_of(author) if right.last > last]
+    if ledger.genesis.policy is not Policy.OPEN:
+        marks = [mark for mark in marks if mark != EVERYBODY]
+    return [Revoke(author, mark, last, last_control) for mark in marks]

@@ -1,0 +1,292 @@
+"""The life of one replica: what is written here and what comes in goes through its rules, to disk, and then to all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pycrdt import Doc, TransactionEvent
+
+from lattica.background import Background
+from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, ReplicaStoreError, StoreUsageError
+from lattica.identity import IdentityKey, PeerId
+from lattica.store.absorb import Absorbed, Written, absorb, check_signatures, prove_fraud
+from lattica.store.changes import Change, ChangeFeed
+from lattica.store.clock import HybridClock, check_time, to_seconds
+from lattica.store.control import Grant, Revoke
+from lattica.store.disk import StoreDisk
+from lattica.store.entry import ChainId, Entry, Verifier, read_entry
+from lattica.store.frontier import Frontier, Head
+from lattica.store.ledger import Fraud, Verdict
+from lattica.store.loading import batch_of, load_replica, stored_entries
+from lattica.store.replica import Replica
+from lattica.store.settle import Settled, new_frauds, settle
+
+_EMPTY_UPDATE = b"\0\0"
+
+
+class Received(NamedTuple):
+    """What became of a message with entries.
+
+    Attributes:
+        added: How many are new here, and durable.
+        missing: How many build on what is not here.
+        refused: Those that break the rules, and how.
+    """
+
+    added: int
+    missing: int
+    refused: Sequence[tuple[Entry, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    """What is said of a batch once it is durable."""
+
+    heads: Mapping[ChainId, Head]
+    frontier: Frontier | None
+    changes: Sequence[Change]
+
+
+class Journal:
+    """One replica, on disk and in memory.
+
+    Attributes:
+        genesis: The namespace's.
+        frontier: How far it goes, by what is durable.
+        feed: Tells what changes, once that is durable.
+        clock: Its hybrid clock.
+    """
+
+    def __init__(
+        self,
+        key: IdentityKey,
+        disk: StoreDisk,
+        replica: Replica,
+        tasks: Background,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.genesis = replica.genesis
+        self.frontier = replica.ledger.frontier()
+        self.feed = ChangeFeed()
+        self.clock = HybridClock(max((chain.time for chain in replica.ledger.chains.values()), default=0))
+        self._key = key
+        self._disk = disk
+        self._replica = replica
+        self._tasks = tasks
+        self._now = now
+        self._verifier = Verifier(replica.genesis.namespace)
+        self._lock = asyncio.Lock()
+        self._writer: asyncio.Task[Any] | None = None
+        self._failure: LatticaError | None = None
+        self._latest: asyncio.Task[LatticaError | None] | None = None
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def replica(self) -> Replica:
+        """What counts, as it is in memory: perhaps not durable yet."""
+        return self._replica
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the current task is in a transaction."""
+        return self._writer is not None and asyncio.current_task() is self._writer
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` whenever the frontier has changed, until what is returned is called."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def close(self) -> None:
+        """Take no more, and wait for what is becoming durable; observers end."""
+        self._fail(StoreUsageError("the document is closed; open it again"))
+        async with self._lock:
+            await self._flush()
+
+    def _fail(self, failure: LatticaError) -> None:
+        if self._failure is None:
+            self._failure = failure
+            self.feed.close()
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # writing
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """See `Document.transaction`."""
+        if self.is_writing:
+            raise StoreUsageError("a transaction cannot be begun within another one; write everything in the first")
+        async with self._lock:
+            self._check_usable()
+            self._writer = asyncio.current_task()
+            updates: list[bytes] = []
+            try:
+                ydoc = self._replica.ydoc
+                with _observed(ydoc, updates), ydoc.transaction():
+                    yield
+            except BaseException:
+                await self._undo(updates)
+                raise
+            finally:
+                self._writer = None
+            durable = await self._write(updates[0]) if updates else None
+        if durable is not None:
+            await _done(durable)
+
+    async def _write(self, update: bytes) -> asyncio.Task[LatticaError | None]:
+        entry = self._replica.write(self._key, update, self.clock.tick(self._now()))
+        try:
+            return await self._take_own(entry)
+        except EntryRefusedError as error:
+            await self._undo([update])
+            raise StoreUsageError(f"nothing was written: {error.reason}") from error
+
+    async def control(self, make: Callable[[Replica], Sequence[Grant | Revoke]]) -> None:
+        """Grant and revoke what ``make`` says, in view of what is known; durable when this returns.
+
+        Raises:
+            StoreUsageError: We may not; what came before in the sequence is done.
+            ReplicaStoreError: It is not durable, and the document cannot be used any more.
+        """
+        async with self._lock:
+            self._check_usable()
+            for action in make(self._replica):
+                entry = self._replica.control(self._key, action, self.clock.tick(self._now()))
+                try:
+                    durable = await self._take_own(entry)
+                except EntryRefusedError as error:
+                    raise StoreUsageError(f"this cannot be granted or revoked here: {error.reason}") from error
+                await _done(durable)
+
+    async def _take_own(self, entry: Entry) -> asyncio.Task[LatticaError | None]:
+        verdict = self._replica.add_own(entry)
+        if verdict not in (Verdict.ADDED, Verdict.CUTS):
+            raise EntryRefusedError("our right to do so has been revoked, or what our identity writes is frozen")
+        absorbed = Absorbed(cuts=verdict is Verdict.CUTS)
+        absorbed.take(self._replica, entry)
+        return await self._settle(absorbed, {}, local=True)
+
+    async def _undo(self, updates: Sequence[bytes]) -> None:
+        """Forget what the document has written that will be no entry: it is made anew of those that there are."""
+        if updates:
+            await self._flush()
+            self._replica = await load_replica(self._disk, self.genesis, self._key.peer_id.raw)
+
+    # what others write
+
+    async def receive(self, raws: Sequence[bytes], proofs: Sequence[tuple[bytes, bytes]] = ()) -> Received:
+        """Take in entries, and proofs of fraud; what is good is durable when this returns.
+
+        Raises:
+            EntryRefusedError: One is malformed, forged or from the future; nothing was taken.
+            ReplicaStoreError: They are not durable, and the document cannot be used any more.
+        """
+        namespace = self.genesis.namespace
+        entries = [read_entry(raw, namespace) for raw in raws]
+        for entry in entries:
+            check_time(entry.body.time, self._now())
+        proven = [prove_fraud(namespace, one, other, self._verifier) for one, other in proofs]
+        check_signatures(entries, self._verifier)
+        async with self._lock:
+            self._check_usable()
+            absorbed = absorb(self._replica, entries)
+            found = [(entry.chain, fraud) for entry, fraud in proven]
+            found += [(fork.chain, await self._prove(fork, absorbed)) for fork in absorbed.forks]
+            durable = await self._settle(absorbed, new_frauds(self._replica, found))
+        await _done(durable)
+        return Received(len(absorbed.added), absorbed.missing, absorbed.refused)
+
+    async def _prove(self, fork: Entry, absorbed: Absorbed) -> Fraud:
+        """The proof that an entry is, together with the one of its number that counts here."""
+        seq = fork.body.seq
+        for entry in absorbed.added:
+            if entry.chain == fork.chain and entry.body.seq == seq:
+                return Fraud(seq, entry.raw, fork.raw)
+        await self._flush()
+        author, lane = fork.chain
+        [raw] = await self._disk.run(self.genesis.namespace.raw, author, lane, seq, seq, 0)
+        return Fraud(seq, raw, fork.raw)
+
+    # to disk
+
+    async def _settle(
+        self, absorbed: Absorbed, frauds: Mapping[ChainId, Fraud], *, local: bool = False
+    ) -> asyncio.Task[LatticaError | None]:
+        """Have what follows on its way to the disk."""
+        for entry in absorbed.added:
+            self.clock.observe(entry.body.time)
+        if not absorbed.must_replay and not frauds:
+            heads = {entry.chain: Head(entry.body.seq, entry.hash) for entry in absorbed.added}
+            changes = [_change(change, local=local) for change in absorbed.written] if self.feed.observed else []
+            return self._commit(Settled(self._replica, absorbed.added, (), {}), _Commit(heads, None, changes))
+        await self._flush()
+        before = self._replica
+        stored = await stored_entries(self._disk, self.genesis.namespace)
+        settled = settle(before, absorbed, frauds, stored)
+        self._replica = settled.replica
+        lost = sum(
+            entry.body.author == before.own and before.counts(entry) and not settled.replica.counts(entry)
+            for entry in [*stored, *absorbed.added]
+        )
+        change = Change(author=None, everything=True, lost=lost)
+        return self._commit(settled, _Commit({}, settled.replica.ledger.frontier(), [change]))
+
+    def _commit(self, settled: Settled, commit: _Commit) -> asyncio.Task[LatticaError | None]:
+        self._latest = self._tasks.start(self._make_durable(settled, commit))
+        return self._latest
+
+    async def _make_durable(self, settled: Settled, commit: _Commit) -> LatticaError | None:
+        batch = batch_of(self.genesis.namespace, settled)
+        try:
+            if batch.changes:
+                await self._disk.commit(batch)
+        except (ReplicaStoreError, BatchRefusedError) as error:
+            self._fail(error)
+            return error
+        frontier = commit.frontier or self.frontier.with_heads(commit.heads)
+        if frontier != self.frontier:
+            self.frontier = frontier
+            for listener in list(self._listeners):
+                listener()
+        for change in commit.changes:
+            self.feed.publish(change)
+        return None
+
+    async def _flush(self) -> None:
+        """Wait until the disk has everything; raises if it cannot have it."""
+        if self._latest is not None:
+            await _done(self._latest)
+
+
+async def _done(durable: asyncio.Task[LatticaError | None]) -> None:
+    error = await asyncio.shield(durable)
+    if error is not None:
+        raise error
+
+
+@contextlib.contextmanager
+def _observed(ydoc: Doc[Any], updates: list[bytes]) -> Iterator[None]:
+    """Note the update of a transaction in this block, unless it is empty."""
+
+    def note(event: TransactionEvent) -> None:
+        if event.update != _EMPTY_UPDATE:
+            updates.append(event.update)
+
+    subscription = ydoc.observe(note)
+    try:
+        yield
+    finally:
+        ydoc.unobserve(subscription)
+
+
+def _change(written: Written, *, local: bool) -> Change:
+    body = written.entry.body
+    return Change(author=PeerId(body.author), places=frozenset(written.places), time=to_seconds(body.time), local=local)
