@@ -154,6 +154,8 @@ def _revocations(replica: Replica, author: bytes) -> list[Revoke]:
     ledger = replica.ledger
     if author == ledger.genesis.owner.raw:  # whose right has no name
         raise StoreUsageError("the owner's right to write cannot be revoked")
+    if replica.own != ledger.genesis.owner.raw and ledger.rights.was_admin(author, MAX_SEQ):
+        raise StoreUsageError("the peer is an admin; only the owner can revoke that")
     last = ledger.chain(ChainId(author, Lane.DATA)).head
     last_control = ledger.chain(ChainId(author, Lane.CONTROL)).head
     marks = [right.mark for right in ledger.rights_of(author) if right.last > last]
