@@ -11,7 +11,7 @@ import contextlib
 import functools
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +110,10 @@ class StoreDisk:
         """
         end = MAX_SEQ if last is None else last
         return await self._read(self._reader.run, namespace, author, lane, first, end, max_bytes)
+
+    async def row_after(self, namespace: bytes, chains: Sequence[tuple[bytes, int, int]]) -> int | None:
+        """The first row of an entry that comes after one of those: each an author, a lane and a sequence number."""
+        return await self._read(self._reader.row_after, namespace, chains)
 
     async def proofs(self, namespace: bytes) -> list[tuple[bytes, int, int, bytes, bytes]]:
         """Author, lane, sequence number and the two entries of each proof of fraud."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,9 @@ _RECORDS = f"""SELECT row, peer, lane, seq, hash, raw FROM entries INDEXED BY en
 _RUN = f"""SELECT seq, raw FROM entries
     WHERE author = (SELECT number FROM authors WHERE namespace = {NAMESPACE} AND peer = ?)
     AND lane = ? AND seq BETWEEN ? AND ? ORDER BY seq"""  # noqa: S608
+_ROW_AFTER = f"""SELECT row FROM entries
+    WHERE author = (SELECT number FROM authors WHERE namespace = {NAMESPACE} AND peer = ?)
+    AND lane = ? AND seq > ? ORDER BY seq LIMIT 1"""  # noqa: S608
 _PROOFS = f"""SELECT peer, lane, seq, one, other FROM proofs JOIN authors ON authors.number = proofs.author
     WHERE proofs.namespace = {NAMESPACE} ORDER BY peer, lane"""  # noqa: S608
 
@@ -62,6 +66,12 @@ class DiskReader:
                     break
                 found.append(raw)
         return found
+
+    def row_after(self, namespace: bytes, chains: Sequence[tuple[bytes, int, int]]) -> int | None:
+        """The first row of an entry of an author, in a lane, beyond a number; ``None`` if there is none."""
+        with sqlite_errors(self._path):
+            found = [self._database.execute(_ROW_AFTER, (namespace, *chain)).fetchone() for chain in chains]
+        return min((row for (row,) in filter(None, found)), default=None)
 
     def proofs(self, namespace: bytes) -> list[tuple[bytes, int, int, bytes, bytes]]:
         """Author, lane, sequence number and the two entries of each proof."""

@@ -90,10 +90,6 @@ class LinkState:
         self._proofs_told.update((chain, frontier.frozen[chain]) for chain in found)
         return found
 
-    def knows_proof(self, chain: ChainId, seq: int) -> None:
-        """Note that it has sent the proof of a fraud."""
-        self._proofs_told[chain] = seq
-
     # what we ask it for
 
     def to_fetch(self, ledger: Ledger, busy: Collection[ChainId]) -> dict[ChainId, Locator]:
