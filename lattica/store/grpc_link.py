@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
+from lattica._proto import store_pb2
 from lattica.errors import NetworkError, RemoteProtocolError, StreamError
 from lattica.identity import PeerId
 from lattica.store.sync_wire import MAX_FRAME
 
 SERVICE = "lattica.v1.Store"
+ASK_TIMEOUT_S = 10.0
+"""Seconds for a peer to send a genesis."""
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -67,14 +71,35 @@ class ServedLink:
         return _checked(frame, self.peer)
 
 
-@contextlib.asynccontextmanager
-async def call_peer(channel: grpc.aio.Channel, peer: PeerId) -> AsyncIterator[CallerLink]:
-    """A stream to the peer on its channel; ended with the block. Raises `NetworkError`, in its methods."""
-    call: Any = channel.stream_stream(f"/{SERVICE}/Sync")()
-    try:
-        yield CallerLink(peer, call)
-    finally:
-        call.cancel()
+class GrpcPeers:
+    """Calls replicas over gRPC; implements `lattica.store.ports.StorePeers`.
+
+    Args:
+        channel_to: The shared channel to a peer, made without waiting.
+    """
+
+    def __init__(self, channel_to: Callable[[PeerId], grpc.aio.Channel]) -> None:
+        self._channel_to = channel_to
+
+    @contextlib.asynccontextmanager
+    async def call(self, peer: PeerId) -> AsyncIterator[CallerLink]:
+        """A stream to a peer while the block lasts."""
+        call: Any = self._channel_to(peer).stream_stream(f"/{SERVICE}/Sync")()
+        try:
+            yield CallerLink(peer, call)
+        finally:
+            call.cancel()
+
+    async def genesis(self, peer: PeerId, namespace: bytes) -> bytes:
+        """What the peer says is the genesis of a namespace; empty if it does not know."""
+        request = store_pb2.GenesisRequest(namespace=namespace).SerializeToString()
+        call: Any = self._channel_to(peer).unary_unary(f"/{SERVICE}/GetGenesis")
+        with _errors(peer):
+            raw = await call(request, timeout=ASK_TIMEOUT_S)
+        try:
+            return store_pb2.GenesisResponse.FromString(raw).genesis
+        except DecodeError as error:
+            raise RemoteProtocolError("a malformed genesis", peer) from error
 
 
 @contextlib.contextmanager

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-import grpc.aio
-from google.protobuf.message import DecodeError
-
-from lattica._proto import store_pb2
-from lattica.background import Background
+from lattica.background import Background, background_tasks
 from lattica.errors import EntryRefusedError, NetworkError, NoReplicaError
 from lattica.identity import IdentityKey, PeerId
-from lattica.store.disk import StoreDisk
+from lattica.store.disk import StoreDisk, open_store_disk
 from lattica.store.disk_batch import Batch
 from lattica.store.document import Document
-from lattica.store.grpc_link import SERVICE, call_peer
 from lattica.store.journal import Journal
 from lattica.store.loading import load_replica
 from lattica.store.namespace import Genesis, Limits, NamespaceId, Policy, create_genesis, read_genesis
-from lattica.store.ports import ReplicaRouting, StoreChannels, SyncLink
+from lattica.store.ports import ReplicaRouting, StorePeers
 from lattica.store.replicator import Replicator
 
 FIND_TIMEOUT_S = 30.0
 """Seconds that `ReplicatedStore.open` looks for a namespace that is not here."""
-ASK_TIMEOUT_S = 10.0
-"""Seconds for one peer to send a genesis."""
 SEARCH_PAUSE_S = 1.0
 """Seconds between two searches for a namespace."""
 
@@ -39,7 +35,7 @@ class ReplicatedStore:
         key: IdentityKey,
         disk: StoreDisk,
         tasks: Background,
-        channels: StoreChannels,
+        peers: StorePeers,
         routing: ReplicaRouting,
         now: Callable[[], float],
         geneses: dict[NamespaceId, Genesis],
@@ -47,7 +43,7 @@ class ReplicatedStore:
         self._key = key
         self._disk = disk
         self._tasks = tasks
-        self._channels = channels
+        self._peers = peers
         self._routing = routing
         self._now = now
         self._geneses = geneses
@@ -142,16 +138,11 @@ class ReplicatedStore:
     async def _start(self, genesis: Genesis) -> _Open:
         replica = await load_replica(self._disk, genesis, self._key.peer_id.raw)
         journal = Journal(self._key, self._disk, replica, self._tasks, now=self._now)
-        replicator = Replicator(self._key.peer_id, journal, self._disk, self._dial, self._routing, self._tasks)
+        replicator = Replicator(self._key.peer_id, journal, self._disk, self._peers.call, self._routing, self._tasks)
         if genesis.namespace in self._known:
             replicator.add_peers([self._known.pop(genesis.namespace)])
         running = self._tasks.start(replicator.run())
         return _Open(Document(journal), journal, replicator, running)
-
-    @contextlib.asynccontextmanager
-    async def _dial(self, peer: PeerId) -> AsyncIterator[SyncLink]:
-        async with call_peer(self._channels.channel(peer), peer) as link:
-            yield link
 
     # a namespace that is not here
 
@@ -171,7 +162,7 @@ class ReplicatedStore:
         try:
             async for peer in self._routing.find(namespace.multihash):
                 try:
-                    genesis = await self._ask(peer, namespace)
+                    genesis = read_genesis(await self._peers.genesis(peer, namespace.raw), namespace)
                     self._known[namespace] = peer
                     return genesis
                 except (NetworkError, EntryRefusedError) as error:
@@ -179,19 +170,6 @@ class ReplicatedStore:
         except NetworkError as error:
             attempts["dht"] = str(error)
         return None
-
-    async def _ask(self, peer: PeerId, namespace: NamespaceId) -> Genesis:
-        request = store_pb2.GenesisRequest(namespace=namespace.raw).SerializeToString()
-        call: Any = self._channels.channel(peer).unary_unary(f"/{SERVICE}/GetGenesis")
-        try:
-            response = store_pb2.GenesisResponse.FromString(await call(request, timeout=ASK_TIMEOUT_S))
-        except DecodeError as error:
-            raise RemoteProtocolError("a malformed genesis", peer) from error
-        except grpc.aio.AioRpcError as error:
-            if isinstance(error, NetworkError):
-                raise
-            raise NetworkError(f"{peer} did not say: {error.details()}") from error
-        return read_genesis(response.genesis, namespace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +186,7 @@ class _Open:
 async def open_store(
     key: IdentityKey,
     path: Path,
-    channels: StoreChannels,
+    peers: StorePeers,
     routing: ReplicaRouting,
     *,
     now: Callable[[], float] = time.time,
@@ -221,7 +199,7 @@ async def open_store(
     async with open_store_disk(path) as disk, background_tasks() as tasks:
         geneses = [read_genesis(raw, NamespaceId(raw_id)) for raw_id, raw in (await disk.namespaces()).items()]
         by_name = {genesis.namespace: genesis for genesis in geneses}
-        store = ReplicatedStore(key, disk, tasks, channels, routing, now, by_name)
+        store = ReplicatedStore(key, disk, tasks, peers, routing, now, by_name)
         try:
             yield store
         finally:
