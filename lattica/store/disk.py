@@ -218,12 +218,10 @@ async def open_store_disk(path: Path) -> AsyncIterator[StoreDisk]:
 def _open_files(path: Path, threads: _Threads, files: contextlib.ExitStack) -> tuple[DiskWriter, DiskReader]:
     """Lock and open; what ``files`` is to close is closed in the opposite order, after the last read has ended."""
     files.callback(os.close, lock_store(path))
-    writer = DiskWriter(path, open_writer(path))
-    files.callback(writer.close)
-    reader = DiskReader(path, open_reader(path))
-    files.callback(reader.close)
+    writing = files.enter_context(contextlib.closing(open_writer(path)))
+    reading = files.enter_context(contextlib.closing(open_reader(path)))
     files.callback(threads.read.shutdown)
-    return writer, reader
+    return DiskWriter(path, writing), DiskReader(path, reading)
 
 
 async def _outlast(future: asyncio.Future[T]) -> T:

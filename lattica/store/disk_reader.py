@@ -74,8 +74,3 @@ class DiskReader:
         with sqlite_errors(self._path):
             found = self._database.execute(query, (namespace,)).fetchone()
         return (found[0], found[1]) if found else None
-
-    def close(self) -> None:
-        """Close the connection."""
-        with sqlite_errors(self._path):
-            self._database.close()

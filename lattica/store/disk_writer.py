@@ -69,11 +69,6 @@ class DiskWriter:
                 return [error] * len(group)
         return [self._broken] * len(group)
 
-    def close(self) -> None:
-        """Carry the log over to the database and close it."""
-        with sqlite_errors(self._path):
-            self._database.close()
-
     def _apply_together(self, group: Sequence[Batch]) -> list[Outcome]:
         try:
             return self._transaction(lambda: self._insert(group))
