@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -290,6 +291,42 @@ class TestGroups:
         assert 2000 <= most < 3000 + batch(entries[-1]).size
         assert await disk.commit(batch(record(101, size=10_000))) == 101, "a larger one comes alone"
 
+    async def test_a_commit_that_is_cancelled_when_its_turn_has_come_lets_the_next_go_on(
+        self, disk: StoreDisk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lattica.store.disk.MAX_QUEUED", 1)
+        grant = disk._grant_turn
+
+        def grant_and_cancel() -> None:
+            grant()
+            if disk._turns and disk._turns[0].done():
+                commits[1].cancel()
+
+        monkeypatch.setattr(disk, "_grant_turn", grant_and_cancel)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            commits = [tasks.create_task(disk.commit(batch(record(seq)))) for seq in range(1, 5)]
+        assert commits[1].cancelled()
+        assert await stored(disk) == [record(seq) for seq in (1, 3, 4)]
+
+    async def test_a_commit_does_not_overtake_one_whose_turn_has_come(
+        self, disk: StoreDisk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lattica.store.disk.MAX_QUEUED", 1)
+        grant = disk._grant_turn
+        late: list[asyncio.Task[int]] = []
+
+        def commit_and_grant() -> None:
+            if disk._turns and not late:
+                late.append(tasks.create_task(disk.commit(batch(record(9)))))
+            grant()
+
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            for seq in (1, 2):
+                tasks.create_task(disk.commit(batch(record(seq))))
+            await asyncio.sleep(0)
+            monkeypatch.setattr(disk, "_grant_turn", commit_and_grant)
+        assert await stored(disk) == [record(1), record(2), record(9)]
+
     async def test_a_commit_that_is_cancelled_while_it_waits_for_room_lets_the_next_go_on(
         self, disk: StoreDisk, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -372,6 +409,31 @@ class TestLifetime:
             await task
         async with open_store_disk(tmp_path / "store") as disk:
             assert list(await disk.namespaces()) == [NAMESPACE]
+
+    async def test_what_is_queued_is_written_even_if_the_block_is_cancelled_again_and_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate, ready = threading.Event(), asyncio.Event()
+        commits: list[asyncio.Task[int]] = []
+
+        async def use(tasks: asyncio.TaskGroup) -> None:
+            async with open_store_disk(tmp_path / "store") as disk:
+                await disk.commit(genesis())
+                apply = disk._writer.apply
+                monkeypatch.setattr(disk._writer, "apply", lambda group: gate.wait(10) and apply(group))
+                commits.extend(tasks.create_task(disk.commit(batch(record(seq)))) for seq in (1, 2))
+                ready.set()
+                await asyncio.Event().wait()
+
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(use(tasks))
+            await ready.wait()
+            for _ in range(5):
+                task.cancel()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            gate.set()
+        assert [commit.result() for commit in commits] == [1, 2]
 
     async def test_opening_may_be_cancelled_at_any_moment(self, tmp_path: Path) -> None:
         async def use() -> None:

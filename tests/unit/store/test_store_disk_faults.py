@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from store_batches import NAMESPACE, batch, genesis, record
+from store_batches import BOB, NAMESPACE, batch, genesis, record
 
 from lattica.errors import ReplicaStoreError
 from lattica.store.disk import StoreDisk, open_store_disk
@@ -145,6 +145,16 @@ class TestFullDisk:
         disk._writer._database.execute("PRAGMA max_page_count = 1000000")
         await disk.commit(batch(record(3, size=100_000)))
         assert await stored(disk) == [record(1), record(2), record(3, size=100_000)]
+
+    async def test_takes_back_namespaces_and_authors_too(self, disk: StoreDisk) -> None:
+        pages = disk._writer._database.execute("PRAGMA page_count").fetchone()[0]
+        disk._writer._database.execute(f"PRAGMA max_page_count = {pages + 10}")
+        change = batch(record(1, BOB), record(2, BOB, size=100_000))
+        with pytest.raises(ReplicaStoreError):
+            await disk.commit(change)
+        await disk.commit(batch(record(1, b"carol")))
+        await disk.commit(batch(record(2, BOB)))
+        assert await stored(disk) == [record(1), record(1, b"carol"), record(2, BOB)]
 
     async def test_fails_all_that_waited_together(self, disk: StoreDisk) -> None:
         pages = disk._writer._database.execute("PRAGMA page_count").fetchone()[0]
