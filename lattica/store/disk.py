@@ -23,6 +23,8 @@ from lattica.store.disk_reader import DiskReader
 from lattica.store.disk_schema import lock_store, open_reader, open_writer
 from lattica.store.disk_writer import DiskWriter, Outcome
 
+__all__ = ["Batch", "Record", "StoreDisk", "open_store_disk"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -197,6 +199,7 @@ async def open_store_disk(path: Path) -> AsyncIterator[StoreDisk]:
     Raises:
         ReplicaStoreError: Another process has it, it cannot be used, or it is from another version.
     """
+    path = path.absolute()
     loop = asyncio.get_running_loop()
     files = contextlib.ExitStack()
     with (

@@ -12,8 +12,10 @@ import pytest
 from store_batches import ALICE, BOB, DATA, NAMESPACE, OTHER, batch, genesis, record
 
 from lattica.errors import BatchRefusedError, ReplicaStoreError
-from lattica.store.disk import StoreDisk, open_store_disk
-from lattica.store.disk_batch import MAX_SEQ, Batch, Record
+from lattica.store.disk import Batch, Record, StoreDisk, open_store_disk
+from lattica.store.disk_batch import MAX_SEQ
+
+SETTINGS = {"journal_mode": "wal", "synchronous": 2, "fullfsync": 1, "checkpoint_fullfsync": 1}
 
 
 @pytest.fixture
@@ -457,6 +459,11 @@ class TestLifetime:
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert set(modes.values()) == {0o600}
         assert {"store.sqlite", "store.sqlite-wal", "store.sqlite.lock"} <= set(modes)
+
+    async def test_each_commit_reaches_the_disk_itself(self, disk: StoreDisk) -> None:
+        """No test can cut the power; SQLite promises it with these settings (https://www.sqlite.org/pragma.html)."""
+        found = {name: disk._writer._database.execute(f"PRAGMA {name}").fetchone()[0] for name in SETTINGS}
+        assert found == SETTINGS
 
     async def test_its_size_is_that_of_the_database_and_the_log(self, disk: StoreDisk, tmp_path: Path) -> None:
         before = disk.size
