@@ -202,6 +202,16 @@ class TestNamespaces:
         await disk.commit(genesis())
         assert (await stored(disk), await disk.proofs(NAMESPACE), await disk.snapshot(NAMESPACE)) == ([], [], None)
 
+    async def test_that_are_forgotten_leave_nothing_in_the_file(self, disk: StoreDisk) -> None:
+        change = batch(record(1), record(1, BOB))
+        change.proof(ALICE, DATA, 1, b"one", b"other")
+        change.snapshot(b"snapshot", 1)
+        await disk.commit(change)
+        await disk.forget(NAMESPACE)
+
+        for table in ("namespaces", "authors", "entries", "proofs", "snapshots"):
+            assert disk._writer._database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+
 
 class TestProofs:
     async def test_of_the_lowest_number_win(self, disk: StoreDisk) -> None:
