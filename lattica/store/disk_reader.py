@@ -22,7 +22,7 @@ _RUN = f"""SELECT seq, raw FROM entries
     WHERE author = (SELECT number FROM authors WHERE namespace = {_NAMESPACE} AND peer = ?)
     AND lane = ? AND seq BETWEEN ? AND ? ORDER BY seq"""  # noqa: S608
 _ROW_AFTER = f"""SELECT row FROM entries
-    WHERE author = (SELECT number FROM authors WHERE namespace = {NAMESPACE} AND peer = ?)
+    WHERE author = (SELECT number FROM authors WHERE namespace = {_NAMESPACE} AND peer = ?)
     AND lane = ? AND seq > ? ORDER BY seq LIMIT 1"""  # noqa: S608
 _PROOFS = f"""SELECT peer, lane, seq, one, other FROM proofs JOIN authors ON authors.number = proofs.author
     WHERE proofs.namespace = {_NAMESPACE} ORDER BY peer, lane"""  # noqa: S608
