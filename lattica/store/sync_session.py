@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from lattica.background import background_tasks
@@ -121,7 +122,7 @@ class SyncSession:
 
     def _news(self) -> SyncMessage:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
-        wanted = self._state.to_fetch(ledger, self._board.busy(self))
+        wanted = self._state.to_fetch(ledger, self._board.busy(self), time.monotonic())
         self._board.take(self, wanted)
         proofs = [ledger.frozen[chain] for chain in self._state.new_proofs(frontier)]
         greet, self._greet = self._greet, b""
@@ -171,7 +172,7 @@ class SyncSession:
         if message.answered:
             if not self._state.fetching:
                 raise RemoteProtocolError("an answer to no question", self.peer)
-            self._judge(useful=self._state.answered(self._journal.replica.ledger))
+            self._judge(useful=self._state.answered(self._journal.replica.ledger, time.monotonic()))
             self._board.release(self)
         if message.heads or message.answered:
             self.wake()
