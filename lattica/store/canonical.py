@@ -1,7 +1,7 @@
 """A document's whole content as bytes that are equal for equal documents.
 
 yrs writes the clients of an update in any order, and may have left runs of items in pieces. So the content is put into
-a new document, all at once, whereupon yrs joins what can be joined; its update is taken apart and put together in order.
+a new document, all at once, whereupon yrs joins what can be joined; its update is taken apart and put in order.
 Deleted items stay as runs without content: others may refer to them.
 """
 

@@ -22,7 +22,6 @@ from lattica.store.roots import RootKind, TextRoots, parse_root
 from lattica.store.yupdate import Kind, UpdateLimits, YUpdate, check_own, read_update
 from lattica.store.yupdate_places import ItemParents, Place
 
-
 _REVISIONS = count()
 
 

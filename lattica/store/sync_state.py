@@ -137,24 +137,21 @@ class LinkState:
             return False
         return ledger.revision == futile.revision or now < futile.retry_at
 
-    def answered(self, ledger: Ledger, now: float) -> bool:
-        """Note that its answer has ended; whether that has brought anything of use.
+    def answered(self, ledger: Ledger, now: float) -> None:
+        """Note that its answer has ended.
 
         What is lacking still, it could not send, or it builds on what is not here, or it does not count here. It is
         asked for that again when there is something new, here or there; more and more rarely if that does not help.
         """
-        useful = False
         for chain in self.fetching:
             head, offer = _head(ledger.chain(chain)), self._offers.get(chain, NOTHING)
             before = self._futile.pop(chain, None)
             if not _lacks(ledger, chain, offer):
-                useful = True
                 continue
             times = before.times + 1 if before is not None and before.head == head else 0
             pause = min(FUTILE_PAUSE_S * 2.0 ** min(times, 16), LONGEST_FUTILE_PAUSE_S)
             self._futile[chain] = _Futile(head, offer, ledger.revision, times, now + pause)
         self.fetching = frozenset()
-        return useful
 
 
 def _head(chain: Chain) -> Offer:
