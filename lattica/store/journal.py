@@ -14,6 +14,7 @@ from pycrdt import Doc, TransactionEvent
 from lattica.background import Background
 from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, ReplicaStoreError, StoreUsageError
 from lattica.identity import IdentityKey, PeerId
+from lattica.store import metrics
 from lattica.store.absorb import Absorbed, Written, absorb, check_signatures, prove_fraud
 from lattica.store.changes import Change, ChangeFeed
 from lattica.store.clock import HybridClock, check_time, to_seconds
@@ -36,11 +37,13 @@ class Received(NamedTuple):
         added: How many are new here, and durable.
         missing: How many build on what is not here.
         refused: Those that break the rules, and how.
+        lasts: Of each chain the last entry that was sent.
     """
 
     added: int
     missing: int
     refused: Sequence[tuple[Entry, str]]
+    lasts: Mapping[ChainId, Head]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,7 @@ class Journal:
             raise EntryRefusedError("our right to do so has been revoked, or what our identity writes is frozen")
         absorbed = Absorbed(cuts=verdict is Verdict.CUTS)
         absorbed.take(self._replica, entry)
+        metrics.ENTRIES_WRITTEN.inc()
         return await self._settle(absorbed, {}, local=True)
 
     async def _undo(self, updates: Sequence[bytes]) -> None:
@@ -202,7 +206,8 @@ class Journal:
             found += [(fork.chain, await self._prove(fork, absorbed)) for fork in absorbed.forks]
             durable = await self._settle(absorbed, new_frauds(self._replica, found))
         await _done(durable)
-        return Received(len(absorbed.added), absorbed.missing, absorbed.refused)
+        lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
+        return Received(len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
 
     async def _prove(self, fork: Entry, absorbed: Absorbed) -> Fraud:
         """The proof that an entry is, together with the one of its number that counts here."""
@@ -231,6 +236,8 @@ class Journal:
         before = self._replica
         stored = await stored_entries(self._disk, self.genesis.namespace)
         settled = settle(before, absorbed, frauds, stored)
+        metrics.REPLAYS.inc()
+        metrics.FRAUDS.inc(len(settled.frauds))
         self._replica = settled.replica
         lost = sum(
             entry.body.author == before.own and before.counts(entry) and not settled.replica.counts(entry)

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias, cast
 from lattica.errors import StoreValueError
 from lattica.store.containers_host import Container, DocumentHost
 from lattica.store.roots import RootKind
-from lattica.store.values import MAX_DEPTH, encode_value
+from lattica.store.values import MAX_DEPTH, decode_value, encode_value
 
 Element: TypeAlias = "str | int | bool | bytes | tuple[Element, ...] | None"
 """What a set can hold."""
@@ -41,8 +41,9 @@ class ReplicatedSet(Container):
         return iter(self._elements().values())
 
     def __contains__(self, element: object) -> bool:
-        key = element_key(element)
-        return key is not None and key in self._elements()
+        canonical = element_key(element)
+        shared = self._map()
+        return any(element_key(decode_value(shared[key])) == canonical for key in self._keys_of(canonical))
 
     def to_set(self) -> set[Element]:
         """A copy; in it, as in any set of Python, ``1`` and ``True`` are one."""
@@ -70,11 +71,9 @@ class ReplicatedSet(Container):
             StoreUsageError: There is no transaction.
         """
         self._host.check_writing()
-        wanted = element_key(element)
         shared = self._map()
-        for key in self._keys():
-            if key.rpartition("@")[0] == wanted:
-                del shared[key]
+        for key in self._keys_of(element_key(element)):
+            del shared[key]
 
     def clear(self) -> None:
         """Remove every element that is known here."""
@@ -82,6 +81,12 @@ class ReplicatedSet(Container):
         shared = self._map()
         for key in self._keys():
             del shared[key]
+
+    def _keys_of(self, canonical: str | None) -> list[str]:
+        """The keys under which authors have added the element of this canonical text."""
+        shared = self._map()
+        found = [key for key in shared if key.rpartition("@")[0] == canonical]
+        return [key for key in found if key in shared]
 
     def _elements(self) -> dict[str, Element]:
         """By canonical text, sorted. What is not under its own key does not count."""

@@ -1,4 +1,4 @@
-"""js-libp2p, as `make interop` installs it: where it is, and how to run one of its peers."""
+"""js-libp2p and Yjs, as `make interop` installs them: where they are, and how to run a program that uses them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "interop" / "js" / "peer.mjs"
+SOURCES = Path(__file__).parents[1] / "interop" / "js"
 INSTALLED = Path(__file__).parents[2] / ".interop"
 NODE = INSTALLED / "node_modules" / "node" / "bin" / "node"
 START_S = 40.0
@@ -16,9 +16,13 @@ START_S = 40.0
 needs_js_libp2p = pytest.mark.skipif(
     not NODE.exists(), reason="js-libp2p is not installed; `make interop` does that, with npm"
 )
+needs_yjs = pytest.mark.skipif(
+    not (NODE.exists() and (INSTALLED / "node_modules" / "yjs").exists()),
+    reason="Yjs is not installed; `make interop` does that, with npm",
+)
 
 
-def js_command(*arguments: str) -> list[str]:
-    """The command line of a peer; `peer.mjs` says what arguments there are."""
-    program = shutil.copy(SOURCE, INSTALLED)  # where its imports are found
+def js_command(*arguments: str, script: str = "peer.mjs") -> list[str]:
+    """The command line of a program; its own head says what arguments there are."""
+    program = shutil.copy(SOURCES / script, INSTALLED)  # where its imports are found
     return [str(NODE), str(program), *arguments]

@@ -46,8 +46,20 @@ ACTIONS = (
 ELEMENTS: tuple[Element, ...] = ("a", 1, True, ("a", b"\0"))
 KEYS = ("red", "green")
 Step = tuple[int, str, int]
-stories = st.lists(
-    st.tuples(st.integers(0, REPLICAS - 1), st.sampled_from(ACTIONS), st.integers(0, 1 << 10)), max_size=40
+
+
+def stories_of(*actions: str) -> st.SearchStrategy[list[Step]]:
+    step = st.tuples(st.integers(0, REPLICAS - 1), st.sampled_from(actions), st.integers(0, 1 << 10))
+    return st.integers(0, 60).flatmap(lambda size: st.lists(step, min_size=size, max_size=size))
+
+
+# Of one container only as well: there it takes few steps until two are in each other's way.
+stories = st.one_of(
+    stories_of(*ACTIONS),
+    *(
+        stories_of(*(DELIVER,) * 2, *(action for action in ACTIONS if action.startswith(kind)))
+        for kind in ("map", "list", "text", "set", "counter")
+    ),
 )
 
 

@@ -112,3 +112,4 @@ def test_what_is_not_under_its_own_key_does_not_count() -> None:
         shared["[1]@stranger"] = [1]
 
     assert list(members) == ["a"]
+    assert [one for one in ("a", "b", "c", "d", "e", [1]) if one in members] == ["a"]

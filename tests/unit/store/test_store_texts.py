@@ -128,3 +128,17 @@ def test_formats_and_objects_of_other_programs_do_not_shift_positions(
         notes.delete(low, high)
 
     assert str(notes) == model[:low] + model[high:]
+
+
+def test_deleting_leaves_the_objects_beside_what_is_deleted() -> None:
+    replica = Replica()
+    notes = ReplicatedText(replica, "notes")
+    shared = replica.ydoc.get("text:notes", type=Text)
+    with replica.transaction():
+        notes.append("abc")
+        shared.insert_embed(1, {"image": 1})
+        shared.insert_embed(3, {"image": 2})
+        notes.delete(1, 2)
+        notes.insert(1, "x")
+
+    assert [content for content, _ in shared.diff()] == ["ax", {"image": 1.0}, {"image": 2.0}, "c"]

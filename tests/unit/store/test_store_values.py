@@ -16,6 +16,7 @@ from pycrdt import Array, Doc, Map, XmlFragment
 
 from lattica.errors import StoreValueError
 from lattica.store.values import MAX_DEPTH, check_key, check_text, decode_value, encode_value
+from lattica.store.yupdate import read_update
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -89,6 +90,7 @@ def test_what_is_read_equals_what_was_written_in_type_too(value: object) -> None
     ("raw", "read"),
     [
         pytest.param(3.0, 3, id="whole number"),
+        pytest.param(-0.0, -0.0, id="negative zero"),
         pytest.param({"$float": "x"}, {"$float": "x"}, id="mark without its number"),
         pytest.param({"$float": True}, {"$float": True}, id="mark with a truth value"),
         pytest.param({"$tuple": 1.0}, {"$tuple": 1}, id="mark without its list"),
@@ -112,6 +114,13 @@ def nested(depth: int) -> object:
     value: object = 1
     for _ in range(depth):
         value = [value]
+    return value
+
+
+def marked(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = (value,)
     return value
 
 
@@ -164,10 +173,19 @@ def test_a_value_that_cannot_be_kept_is_refused_with_its_place(value: object, me
     assert message in str(caught.value)
 
 
-def test_as_deep_as_allowed_can_be_written() -> None:
-    value = nested(MAX_DEPTH)
+@pytest.mark.parametrize("value", [nested(MAX_DEPTH), marked(MAX_DEPTH // 2)])
+def test_as_deep_as_allowed_can_be_written_and_passes_other_replicas(value: object) -> None:
+    plain = encode_value(value, "value")
 
-    assert decode_value(through_documents(encode_value(value, "value"))) == value
+    assert decode_value(through_documents(plain)) == value
+    doc: Doc[Any] = Doc(client_id=1)
+    doc.get("map:m", type=Map)["k"] = plain
+    assert read_update(doc.get_update()).structs
+
+
+def test_what_is_kept_under_a_mark_is_deeper() -> None:
+    with pytest.raises(StoreValueError, match="nested more than 32 deep"):
+        encode_value(marked(MAX_DEPTH // 2 + 1), "value")
 
 
 def written_size(plain: object) -> int:
