@@ -50,6 +50,7 @@ class Chain:
         self.time = 0
         self.seen: dict[ChainId, int] = {}
         self.epochs: list[Epoch] = []
+        self._numbers: dict[int, int] = {}
         self._seqs = array("Q")
         self._marks = bytearray()
         self._clocks = array("I")
@@ -70,6 +71,11 @@ class Chain:
         self._clocks.append(clock)
         self.head, self.head_hash, self.time = body.seq, entry.hash, body.time
         self.seen = self.seen_with(body.deps)
+
+    def begin(self, epoch: Epoch) -> None:
+        """What is added from here on belongs to the epoch."""
+        self._numbers[epoch.client] = len(self.epochs)
+        self.epochs.append(epoch)
 
     def seen_with(self, deps: Sequence[Dep]) -> dict[ChainId, int]:
         """What the author has seen with these besides; the chain stays as it is."""
@@ -101,8 +107,8 @@ class Chain:
 
     def clock_at(self, client: int, seq: int) -> int:
         """The clock that the client had reached with the entry ``seq``; 0 if it had not begun."""
-        for number, epoch in enumerate(self.epochs):
-            if epoch.client == client and epoch.first <= seq:
-                end = self.epochs[number + 1].first if number + 1 < len(self.epochs) else self.head + 1
-                return self._clocks[bisect_right(self._seqs, min(seq, end - 1)) - 1]
-        return 0
+        number = self._numbers.get(client)
+        if number is None or self.epochs[number].first > seq:
+            return 0
+        end = self.epochs[number + 1].first if number + 1 < len(self.epochs) else self.head + 1
+        return self._clocks[bisect_right(self._seqs, min(seq, end - 1)) - 1]

@@ -14,7 +14,18 @@ from itertools import count
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
 from lattica.store.chain import Chain, Epoch, client_id
-from lattica.store.control import MAX_CONTROL_ENTRIES, Control, Grant, Revoke, Right, Rights, Role, read_action
+from lattica.store.control import (
+    MAX_CONTROL_ENTRIES,
+    MAX_GRANTS_EACH,
+    Control,
+    Grant,
+    Revoke,
+    Right,
+    Rights,
+    Role,
+    Scope,
+    read_action,
+)
 from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
 from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis
@@ -67,6 +78,7 @@ class Ledger:
         genesis: The namespace's.
         chains: Of each author and lane that has entries.
         frozen: Chains whose authors' frauds are proven.
+        rights: Who may write what, by the control entries that are here.
         touched: The places that the latest data entry wrote to.
         revision: Changes whenever anything is added; no two ledgers have the same.
     """
@@ -75,23 +87,13 @@ class Ledger:
         self.genesis = genesis
         self.chains: dict[ChainId, Chain] = {}
         self.frozen = dict(frozen or {})
+        self.rights = Rights(genesis)
         self.touched: set[Place] = set()
         self.revision = next(_REVISIONS)
         self._places = ItemParents(TextRoots())
         self._clients: dict[int, ChainId] = {}
-        self._controls: dict[bytes, list[Control]] = {}
-        self._rights: Rights | None = None
-        self._rights_of: dict[bytes, list[Right]] = {}
         self._names: dict[bytes, str] = {}
         self._limits = UpdateLimits(size=genesis.limits.entry)
-
-    @property
-    def rights(self) -> Rights:
-        """Who may write what, by the control entries that are here."""
-        if self._rights is None:
-            self._rights = Rights(self.genesis, self._controls)
-            self._rights_of.clear()
-        return self._rights
 
     def frontier(self) -> Frontier:
         """What is here: equal frontiers, equal states."""
@@ -172,10 +174,11 @@ class Ledger:
             raise EntryRefusedError("its author is no admin")
         if len(chain) >= MAX_CONTROL_ENTRIES:
             raise EntryRefusedError(f"its author has granted and revoked {MAX_CONTROL_ENTRIES} times")
-        self._controls.setdefault(body.author, []).append(Control(body.seq, entry.mark, owner_seen, action))
+        if isinstance(action, Grant) and self.rights.grants(body.author, action.author) >= MAX_GRANTS_EACH:
+            raise EntryRefusedError(f"its author has given that one {MAX_GRANTS_EACH} rights")
+        self.rights.add(body.author, Control(body.seq, entry.mark, owner_seen, action))
         self.chains[entry.chain] = chain
         chain.append(entry)
-        self._rights = None
         return Verdict.CUTS if isinstance(action, Revoke) and self._may_cut(action) else Verdict.ADDED
 
     def _may_cut(self, revoke: Revoke) -> bool:
@@ -184,11 +187,7 @@ class Ledger:
 
     def rights_of(self, author: bytes) -> list[Right]:
         """The author's rights to write, those that have ended included."""
-        rights = self.rights
-        found = self._rights_of.get(author)
-        if found is None:
-            found = self._rights_of[author] = rights.of(author)
-        return found
+        return self.rights.of(author)
 
     # data
 
@@ -210,12 +209,13 @@ class Ledger:
         self._check_needs(update, entry.chain, chain, seen)
         _check_flat(update)
         placement = self._places.place(update)
+        scope = Scope(rights)
         for place in placement.touched:
-            self._check_place(place, body.author, rights)
+            self._check_place(place, body.author, scope)
         self._places.add(placement)
         self.touched = placement.touched
         if not chain.epochs or chain.epochs[-1] is not epoch:
-            chain.epochs.append(epoch)
+            chain.begin(epoch)
             self._clients[epoch.client] = entry.chain
         self.chains[entry.chain] = chain
         chain.append(entry, clock)
@@ -242,13 +242,13 @@ class Ledger:
             if end > known:
                 raise EntryRefusedError("it refers to what its author has not declared to have seen")
 
-    def _check_place(self, place: Place, author: bytes, rights: Iterable[Right]) -> None:
+    def _check_place(self, place: Place, author: bytes, scope: Scope) -> None:
         kind, name = parse_root(place.root)
         if kind in (RootKind.COUNTER, RootKind.OWN) and place.key != self._name(author):
             raise EntryRefusedError(f"it writes another author's part of {place.root!r}")
         if name.startswith("~") and name.partition("/")[0] != f"~{self._name(author)}":
             raise EntryRefusedError(f"{place.root!r} belongs to another author")
-        if not any(right.covers(name) for right in rights):
+        if not scope.covers(name):
             raise EntryRefusedError(f"its author may not write {place.root!r}")
 
     def _name(self, author: bytes) -> str:

@@ -2,50 +2,67 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_replicas import SimReplica, converge, key_of
 
 from lattica.store.control import EVERYBODY, Role
-from lattica.store.entry import Kind
+from lattica.store.entry import Entry, Kind
 from lattica.store.namespace import Policy, create_genesis
 
-OWNER, ADMIN, WRITERS = 1, 2, (3, 4)
-ACTIONS = ("write", "write", "write", "write", "tell", "tell", "restart", "revoke", "grant", "twin", "skip", "admin")
+OWNER, ADMIN, WRITERS, GUEST = 1, 2, (3, 4), 5
+HONEST = ("write", "write", "write", "tell", "hint", "restart", "revoke", "grant", "admin")
+DISHONEST = ("twin", "skip", "rewind", "damage")
 
-steps = st.lists(
-    st.tuples(st.sampled_from(ACTIONS), st.integers(0, 3), st.integers(0, 3), st.integers(0, 255)), max_size=40
-)
+Step = tuple[str, int, int, int]
+policies = st.sampled_from((Policy.ALLOW_LIST, Policy.OPEN))
+
+
+def histories(size: int) -> st.SearchStrategy[list[Step]]:
+    """Stories of so many steps, at most, in which some go astray."""
+    actions = st.sampled_from((*HONEST * 2, *DISHONEST))
+    return st.lists(st.tuples(actions, st.integers(0, 4), st.integers(0, 4), st.integers(0, 1 << 12)), max_size=size)
 
 
 class Story:
-    """An owner, an admin and two writers; one of these, or more, may be dishonest."""
+    """An owner, an admin, two writers and a guest without rights; some of these, or all, may be dishonest."""
 
     def __init__(self, policy: Policy) -> None:
         genesis = create_genesis(key_of(OWNER), policy=policy)
-        self.keys = [key_of(number) for number in (OWNER, ADMIN, *WRITERS)]
+        self.keys = [key_of(number) for number in (OWNER, ADMIN, *WRITERS, GUEST)]
         self.replicas = [SimReplica(genesis, key) for key in self.keys]
         self.twins: list[SimReplica] = []
+        self.dishonest: set[bytes] = set()
+        self.loose: list[Entry] = []
         self.replicas[0].grant(self.keys[1], Role.ADMIN)
         self.replicas[0].grant(self.keys[2])
         if policy is Policy.ALLOW_LIST:
             self.replicas[0].grant(self.keys[3])
         converge(self.replicas)
 
+    @property
+    def everybody(self) -> list[SimReplica]:
+        return [*self.replicas, *self.twins]
+
     def do(self, action: str, who: int, whom: int, number: int) -> None:
         one, other = self.replicas[who], self.replicas[whom]
-        if action == "write":
+        if action in DISHONEST:
+            self.cheat(action, one, number)
+        elif action == "write":
             writer = self.twins[number % len(self.twins)] if self.twins and number % 4 == 0 else one
             writer.write(number)
         elif action == "tell":
             sent = one.counting
             other.receive([*sent[number % (len(sent) + 1) :], *sent], one.frauds.values())
+        elif action == "hint":
+            self.hint(self.everybody[number % len(self.everybody)], other, random.Random(number))
         elif action == "restart":
             one.restart()
-        elif action in ("revoke", "grant", "admin"):
+        else:
             self.control(action, one, whom, number)
-        elif len(self.twins) < 2 and who:
-            self.twins.append(one.twin(skip=number % 5 if action == "skip" else 0))
 
     def control(self, action: str, one: SimReplica, whom: int, number: int) -> None:
         key = self.keys[whom]
@@ -55,21 +72,50 @@ class Story:
         marks = [entry.mark for entry in one.counting if entry.body.kind is Kind.GRANT]
         one.revoke(key, (*marks, EVERYBODY)[number % (len(marks) + 1)])
 
+    def hint(self, one: SimReplica, other: SimReplica, chance: random.Random) -> None:
+        """Tell a part of it, in any order, some of it twice, and what others have let slip."""
+        sent = [*one.counting, *self.loose]
+        sent = [entry for entry in sent if chance.random() < 0.7] + [entry for entry in sent if chance.random() < 0.1]
+        if chance.random() < 0.5:
+            chance.shuffle(sent)
+        other.receive(sent, [fraud for fraud in one.frauds.values() if chance.random() < 0.5])
 
-@settings(deadline=None)
-@given(st.sampled_from((Policy.ALLOW_LIST, Policy.OPEN)), steps)
-def test_replicas_that_know_the_same_hold_the_same(policy: Policy, history: list[tuple[str, int, int, int]]) -> None:
+    def cheat(self, action: str, one: SimReplica, number: int) -> None:
+        self.dishonest.add(one.key.peer_id.raw)
+        if action == "rewind":
+            self.loose.append(one.rewind(number))
+        elif action == "damage":
+            self.loose.append(one.damage(number))
+        elif len(self.twins) < 3:
+            self.twins.append(one.twin(skip=number % 5 if action == "skip" else 0))
+
+
+def check_convergence(policy: Policy, history: list[Step]) -> None:
     story = Story(policy)
     for step in history:
         story.do(*step)
-    everybody = [*story.replicas, *story.twins]
 
-    converge(everybody)
+    converge(story.everybody)
 
-    assert len({replica.digest for replica in everybody}) == 1
-    states = [replica.state() for replica in everybody]
-    assert all(state == states[0] for state in states)
-    for replica in everybody:
+    assert len({replica.digest for replica in story.everybody}) == 1
+    state = story.replicas[0].state()
+    for replica in story.everybody:
+        assert replica.state() == state
         before = replica.digest
         replica.restart()
-        assert (replica.digest, replica.state()) == (before, states[0])
+        assert (replica.digest, replica.state()) == (before, state)
+        assert {chain.author for chain in replica.frauds} <= story.dishonest
+
+
+@settings(deadline=None, max_examples=60)
+@given(policies, histories(40))
+def test_replicas_that_know_the_same_hold_the_same(policy: Policy, history: list[Step]) -> None:
+    check_convergence(policy, history)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(deadline=None, max_examples=3000)
+@given(policies, histories(80))
+def test_replicas_hold_the_same_after_long_stories(policy: Policy, history: list[Step]) -> None:
+    check_convergence(policy, history)
