@@ -79,6 +79,16 @@ class Control(NamedTuple):
     action: Grant | Revoke
 
 
+class ControlDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A control entry as a snapshot holds it; see `Control`."""
+
+    seq: int
+    mark: bytes
+    owner_seen: int
+    kind: Kind
+    payload: bytes
+
+
 class Right(NamedTuple):
     """A right to write.
 
@@ -114,6 +124,18 @@ def read_action(entry: Entry) -> Grant | Revoke:
         return _decode[entry.body.kind].decode(entry.body.payload)
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EntryRefusedError("it is malformed") from error
+
+
+def dump_control(control: Control) -> ControlDump:
+    """A control entry, for `load_control`."""
+    seq, mark, owner_seen, action = control
+    kind = Kind.GRANT if isinstance(action, Grant) else Kind.REVOKE
+    return ControlDump(seq, mark, owner_seen, kind, encode_action(action))
+
+
+def load_control(dump: ControlDump) -> Control:
+    """The control entry that was dumped. Raises `msgspec.DecodeError`."""
+    return Control(dump.seq, dump.mark, dump.owner_seen, _decode[dump.kind].decode(dump.payload))
 
 
 class Rights:

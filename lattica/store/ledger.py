@@ -10,16 +10,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
+import msgspec
+
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
-from lattica.store.chain import Chain, Epoch, client_id
-from lattica.store.control import MAX_CONTROL_ENTRIES, Control, Grant, Revoke, Right, Rights, Role, read_action
+from lattica.store.chain import Chain, ChainDump, Epoch, client_id
+from lattica.store.control import (
+    MAX_CONTROL_ENTRIES,
+    Control,
+    ControlDump,
+    Grant,
+    Revoke,
+    Right,
+    Rights,
+    Role,
+    dump_control,
+    load_control,
+    read_action,
+)
 from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
 from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis
 from lattica.store.roots import RootKind, TextRoots, parse_root
 from lattica.store.yupdate import UpdateLimits, YUpdate, check_own, read_update
-from lattica.store.yupdate_places import ItemParents, Place
+from lattica.store.yupdate_places import ItemParents, ItemsDump, Place
 
 
 class Verdict(Enum):
@@ -57,6 +71,22 @@ class Fraud:
     other: bytes
 
 
+class LedgerDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A ledger as a snapshot holds it, without what is frozen.
+
+    Attributes:
+        chains: Their names, in the order in which they are numbered.
+        entries: Of each chain.
+        controls: For each author its control entries.
+        items: Where the document's items are.
+    """
+
+    chains: list[ChainId]
+    entries: list[ChainDump]
+    controls: dict[bytes, list[ControlDump]]
+    items: ItemsDump
+
+
 class Ledger:
     """The entries of a namespace that count.
 
@@ -79,6 +109,30 @@ class Ledger:
         self._rights_of: dict[bytes, list[Right]] = {}
         self._names: dict[bytes, str] = {}
         self._limits = UpdateLimits(size=genesis.limits.entry)
+
+    def dump(self) -> LedgerDump:
+        """All of it but what is frozen, for `load`."""
+        numbers = {chain: number for number, chain in enumerate(self.chains)}
+        return LedgerDump(
+            list(numbers),
+            [chain.dump(numbers) for chain in self.chains.values()],
+            {author: [dump_control(control) for control in controls] for author, controls in self._controls.items()},
+            self._places.dump(),
+        )
+
+    def load(self, dump: LedgerDump) -> None:
+        """Add what was dumped; there must be nothing yet. Raises `msgspec.DecodeError`."""
+        for name, chain in zip(dump.chains, dump.entries, strict=True):
+            self.chains[name] = Chain.load(self.genesis.namespace, chain, dump.chains)
+            self._clients.update((epoch.client, name) for epoch in chain.epochs)
+        for author, controls in dump.controls.items():
+            self._controls[author] = [load_control(control) for control in controls]
+        self._places.load(dump.items)
+
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return sum(map(len, self.chains.values()))
 
     @property
     def rights(self) -> Rights:
