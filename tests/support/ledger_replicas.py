@@ -17,6 +17,7 @@ from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.snapshot import dump_replica, load_snapshot
 
 NOW = 1_700_000_000_000 << 16
 ROOTS = ("map:settings", "list:log", "text:notes")
@@ -121,8 +122,15 @@ class SimReplica:
     def restart(self) -> None:
         self.replica, _ = replay(self.genesis, self.key.peer_id.raw, self.frauds, self.stored)
 
+    def reload(self) -> None:
+        """Take what a snapshot holds in place of what is in memory."""
+        raw = dump_replica(self.replica)
+        loaded = load_snapshot(self.genesis, self.key.peer_id.raw, self.frauds, raw)
+        assert loaded is not None
+        self.replica = loaded
+
     def twin(self, skip: int = 0) -> SimReplica:
-        """Another replica with our key, which knows the same, and leaves out ``skip`` numbers: no honest author has one."""
+        """Another replica of our key's, which knows the same and leaves out ``skip`` numbers: nobody honest has one."""
         twin = SimReplica(self.genesis, self.key)
         twin.stored, twin.frauds = list(self.stored), dict(self.frauds)
         twin.restart()
