@@ -97,7 +97,7 @@ class Chain:
         """All of it, for `load`, with the other chains by number. It must have entries."""
         seen = [(numbers[chain], seq) for chain, seq in self.seen.items()]
         runs, clocks = to_runs(self._seqs), pack(self._clocks)
-        return ChainDump(self.head_hash, self.time, seen, self.epochs, runs, bytes(self._marks), clocks)
+        return ChainDump(self.head_hash, self.time, seen, list(self.epochs), runs, bytes(self._marks), clocks)
 
     @property
     def clock(self) -> int:

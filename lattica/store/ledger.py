@@ -129,6 +129,10 @@ class Ledger:
             self._controls[author] = [load_control(control) for control in controls]
         self._places.load(dump.items)
 
+    def ends(self) -> dict[int, int]:
+        """The next clock of each client ID; the document's state, if it holds what the entries have written alone."""
+        return self._places.ends()
+
     @property
     def size(self) -> int:
         """How many entries there are."""

@@ -15,6 +15,7 @@ from lattica.store.entry import ChainId, Lane
 from lattica.store.ledger import Fraud, LedgerDump
 from lattica.store.namespace import Genesis
 from lattica.store.replica import Replica
+from lattica.store.yupdate_wire import read_uint
 
 VERSION: Final = 1
 """Changes with what a snapshot holds, and with the rules by which entries count: then all are judged anew."""
@@ -23,8 +24,8 @@ _MAGIC = b"LatS" + VERSION.to_bytes(4)
 _CHECKSUM_BYTES = 32
 
 
-class _Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A replica.
+class Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A replica, copied: it may change meanwhile.
 
     Attributes:
         namespace: Its ID.
@@ -44,12 +45,12 @@ class _Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Snapshot).decode
+_decode = msgspec.msgpack.Decoder(Snapshot).decode
 
 
-def dump_replica(replica: Replica) -> bytes:
-    """All that `load_snapshot` needs to make such a replica; some 25 bytes an entry, and the document."""
-    snapshot = _Snapshot(
+def take_snapshot(replica: Replica) -> Snapshot:
+    """All that `load_snapshot` needs to make such a replica; 28 bytes an entry or fewer, and the document."""
+    return Snapshot(
         namespace=replica.genesis.namespace.raw,
         own=replica.own,
         frozen=_frozen(replica.ledger.frozen),
@@ -57,12 +58,27 @@ def dump_replica(replica: Replica) -> bytes:
         ledger=replica.ledger.dump(),
         document=replica.ydoc.get_update(),
     )
+
+
+def is_faithful(replica: Replica) -> bool:
+    """Whether nobody has written to the document but by entries. A snapshot would keep that for ever."""
+    raw = replica.ydoc.get_state()
+    count, at = read_uint(raw, 0)
+    clocks: dict[int, int] = {}
+    for _ in range(count):
+        client, at = read_uint(raw, at)
+        clocks[client], at = read_uint(raw, at)
+    return clocks == replica.ledger.ends()
+
+
+def dump_snapshot(snapshot: Snapshot) -> bytes:
+    """The snapshot as bytes. May run in a thread."""
     body = _encode(snapshot)
     return b"".join((_MAGIC, blake3(body).digest(), body))
 
 
 def load_snapshot(genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud], raw: bytes) -> Replica | None:
-    """The replica that was dumped.
+    """A replica as the one that ``raw`` is a snapshot of.
 
     ``None``: it is damaged, from another version, somebody else's or of another namespace, or other frauds were proven.
     """
@@ -80,7 +96,7 @@ def load_snapshot(genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud],
     return replica
 
 
-def _read(raw: bytes) -> _Snapshot | None:
+def _read(raw: bytes) -> Snapshot | None:
     start = len(_MAGIC) + _CHECKSUM_BYTES
     body = memoryview(raw)[start:]
     if len(raw) < start or raw[: len(_MAGIC)] != _MAGIC or blake3(body).digest() != raw[len(_MAGIC) : start]:

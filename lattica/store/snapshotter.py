@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -9,7 +10,7 @@ from lattica.errors import BatchRefusedError, ReplicaStoreError
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import MAX_RAW_SIZE, Batch
 from lattica.store.replica import Replica
-from lattica.store.snapshot import dump_replica
+from lattica.store.snapshot import dump_snapshot, is_faithful, take_snapshot
 
 SNAPSHOT_AFTER: Final = 10_000
 """Entries since the last snapshot, at which the next one is made; they take half a second to open. With many entries it
@@ -43,19 +44,24 @@ class Snapshotter:
     async def take(self, replica: Replica) -> Batch:
         """A snapshot of ``replica``, to be kept; it must not change meanwhile, and be what is durable.
 
+        Nothing, if something was written to the document that is no entry, or if it is too large for the disk.
+
         Raises:
             ReplicaStoreError: The disk does not tell its last row.
         """
         batch = Batch(replica.genesis.namespace.raw)
-        row = await self._disk.last_row(batch.namespace)
-        raw = dump_replica(replica)
-        if len(raw) <= MAX_RAW_SIZE:
-            batch.snapshot(raw, row)
         self.since = 0
+        if is_faithful(replica):
+            row = await self._disk.last_row(batch.namespace)
+            raw = await asyncio.to_thread(dump_snapshot, take_snapshot(replica))
+            if len(raw) <= MAX_RAW_SIZE:
+                batch.snapshot(raw, row)
         return batch
 
     async def keep(self, batch: Batch) -> None:
         """Make a snapshot durable, or do without: all that is lost is time, at the next opening."""
+        if not batch.changes:
+            return
         try:
             await self._disk.commit(batch)
         except (ReplicaStoreError, BatchRefusedError) as error:

@@ -150,6 +150,10 @@ class ItemParents:
         runs = self._clients.get(client)
         return 0 if runs is None else runs.end
 
+    def ends(self) -> dict[int, int]:
+        """Each client's next clock."""
+        return {client: runs.end for client, runs in self._clients.items()}
+
     def find(self, item: ItemId) -> Run:
         """The item's place.
 

@@ -14,7 +14,7 @@ from pycrdt import Map
 from lattica.store.arrays import from_runs, pack, to_runs, unpack
 from lattica.store.namespace import Policy, create_genesis
 from lattica.store.replica import Replica
-from lattica.store.snapshot import VERSION, dump_replica, load_snapshot
+from lattica.store.snapshot import VERSION, dump_snapshot, load_snapshot, take_snapshot
 
 Steps = list[tuple[str, int, int, int]]
 
@@ -68,7 +68,7 @@ def small_replica() -> SimReplica:
 
 
 SMALL = small_replica()
-SMALL_SNAPSHOT = dump_replica(SMALL.replica)
+SMALL_SNAPSHOT = dump_snapshot(take_snapshot(SMALL.replica))
 
 
 @given(st.data())
@@ -106,7 +106,7 @@ def test_a_snapshot_from_before_a_fraud_was_proven_is_none() -> None:
     writer = SimReplica(create_genesis(key_of(OWNER), policy=Policy.OPEN), key_of(3))
     twin = writer.twin()
     writer.write(1)
-    raw = dump_replica(writer.replica)
+    raw = dump_snapshot(take_snapshot(writer.replica))
     twin.write(2)
     writer.receive(twin.stored)
     assert writer.frauds
@@ -124,7 +124,7 @@ def test_an_entry_that_sets_a_key_takes_fifty_bytes_at_most() -> None:
         for number in range(1000):
             replica.ydoc.get("map:settings", type=Map)[f"key {number % 10}"] = number
             replica.add_own(replica.write(key, updates.pop(), NOW))
-        sizes.append(len(dump_replica(replica)))
+        sizes.append(len(dump_snapshot(take_snapshot(replica))))
 
     assert sizes[1] - sizes[0] < 50 * 1000
 
