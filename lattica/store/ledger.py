@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
 
+import msgspec
+
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
-from lattica.store.chain import Chain, Epoch, client_id
+from lattica.store.chain import Chain, ChainDump, Epoch, client_id
 from lattica.store.control import (
     MAX_CONTROL_ENTRIES,
     MAX_GRANTS_EACH,
     Control,
+    ControlDump,
     Grant,
     Revoke,
     Right,
@@ -31,7 +34,7 @@ from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis
 from lattica.store.roots import RootKind, TextRoots, parse_root
 from lattica.store.yupdate import Kind, UpdateLimits, YUpdate, check_own, read_update
-from lattica.store.yupdate_places import ItemParents, Place
+from lattica.store.yupdate_places import ItemParents, ItemsDump, Place
 
 _REVISIONS = count()
 
@@ -71,6 +74,22 @@ class Fraud:
     other: bytes
 
 
+class LedgerDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A ledger as a snapshot holds it, without what is frozen.
+
+    Attributes:
+        chains: Their names, in the order in which they are numbered.
+        entries: Of each chain.
+        controls: For each author its control entries.
+        items: Where the document's items are.
+    """
+
+    chains: list[ChainId]
+    entries: list[ChainDump]
+    controls: dict[bytes, list[ControlDump]]
+    items: ItemsDump
+
+
 class Ledger:
     """The entries of a namespace that count.
 
@@ -94,6 +113,33 @@ class Ledger:
         self._clients: dict[int, ChainId] = {}
         self._names: dict[bytes, str] = {}
         self._limits = UpdateLimits(size=genesis.limits.entry)
+
+    def dump(self) -> LedgerDump:
+        """All of it but what is frozen, for `load`."""
+        numbers = {chain: number for number, chain in enumerate(self.chains)}
+        return LedgerDump(
+            list(numbers),
+            [chain.dump(numbers) for chain in self.chains.values()],
+            self.rights.dump(),
+            self._places.dump(),
+        )
+
+    def load(self, dump: LedgerDump) -> None:
+        """Add what was dumped; there must be nothing yet. Raises `msgspec.DecodeError`."""
+        for name, chain in zip(dump.chains, dump.entries, strict=True):
+            self.chains[name] = Chain.load(self.genesis.namespace, chain, dump.chains)
+            self._clients.update((epoch.client, name) for epoch in chain.epochs)
+        self.rights = Rights.load(self.genesis, dump.controls)
+        self._places.load(dump.items)
+
+    def ends(self) -> dict[int, int]:
+        """The next clock of each client ID; the document's state, if it holds what the entries have written alone."""
+        return self._places.ends()
+
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return sum(map(len, self.chains.values()))
 
     def frontier(self) -> Frontier:
         """What is here: equal frontiers, equal states."""
