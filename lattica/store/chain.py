@@ -88,7 +88,8 @@ class Chain:
         chain = cls(namespace)
         chain.head_hash, chain.time = dump.head_hash, dump.time
         chain.seen = {chains[number]: seq for number, seq in dump.seen}
-        chain.epochs = dump.epochs
+        for epoch in dump.epochs:
+            chain.begin(epoch)
         chain._seqs, chain._clocks = from_runs(dump.runs), unpack("I", dump.clocks)
         chain._marks = bytearray(dump.marks)
         chain.head = chain._seqs[-1]
