@@ -122,6 +122,19 @@ class Document:
         async with self._journal.transaction():
             yield self
 
+    async def compact(self) -> bool:
+        """Put the state in the place of its history, here and, when they hear of it, in all replicas.
+
+        The owner's node does this by itself once in a while. What is folded is settled: no later revocation or proof of
+        fraud takes it back. Writers wait meanwhile: some seconds for a million items. ``False``: there is nothing to
+        do.
+
+        Raises:
+            StoreUsageError: We are not the owner.
+            ReplicaStoreError: It is not durable, and the document cannot be used any more.
+        """
+        return await self._journal.compact()
+
     # rights
 
     async def grant(self, peer: PeerId, role: Role = Role.WRITER, *, paths: Sequence[str] = ()) -> None:
