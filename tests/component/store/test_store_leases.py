@@ -16,7 +16,8 @@ from lattica.store.namespace import create_genesis
 from lattica.store.values import Storable
 
 GENESIS = create_genesis(key_of(0))
-DEADLINE = 10.0
+DEADLINE = 4.0
+"""Less than `MAX_WAIT_S`, after which everybody looks without having been told."""
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ async def test_who_is_revoked_is_no_member_and_is_told(alice: Desk, bob: Desk) -
 
 async def test_a_lease_that_counts_no_more_is_written_again(alice: Desk, bob: Desk) -> None:
     """Revoked and granted anew, of which the holder hears at once: its record was cut, but it may go on."""
-    async with bob.document.hold("workers", 1) as lease:
+    async with bob.document.hold("workers", 1, ttl=600.0) as lease:
         await alice.document.revoke(bob.peer)  # knows nothing of the lease
         await alice.document.grant(bob.peer)
         await bob.hear(alice)
