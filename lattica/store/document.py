@@ -20,6 +20,7 @@ from lattica.store.lease import MAX_LEASE_BYTES
 from lattica.store.lease_hold import Lease, hold
 from lattica.store.members import Members
 from lattica.store.namespace import Genesis, NamespaceId, Policy
+from lattica.store.presence import Presence
 from lattica.store.replica import Replica
 from lattica.store.replicated_list import ReplicatedList
 from lattica.store.replicated_map import OwnMap, Register, ReplicatedMap
@@ -42,6 +43,7 @@ class Document:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._held: set[str] = set()
+        self._presence = Presence(journal)
 
     @property
     def namespace(self) -> NamespaceId:
@@ -127,7 +129,7 @@ class Document:
         async with self._journal.transaction():
             yield self
 
-    # leases
+    # members
 
     @contextlib.asynccontextmanager
     async def hold(self, name: str, value: Storable, *, ttl: float = 30.0) -> AsyncIterator[Lease]:
@@ -166,6 +168,11 @@ class Document:
         Who vanishes without a word is in it for at most its ``ttl`` and 60 s after its last heartbeat came in.
         """
         return Members(self._journal, OwnMap(self, name))
+
+    @property
+    def presence(self) -> Presence:
+        """Who looks at the document now, and what they tell; never kept."""
+        return self._presence
 
     # rights
 

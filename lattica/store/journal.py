@@ -98,6 +98,11 @@ class Journal:
         return self._writer is not None and asyncio.current_task() is self._writer
 
     @property
+    def key(self) -> IdentityKey:
+        """Ours."""
+        return self._key
+
+    @property
     def tasks(self) -> Background:
         """What runs as long as the replica is open."""
         return self._tasks

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from lattica.background import background_tasks
 from lattica.errors import LatticaError, LeaseLostError, StoreUsageError
 from lattica.identity import PeerId
+from lattica.store.due import Due
 from lattica.store.journal import Journal
 from lattica.store.lease import check_ttl, lease_record, read_lease
 from lattica.store.replicated_map import OwnMap
@@ -47,7 +48,7 @@ class Lease:
         self._journal = journal
         self._own = own
         self._author = str(PeerId(journal.replica.own))
-        self._renew_at = 0.0
+        self._renewal = Due(journal.now)
         self._value: Value = None
         self._turn = asyncio.Lock()
         self._ended = asyncio.Event()
@@ -85,7 +86,7 @@ class Lease:
         with self._journal.watch() as changes:
             while not self._is_lost():
                 undone = any(change.everything for change in changes.take()) and not self._is_written()
-                if undone or self._journal.now() >= self._renew_at:
+                if undone or self._renewal.left() <= 0:
                     await self._renew()
                 else:
                     await changes.wait(self._pause())
@@ -119,7 +120,7 @@ class Lease:
         return held is not None and held.until == round(self.until * 1000)
 
     def _pause(self) -> float:
-        return min(max(min(self._renew_at, self.until) - self._journal.now(), 0.001), MAX_WAIT_S)
+        return min(self._renewal.left(), max(self.until - self._journal.now(), 0.001), MAX_WAIT_S)
 
     async def _renew(self) -> None:
         try:
@@ -127,7 +128,7 @@ class Lease:
                 await self._write(self._value)
         except (LatticaError, TimeoutError) as error:
             log.warning("lease not renewed name=%s error=%s", self._own.name, error)
-            self._renew_at = self._journal.now() + self.ttl * RETRY_AFTER
+            self._renewal.set(self.ttl * RETRY_AFTER)
 
     async def _write(self, value: Storable) -> None:
         async with self._journal.transaction():
@@ -136,8 +137,12 @@ class Lease:
             held = read_lease(self._own[self._author])
         self.until = until
         self._value = None if held is None else held.value
-        spread = random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load
-        self._renew_at = self._journal.now() + self.ttl * RENEW_AFTER * spread
+        self._renewal.set(renewal_pause(self.ttl))
+
+
+def renewal_pause(ttl: float) -> float:
+    """Seconds until what lasts ``ttl`` seconds is renewed; drawn anew each time."""
+    return ttl * RENEW_AFTER * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load
 
 
 @contextlib.asynccontextmanager

@@ -80,7 +80,7 @@ class Members(Mapping[PeerId, Value]):
                     leases = self._leases()
                     ends = min((held.until / 1000 for held in leases.values()), default=float("inf"))
                     found = _values(leases)
-                    change, known = _difference(known, found), found
+                    change, known = difference(known, found), found
                     if change:
                         yield change
                         continue
@@ -103,7 +103,8 @@ def _values(leases: Mapping[PeerId, Held]) -> dict[PeerId, Value]:
     return {peer: held.value for peer, held in leases.items()}
 
 
-def _difference(before: Mapping[PeerId, Value], after: Mapping[PeerId, Value]) -> MembersChange:
+def difference(before: Mapping[PeerId, Value], after: Mapping[PeerId, Value]) -> MembersChange:
+    """What has changed from ``before`` to ``after``."""
     return MembersChange(
         {peer: value for peer, value in after.items() if peer not in before},
         {peer: value for peer, value in after.items() if peer in before and not _same(before[peer], value)},
