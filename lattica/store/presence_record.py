@@ -10,7 +10,6 @@ from cryptography.exceptions import InvalidSignature
 from lattica.errors import AddressError, EntryRefusedError, StoreValueError
 from lattica.identity import IdentityKey, PeerId
 from lattica.store.clock import MAX_SKEW_S
-from lattica.store.entry import SIGNATURE_BYTES
 from lattica.store.namespace import NamespaceId
 from lattica.store.values import MAX_DEPTH, Value, decode_value, encode_value, is_integer
 
@@ -140,8 +139,6 @@ def read_presence(raw: bytes) -> PresenceRecord:
         author = PeerId(body.author)
     except (msgspec.DecodeError, UnicodeDecodeError, AddressError) as error:
         raise EntryRefusedError("it is malformed") from error
-    if len(signature) != SIGNATURE_BYTES:
-        raise EntryRefusedError("its signature has the wrong length")
     return PresenceRecord(author, body, signed, signature, raw, decode_told(body.value))
 
 

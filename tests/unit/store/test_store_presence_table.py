@@ -214,6 +214,7 @@ class TestRefusals:
             pytest.param(forged(seq=9), id="another number"),
             pytest.param(forged(author=CAROL.raw), id="another author"),
             pytest.param(forged(ttl=600_000), id="another duration"),
+            pytest.param(msgspec.msgpack.encode((read_presence(told_by(1)).signed, b"")), id="no signature"),
         ],
     )
     def test_what_is_forged_is_refused(self, raw: bytes) -> None:
