@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound=Exception)
 
 
 class Background:
@@ -66,3 +68,9 @@ async def cancelled(task: asyncio.Task[Any]) -> None:
     """Cancel ``task`` and wait until it has ended; an exception of its own is left to whoever asks for its result."""
     task.cancel()
     await asyncio.wait([task])
+
+
+def first_leaf(group: ExceptionGroup[E]) -> E:
+    """The first exception in a group that is no group itself."""
+    error = group.exceptions[0]
+    return first_leaf(error) if isinstance(error, ExceptionGroup) else error

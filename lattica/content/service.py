@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from lattica._proto import content_pb2
+from lattica.background import first_leaf
 from lattica.content import metrics
 from lattica.content.cid import Cid
 from lattica.content.manifest_limits import MAX_CHUNK
@@ -27,7 +28,7 @@ from lattica.content.provider_wire import (
     parse_root,
 )
 from lattica.content.store import BlockStore
-from lattica.content.transfer_threads import first_leaf, run_to_end
+from lattica.content.transfer_threads import run_to_end
 from lattica.errors import RemoteProtocolError, StoreError
 
 logger = logging.getLogger(__name__)

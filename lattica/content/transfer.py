@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from lattica.background import Background, background_tasks
+from lattica.background import Background, background_tasks, first_leaf
 from lattica.content import metrics
 from lattica.content.cid import Cid
 from lattica.content.fetch_report import Patience, SourceReport
@@ -21,7 +21,7 @@ from lattica.content.provider_wire import Answers
 from lattica.content.scheduler import Action, Drop, FetchScheduler, Finished, Overtake, Request, Stuck
 from lattica.content.transfer_pieces import Pieces
 from lattica.content.transfer_session import ProviderSession
-from lattica.content.transfer_threads import first_leaf, run_to_end
+from lattica.content.transfer_threads import run_to_end
 from lattica.errors import ContentNotFoundError, IntegrityError, NetworkError, RemoteProtocolError, StoreError
 from lattica.identity import PeerId
 

@@ -1,4 +1,4 @@
-"""Blocking work in threads, without leaving any behind; and what failed first in a group of tasks."""
+"""Blocking work in threads, without leaving any behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
-E = TypeVar("E", bound=Exception)
 
 
 async def run_to_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -34,9 +33,3 @@ async def _wait_done(work: asyncio.Future[T]) -> None:
             continue
     if not work.cancelled():
         work.exception()
-
-
-def first_leaf(group: ExceptionGroup[E]) -> E:
-    """The first exception in a group that is no group itself."""
-    error = group.exceptions[0]
-    return first_leaf(error) if isinstance(error, ExceptionGroup) else error

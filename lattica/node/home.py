@@ -14,6 +14,7 @@ from lattica.errors import ConfigError, NodeRunningError
 
 KEY_FILE = "identity.key"
 STORE_FOLDER = "store"
+DOCUMENTS_FILE = "documents.db"
 LOCK_FILE = "lock"
 RUNTIME_PREFIX = "lattica-"
 MAX_RUNTIME_PATH = 80

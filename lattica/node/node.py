@@ -25,10 +25,11 @@ from lattica.node.content import NodeContent
 from lattica.node.control import open_control
 from lattica.node.dht_transport import DhtPeerFinder, SwarmDhtTransport
 from lattica.node.garbage import COLLECTOR
-from lattica.node.home import KEY_FILE, STORE_FOLDER, hold_home, runtime_folder
+from lattica.node.home import DOCUMENTS_FILE, KEY_FILE, STORE_FOLDER, hold_home, runtime_folder
 from lattica.node.peer_service import PeerServicer
 from lattica.node.providers import DhtRouting, DhtServiceRouting, MeshChannels
 from lattica.rpc import Rpc, caller_id, open_replicas, open_rpc
+from lattica.store import GrpcPeers, ReplicatedStore, StoreServicer, add_store_servicer, open_store
 from lattica.swarm import PeerInfo, Swarm, open_swarm
 
 logger = logging.getLogger(__name__)
@@ -82,14 +83,25 @@ class Node:
         rpc: gRPC channels to peer IDs, and the server for your services.
         dht: Finds peers and providers.
         content: Publishes and fetches.
+        store: Documents that are replicated.
     """
 
-    def __init__(self, config: NodeConfig, swarm: Swarm, mesh: Mesh, rpc: Rpc, dht: Dht, content: NodeContent) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        swarm: Swarm,
+        mesh: Mesh,
+        rpc: Rpc,
+        dht: Dht,
+        content: NodeContent,
+        store: ReplicatedStore,
+    ) -> None:
         self.config = config
         self.mesh = mesh
         self.rpc = rpc
         self.dht = dht
         self.content = content
+        self.store = store
         self._swarm = swarm
 
     @property
@@ -168,6 +180,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         NodeRunningError: Another node runs with this home.
         PortInUseError: The port is taken.
         StoreError: The block store cannot be used.
+        ReplicaStoreError: The documents' file cannot be used.
         BootstrapError: No bootstrap peer answers, and ``config.require_bootstrap`` is set.
     """
     config = config or NodeConfig.load()
@@ -204,8 +217,15 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         content = NodeContent(store, MeshChannels(rpc, mesh), DhtRouting(dht, mesh))
         rpc.add_servicer(add_content_servicer, ContentServicer(store, caller_of=caller_id))
         rpc.add_servicer(peer_pb2_grpc.add_PeerServicer_to_server, PeerServicer())
-        rpc.use_replicas(await stack.enter_async_context(open_replicas(key, rpc, DhtServiceRouting(dht, mesh))))
-        node = Node(config, swarm, mesh, rpc, dht, content)
+        routing = DhtServiceRouting(dht, mesh)
+        rpc.use_replicas(await stack.enter_async_context(open_replicas(key, rpc, routing)))
+        documents = await stack.enter_async_context(
+            open_store(key, config.home / DOCUMENTS_FILE, GrpcPeers(rpc.channel), routing)
+        )
+        rpc.add_servicer(
+            add_store_servicer, StoreServicer(documents.genesis_of, documents.replicator_of, caller_of=caller_id)
+        )
+        node = Node(config, swarm, mesh, rpc, dht, content, documents)
         mesh.start(server)
         tasks = await stack.enter_async_context(background_tasks())
         bootstrapper = Bootstrapper(swarm, dht, bootstrap)

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from lattica.store.disk_batch import MAX_SEQ, Batch, Record
 from lattica.store.disk_reader import DiskReader
 from lattica.store.disk_schema import lock_store, open_reader, open_writer
 from lattica.store.disk_writer import DiskWriter, Outcome
+
+__all__ = ["Batch", "Record", "StoreDisk", "open_store_disk"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,6 +113,10 @@ class StoreDisk:
         end = MAX_SEQ if last is None else last
         return await self._read(self._reader.run, namespace, author, lane, first, end, max_bytes)
 
+    async def row_after(self, namespace: bytes, chains: Sequence[tuple[bytes, int, int]]) -> int | None:
+        """The first row of an entry that comes after one of those: each an author, a lane and a sequence number."""
+        return await self._read(self._reader.row_after, namespace, chains)
+
     async def proofs(self, namespace: bytes) -> list[tuple[bytes, int, int, bytes, bytes]]:
         """Author, lane, sequence number and the two entries of each proof of fraud."""
         return await self._read(self._reader.proofs, namespace)
@@ -118,6 +124,10 @@ class StoreDisk:
     async def snapshot(self, namespace: bytes) -> tuple[bytes, int] | None:
         """The namespace's snapshot and the last row that it covers."""
         return await self._read(self._reader.snapshot, namespace)
+
+    async def last_row(self, namespace: bytes) -> int:
+        """The last row that entries of the namespace have; 0 if there are none."""
+        return await self._read(self._reader.last_row, namespace)
 
     async def finish(self) -> None:
         """Take no more, and wait until all that was committed is durable; `open_store_disk` calls this."""
@@ -197,6 +207,7 @@ async def open_store_disk(path: Path) -> AsyncIterator[StoreDisk]:
     Raises:
         ReplicaStoreError: Another process has it, it cannot be used, or it is from another version.
     """
+    path = path.absolute()
     loop = asyncio.get_running_loop()
     files = contextlib.ExitStack()
     with (
@@ -218,12 +229,10 @@ async def open_store_disk(path: Path) -> AsyncIterator[StoreDisk]:
 def _open_files(path: Path, threads: _Threads, files: contextlib.ExitStack) -> tuple[DiskWriter, DiskReader]:
     """Lock and open; what ``files`` is to close is closed in the opposite order, after the last read has ended."""
     files.callback(os.close, lock_store(path))
-    writer = DiskWriter(path, open_writer(path))
-    files.callback(writer.close)
-    reader = DiskReader(path, open_reader(path))
-    files.callback(reader.close)
+    writing = files.enter_context(contextlib.closing(open_writer(path)))
+    reading = files.enter_context(contextlib.closing(open_reader(path)))
     files.callback(threads.read.shutdown)
-    return writer, reader
+    return DiskWriter(path, writing), DiskReader(path, reading)
 
 
 async def _outlast(future: asyncio.Future[T]) -> T:

@@ -14,6 +14,7 @@ from pycrdt import Doc, TransactionEvent
 from lattica.background import Background
 from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, ReplicaStoreError, StoreUsageError
 from lattica.identity import IdentityKey, PeerId
+from lattica.store import metrics
 from lattica.store.absorb import Absorbed, Written, absorb, check_signatures, prove_fraud
 from lattica.store.changes import Change, ChangeFeed, Observer
 from lattica.store.clock import HybridClock, check_time, to_seconds
@@ -25,6 +26,7 @@ from lattica.store.ledger import Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, stored_entries
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.snapshotter import Snapshotter
 
 _EMPTY_UPDATE = b"\0\0"
 
@@ -36,11 +38,13 @@ class Received(NamedTuple):
         added: How many are new here, and durable.
         missing: How many build on what is not here.
         refused: Those that break the rules, and how.
+        lasts: Of each chain the last entry that was sent.
     """
 
     added: int
     missing: int
     refused: Sequence[tuple[Entry, str]]
+    lasts: Mapping[ChainId, Head]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,9 @@ class Journal:
         self._failure: LatticaError | None = None
         self._latest: asyncio.Task[LatticaError | None] | None = None
         self._listeners: list[Callable[[], None]] = []
+        self._snapshotter = Snapshotter(disk, replica)
+        self._snapshotting: asyncio.Task[None] | None = None
+        self._is_astray = False  # memory holds what the disk has not got, and never will
 
     @property
     def replica(self) -> Replica:
@@ -131,10 +138,16 @@ class Journal:
                 unsubscribe()
 
     async def close(self) -> None:
-        """Take no more, and wait for what is becoming durable; observers end."""
+        """Take no more, and wait for what is becoming durable; observers end.
+
+        Raises:
+            ReplicaStoreError: What came last is not durable.
+        """
         self._fail(StoreUsageError("the document is closed; open it again"))
         async with self._lock:
             await self._flush()
+            if self._snapshotter.is_due_at_close() and not self._is_astray:
+                await self._snapshotter.keep(await self._snapshotter.take(self._replica))
 
     def _fail(self, failure: LatticaError) -> None:
         if self._failure is None:
@@ -200,13 +213,16 @@ class Journal:
             raise EntryRefusedError("our right to do so has been revoked, or what our identity writes is frozen")
         absorbed = Absorbed(cuts=verdict is Verdict.CUTS)
         absorbed.take(self._replica, entry)
+        metrics.ENTRIES_WRITTEN.inc()
         return await self._settle(absorbed, {}, local=True)
 
     async def _undo(self, updates: Sequence[bytes]) -> None:
         """Forget what the document has written that will be no entry: it is made anew of those that there are."""
         if updates:
+            self._is_astray = True
             await self._flush()
             self._replica = await load_replica(self._disk, self.genesis, self._key.peer_id.raw)
+            self._is_astray = False
 
     # what others write
 
@@ -230,7 +246,8 @@ class Journal:
             found += [(fork.chain, await self._prove(fork, absorbed)) for fork in absorbed.forks]
             durable = await self._settle(absorbed, new_frauds(self._replica, found))
         await _done(durable)
-        return Received(len(absorbed.added), absorbed.missing, absorbed.refused)
+        lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
+        return Received(len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
 
     async def _prove(self, fork: Entry, absorbed: Absorbed) -> Fraud:
         """The proof that an entry is, together with the one of its number that counts here."""
@@ -249,6 +266,7 @@ class Journal:
         self, absorbed: Absorbed, frauds: Mapping[ChainId, Fraud], *, local: bool = False
     ) -> asyncio.Task[LatticaError | None]:
         """Have what follows on its way to the disk."""
+        self._snapshotter.since += len(absorbed.added)
         for entry in absorbed.added:
             self.clock.observe(entry.body.time)
         if not absorbed.must_replay and not frauds:
@@ -259,7 +277,10 @@ class Journal:
         before = self._replica
         stored = await stored_entries(self._disk, self.genesis.namespace)
         settled = settle(before, absorbed, frauds, stored)
+        metrics.REPLAYS.inc()
+        metrics.FRAUDS.inc(len(settled.frauds))
         self._replica = settled.replica
+        self._snapshotter.since = settled.replica.ledger.size
         lost = sum(
             entry.body.author == before.own and before.counts(entry) and not settled.replica.counts(entry)
             for entry in [*stored, *absorbed.added]
@@ -277,6 +298,7 @@ class Journal:
             if batch.changes:
                 await self._disk.commit(batch)
         except (ReplicaStoreError, BatchRefusedError) as error:
+            self._is_astray = True
             self._fail(error)
             return error
         frontier = commit.frontier or self.frontier.with_heads(commit.heads)
@@ -286,7 +308,26 @@ class Journal:
                 listener()
         for change in commit.changes:
             self.feed.publish(change)
+        if self._snapshotting is None and self._snapshotter.is_due(self._replica):
+            self._snapshotting = self._tasks.start_unless_ending(self._snapshot())
         return None
+
+    async def _snapshot(self) -> None:
+        """Keep a snapshot. Writers wait while it is made, but not until it is durable."""
+        try:
+            async with self._lock:
+                await self._flush()
+                if self._failure is not None or self._is_astray:
+                    return
+                batch = await self._snapshotter.take(self._replica)
+                # Committed by a task, as all batches are, and so before those that make it void.
+                kept = self._tasks.start_unless_ending(self._snapshotter.keep(batch))
+            if kept is not None:
+                await kept
+        except (ReplicaStoreError, BatchRefusedError):
+            return  # whoever writes is told
+        finally:
+            self._snapshotting = None
 
     async def _flush(self) -> None:
         """Wait until the disk has everything; raises if it cannot have it."""

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from lattica.content.transfer_threads import first_leaf, run_to_end
+from lattica.background import first_leaf
+from lattica.content.transfer_threads import run_to_end
 
 
 async def test_the_result_comes_back_from_another_thread() -> None:

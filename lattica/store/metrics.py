@@ -1,0 +1,18 @@
+"""Counters of the store room, in prometheus_client's default registry."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter
+
+ENTRIES_WRITTEN: Final = Counter("lattica_store_written_entries_total", "Entries that this node has written.")
+ENTRIES_TAKEN: Final = Counter("lattica_store_received_entries_total", "Entries of others that were new and good.")
+ENTRIES_KNOWN: Final = Counter(
+    "lattica_store_useless_entries_total", "Entries from peers that were known, did not count, or could not be placed."
+)
+ENTRIES_SENT: Final = Counter("lattica_store_sent_entries_total", "Entries sent to peers.")
+REPLAYS: Final = Counter("lattica_store_replays_total", "Documents made anew, since something counted no more.")
+FRAUDS: Final = Counter("lattica_store_frauds_total", "Proven frauds of authors.")
+PEERS_REFUSED: Final = Counter("lattica_store_refused_peers_total", "Streams ended since the peer broke the rules.")
+BYTES_SENT: Final = Counter("lattica_store_sent_bytes_total", "Bytes of frames sent to peers.")

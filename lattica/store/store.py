@@ -1,0 +1,206 @@
+"""A node's replicas: all namespaces that it takes part in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lattica.background import Background, background_tasks
+from lattica.errors import EntryRefusedError, NetworkError, NoReplicaError
+from lattica.identity import IdentityKey, PeerId
+from lattica.store.disk import StoreDisk, open_store_disk
+from lattica.store.disk_batch import Batch
+from lattica.store.document import Document
+from lattica.store.journal import Journal
+from lattica.store.loading import load_replica
+from lattica.store.namespace import Genesis, Limits, NamespaceId, Policy, create_genesis, read_genesis
+from lattica.store.ports import ReplicaRouting, StorePeers
+from lattica.store.replicator import Replicator
+
+FIND_TIMEOUT_S = 30.0
+"""Seconds that `ReplicatedStore.open` looks for a namespace that is not here."""
+SEARCH_PAUSE_S = 1.0
+"""Seconds between two searches for a namespace."""
+
+
+class ReplicatedStore:
+    """All documents of a node; made by `open_store`."""
+
+    def __init__(
+        self,
+        key: IdentityKey,
+        disk: StoreDisk,
+        tasks: Background,
+        peers: StorePeers,
+        routing: ReplicaRouting,
+        now: Callable[[], float],
+        geneses: dict[NamespaceId, Genesis],
+    ) -> None:
+        self._key = key
+        self._disk = disk
+        self._tasks = tasks
+        self._peers = peers
+        self._routing = routing
+        self._now = now
+        self._geneses = geneses
+        self._open: dict[NamespaceId, _Open] = {}
+        self._opening: dict[NamespaceId, asyncio.Lock] = {}
+        self._known: dict[NamespaceId, PeerId] = {}
+
+    @property
+    def namespaces(self) -> list[Genesis]:
+        """The namespaces that are kept here."""
+        return list(self._geneses.values())
+
+    @property
+    def disk(self) -> StoreDisk:
+        """The file."""
+        return self._disk
+
+    async def create(
+        self, title: str = "", *, policy: Policy = Policy.ALLOW_LIST, limits: Limits | None = None
+    ) -> Document:
+        """A new namespace of ours, and its document, open.
+
+        Args:
+            title: For people, up to 200 characters; not unique, and never changed.
+            policy: Who may write: everybody, or those that are granted to.
+            limits: What it takes.
+
+        Raises:
+            NamespaceError: No namespace can be like this.
+            ReplicaStoreError: It could not be kept.
+        """
+        genesis = create_genesis(self._key, title=title, policy=policy, limits=limits)
+        await self._keep(genesis)
+        return await self.open(genesis.namespace)
+
+    async def open(self, namespace: NamespaceId | str, *, timeout: float = FIND_TIMEOUT_S) -> Document:
+        """The document of a namespace, in touch with other replicas from now on; the same object each time.
+
+        Returns at once if it is kept here, whoever can be reached. Otherwise its beginning is looked for, and the
+        document fills up after this has returned.
+
+        Raises:
+            NamespaceError: The ID is malformed.
+            NoReplicaError: Nobody who has it was found in ``timeout`` seconds.
+            ReplicaStoreError: It cannot be kept.
+        """
+        if isinstance(namespace, str):
+            namespace = NamespaceId.parse(namespace)
+        async with self._opening.setdefault(namespace, asyncio.Lock()):
+            opened = self._open.get(namespace)
+            if opened is None:
+                genesis = self._geneses.get(namespace) or await self._fetch(namespace, timeout)
+                opened = self._open[namespace] = await self._start(genesis)
+        return opened.document
+
+    async def close(self, namespace: NamespaceId) -> None:
+        """Close a document: it is neither written nor kept up to date any more, and stays on disk."""
+        opened = self._open.pop(namespace, None)
+        if opened is not None:
+            self._routing.withdraw(namespace.multihash)
+            opened.running.cancel()
+            await opened.journal.close()
+
+    async def forget(self, namespace: NamespaceId) -> None:
+        """Close a document and delete it here; others keep theirs."""
+        await self.close(namespace)
+        self._geneses.pop(namespace, None)
+        await self._disk.forget(namespace.raw)
+
+    async def finish(self) -> None:
+        """Close all documents; `open_store` calls this."""
+        for opened in self._open.values():
+            await opened.journal.close()
+        self._open.clear()
+
+    def genesis_of(self, namespace: NamespaceId) -> bytes | None:
+        """The signed genesis of a namespace that is kept here."""
+        genesis = self._geneses.get(namespace)
+        return None if genesis is None else genesis.raw
+
+    def replicator_of(self, namespace: NamespaceId) -> Replicator | None:
+        """What keeps an open document up to date."""
+        opened = self._open.get(namespace)
+        return None if opened is None else opened.replicator
+
+    async def _keep(self, genesis: Genesis) -> None:
+        batch = Batch(genesis.namespace.raw)
+        batch.genesis(genesis.raw)
+        await self._disk.commit(batch)
+        self._geneses[genesis.namespace] = genesis
+
+    async def _start(self, genesis: Genesis) -> _Open:
+        replica = await load_replica(self._disk, genesis, self._key.peer_id.raw)
+        journal = Journal(self._key, self._disk, replica, self._tasks, now=self._now)
+        replicator = Replicator(self._key.peer_id, journal, self._disk, self._peers.call, self._routing, self._tasks)
+        if genesis.namespace in self._known:
+            replicator.add_peers([self._known.pop(genesis.namespace)])
+        running = self._tasks.start(replicator.run())
+        return _Open(Document(journal), journal, replicator, running)
+
+    # a namespace that is not here
+
+    async def _fetch(self, namespace: NamespaceId, timeout: float) -> Genesis:
+        attempts: dict[str, str] = {}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while True:
+                    genesis = await self._search(namespace, attempts)
+                    if genesis is not None:
+                        await self._keep(genesis)
+                        return genesis
+                    await asyncio.sleep(SEARCH_PAUSE_S)
+        raise NoReplicaError(f"namespace {namespace}", attempts)
+
+    async def _search(self, namespace: NamespaceId, attempts: dict[str, str]) -> Genesis | None:
+        try:
+            async for peer in self._routing.find(namespace.multihash):
+                try:
+                    genesis = read_genesis(await self._peers.genesis(peer, namespace.raw), namespace)
+                    self._known[namespace] = peer
+                    return genesis
+                except (NetworkError, EntryRefusedError) as error:
+                    attempts[str(peer)] = str(error)
+        except NetworkError as error:
+            attempts["dht"] = str(error)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A document in use."""
+
+    document: Document
+    journal: Journal
+    replicator: Replicator
+    running: asyncio.Task[None]
+
+
+@contextlib.asynccontextmanager
+async def open_store(
+    key: IdentityKey,
+    path: Path,
+    peers: StorePeers,
+    routing: ReplicaRouting,
+    *,
+    now: Callable[[], float] = time.time,
+) -> AsyncIterator[ReplicatedStore]:
+    """A node's replicas, in the file ``path``, until the block ends; then all that was written is durable.
+
+    Raises:
+        ReplicaStoreError: The file cannot be used.
+    """
+    async with open_store_disk(path) as disk, background_tasks() as tasks:
+        geneses = [read_genesis(raw, NamespaceId(raw_id)) for raw_id, raw in (await disk.namespaces()).items()]
+        by_name = {genesis.namespace: genesis for genesis in geneses}
+        store = ReplicatedStore(key, disk, tasks, peers, routing, now, by_name)
+        try:
+            yield store
+        finally:
+            await store.finish()

@@ -1,0 +1,194 @@
+"""Two replicas bring each other up to date, over one stream, for as long as it lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from lattica.background import background_tasks
+from lattica.errors import RemoteProtocolError, StreamError
+from lattica.store import metrics
+from lattica.store.disk import StoreDisk
+from lattica.store.entry import ChainId
+from lattica.store.journal import Journal
+from lattica.store.ports import SyncLink
+from lattica.store.sync_answer import answer
+from lattica.store.sync_state import LinkState, offer_of
+from lattica.store.sync_wire import FrameReader, FrameWriter, Locator, SyncMessage
+
+NEWS_PAUSE_S = 0.02
+"""Seconds between two frames with news: what happens meanwhile is told at once."""
+PING_S = 2.0
+"""Seconds after which a frame is sent though there is nothing to say."""
+SILENCE_S = 5.0
+"""Seconds after which a peer that says nothing is taken for gone."""
+MAX_EMPTY = 20
+"""Answers in a row without an entry before a peer is taken for a liar. Once in a while an honest one has just dropped
+what it offered."""
+
+
+class FetchBoard:
+    """Which chains are being fetched, so that no two peers are asked for one."""
+
+    def __init__(self) -> None:
+        self._busy: dict[ChainId, SyncSession] = {}
+        self._sessions: set[SyncSession] = set()
+
+    def join(self, session: SyncSession) -> None:
+        """A session begins."""
+        self._sessions.add(session)
+
+    def leave(self, session: SyncSession) -> None:
+        """A session has ended: what it was fetching is for the others."""
+        self._sessions.discard(session)
+        self.release(session)
+
+    def busy(self, session: SyncSession) -> set[ChainId]:
+        """What others fetch."""
+        return {chain for chain, by in self._busy.items() if by is not session}
+
+    def take(self, session: SyncSession, chains: Mapping[ChainId, Locator]) -> None:
+        """The session fetches these."""
+        self._busy.update(dict.fromkeys(chains, session))
+
+    def release(self, session: SyncSession) -> None:
+        """It has got what it gets."""
+        mine = [chain for chain, by in self._busy.items() if by is session]
+        for chain in mine:
+            del self._busy[chain]
+        if mine:
+            for other in self._sessions:
+                other.wake()
+
+
+class SyncSession:
+    """One stream with one peer.
+
+    Attributes:
+        peer: Who.
+    """
+
+    def __init__(self, link: SyncLink, journal: Journal, disk: StoreDisk, board: FetchBoard, *, greet: bytes) -> None:
+        self.peer = link.peer
+        self._empty = 0
+        self._link = link
+        self._journal = journal
+        self._disk = disk
+        self._board = board
+        self._greet = greet
+        self._state = LinkState()
+        self._writer = FrameWriter()
+        self._reader = FrameReader()
+        self._sending = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._asked: asyncio.Queue[Mapping[ChainId, Locator]] = asyncio.Queue(1)
+
+    def wake(self) -> None:
+        """There may be something to say."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Serve until the peer ends the stream.
+
+        Raises:
+            NetworkError: The stream broke, or the peer is silent.
+            RemoteProtocolError, EntryRefusedError: The peer breaks the rules.
+            LatticaError: The document cannot be used any more.
+        """
+        unsubscribe = self._journal.subscribe(self.wake)
+        self._board.join(self)
+        self._wake.set()
+        try:
+            async with background_tasks() as tasks:
+                tasks.start(self._tell())
+                tasks.start(self._answer())
+                await self._listen()
+        finally:
+            unsubscribe()
+            self._board.leave(self)
+
+    # what we say
+
+    async def _tell(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(PING_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            await self._send(self._news())
+            await asyncio.sleep(NEWS_PAUSE_S)
+
+    def _news(self) -> SyncMessage:
+        frontier, ledger = self._journal.frontier, self._journal.replica.ledger
+        wanted = self._state.to_fetch(ledger, self._board.busy(self), time.monotonic())
+        self._board.take(self, wanted)
+        proofs = [ledger.frozen[chain] for chain in self._state.new_proofs(frontier)]
+        greet, self._greet = self._greet, b""
+        return SyncMessage(
+            namespace=greet,
+            heads=self._state.news(frontier),
+            wanted=wanted,
+            proofs=[(fraud.one, fraud.other) for fraud in proofs],
+        )
+
+    async def _send(self, message: SyncMessage) -> None:
+        async with self._sending:
+            frame = self._writer.write(message)
+            metrics.BYTES_SENT.inc(len(frame))
+            await self._link.send(frame)
+
+    async def _answer(self) -> None:
+        while True:
+            wanted = await self._asked.get()
+            async for entries in answer(self._journal, self._disk, wanted):
+                metrics.ENTRIES_SENT.inc(len(entries))
+                await self._send(SyncMessage(entries=entries))
+            await self._send(SyncMessage(answered=True))
+
+    # what the peer says
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE_S):
+                    raw = await self._link.receive()
+            except TimeoutError:
+                raise StreamError(f"the replica at {self.peer} has been silent for {SILENCE_S:.0f} s") from None
+            if raw is None:
+                return
+            await self._hear(self._reader.read(raw))
+
+    async def _hear(self, message: SyncMessage) -> None:
+        if message.entries or message.proofs:
+            await self._take(message)
+        self._state.hear(message.heads)
+        if message.wanted:
+            try:
+                self._asked.put_nowait(message.wanted)
+            except asyncio.QueueFull:
+                raise RemoteProtocolError("it asks before it was answered", self.peer) from None
+        if message.answered:
+            if not self._state.fetching:
+                raise RemoteProtocolError("an answer to no question", self.peer)
+            self._state.answered(self._journal.replica.ledger, time.monotonic())
+            self._board.release(self)
+            self._empty += 1
+            if self._empty >= MAX_EMPTY:
+                raise RemoteProtocolError("it offers what it does not have", self.peer)
+        if message.heads or message.answered:
+            self.wake()
+
+    async def _take(self, message: SyncMessage) -> None:
+        if message.entries and not self._state.fetching:
+            raise RemoteProtocolError("entries that nobody has asked for", self.peer)
+        received = await self._journal.receive(message.entries, message.proofs)
+        self._empty = -1 if message.entries else self._empty  # the answer's end adds one
+        metrics.ENTRIES_TAKEN.inc(received.added)
+        metrics.ENTRIES_KNOWN.inc(len(message.entries) - received.added)
+        self._state.got((chain, offer_of(head)) for chain, head in received.lasts.items())
+        if received.refused:
+            reason = received.refused[0][1]
+            raise RemoteProtocolError(f"{len(received.refused)} entries against the rules: {reason}", self.peer)
