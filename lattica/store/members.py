@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 from lattica.identity import PeerId
 from lattica.store.changes import Change
-from lattica.store.control import Rights
 from lattica.store.journal import Journal
 from lattica.store.lease import Held, leases_at
 from lattica.store.lease_hold import MAX_WAIT_S
 from lattica.store.replicated_map import OwnMap
 from lattica.store.values import Value
-from lattica.store.writers import last_written, may_write
+from lattica.store.writers import RightsStamp, last_written, may_write, rights_stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +67,15 @@ class Members(Mapping[PeerId, Value]):
         Changes that come close together are told as one. Ends when the document is closed.
         """
         known: dict[PeerId, Value] = {}
-        rights: Rights | None = None
+        rights: RightsStamp | None = None
         feed = self._journal.feed
         with self._journal.watch() as changes:
             ends = 0.0
             while not feed.closed:
                 written = any(self._concerns(change) for change in changes.take())
-                ledger, now = self._journal.replica.ledger, self._journal.now()
-                if written or now >= ends or rights is not ledger.rights:
-                    rights = ledger.rights
+                stamp = rights_stamp(self._journal.replica.ledger)
+                if written or self._journal.now() >= ends or rights != stamp:
+                    rights = stamp
                     leases = self._leases()
                     ends = min((held.until / 1000 for held in leases.values()), default=float("inf"))
                     found = _values(leases)

@@ -10,7 +10,6 @@ from typing import Final
 from lattica.errors import StoreUsageError
 from lattica.identity import PeerId
 from lattica.store.changes import Observer
-from lattica.store.control import Rights
 from lattica.store.due import Due
 from lattica.store.journal import Journal
 from lattica.store.lease import check_ttl
@@ -19,7 +18,7 @@ from lattica.store.members import MembersChange, difference
 from lattica.store.presence_record import MAX_PRESENCE_S, MIN_PRESENCE_S, decode_told, encode_told
 from lattica.store.presence_table import PresenceTable
 from lattica.store.values import Storable, Value
-from lattica.store.writers import may_write
+from lattica.store.writers import RightsStamp, may_write, rights_stamp
 
 PRESENCE_TTL_S: Final = 30.0
 """Seconds for which others take us for present without hearing from us, as in Yjs (y-protocols, awareness.js)."""
@@ -80,15 +79,15 @@ class Presence:
         Changes that come close together are told as one. Ends when the document is closed.
         """
         known: dict[PeerId, Value] = {}
-        seen: tuple[int, Rights] | None = None
+        seen: tuple[int, RightsStamp] | None = None
         ends = 0.0
         feed = self._journal.feed
         with self._watch() as watch:
             while not feed.closed:
                 watch.take()
                 now = self._journal.now()
-                stamp = self._table.changes, self._journal.replica.ledger.rights
-                if now >= ends or seen is None or stamp[0] != seen[0] or stamp[1] is not seen[1]:
+                stamp = self._table.changes, rights_stamp(self._journal.replica.ledger)
+                if now >= ends or stamp != seen:
                     self._table.expire(now)
                     seen, ends, found = stamp, self._table.next_end(), self._table.values(now)
                     change, known = difference(known, found), found

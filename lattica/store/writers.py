@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 from lattica.store.clock import to_seconds
+from lattica.store.control import Rights, Scope
 from lattica.store.entry import ChainId, Lane
 from lattica.store.ledger import Ledger
+
+
+class RightsStamp(NamedTuple):
+    """Stays equal as long as nobody's rights change.
+
+    Attributes:
+        rights: Replaced when the namespace is replayed, as after a fraud.
+        counting: For each author how many control entries count.
+    """
+
+    rights: Rights
+    counting: Mapping[bytes, int]
+
+
+def rights_stamp(ledger: Ledger) -> RightsStamp:
+    """The stamp now; takes as long as there are admins."""
+    return RightsStamp(ledger.rights, dict(ledger.rights.counting))
 
 
 def may_write(ledger: Ledger, author: bytes, name: str | None = None) -> bool:
@@ -14,7 +35,8 @@ def may_write(ledger: Ledger, author: bytes, name: str | None = None) -> bool:
     fraud = ledger.frozen.get(chain)
     if fraud is not None and fraud.seq <= following:
         return False
-    return any(right.last >= following and (name is None or right.covers(name)) for right in ledger.rights_of(author))
+    rights = [right for right in ledger.rights_of(author) if right.last >= following]
+    return bool(rights) if name is None else Scope(rights).covers(name)
 
 
 def last_written(ledger: Ledger, author: bytes) -> float:
