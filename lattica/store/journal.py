@@ -18,7 +18,7 @@ from lattica.identity import IdentityKey, PeerId
 from lattica.store import metrics
 from lattica.store.absorb import Absorbed, Written, absorb, check_signatures, prove_fraud
 from lattica.store.chain import Fold
-from lattica.store.changes import Change, ChangeFeed
+from lattica.store.changes import Change, ChangeFeed, Observer
 from lattica.store.clock import HybridClock, check_time, to_seconds
 from lattica.store.control import Checkpoint, Grant, Revoke
 from lattica.store.disk import StoreDisk
@@ -120,10 +120,38 @@ class Journal:
         """Whether the current task is in a transaction."""
         return self._writer is not None and asyncio.current_task() is self._writer
 
+    @property
+    def key(self) -> IdentityKey:
+        """Ours."""
+        return self._key
+
+    @property
+    def tasks(self) -> Background:
+        """What runs as long as the replica is open."""
+        return self._tasks
+
+    def now(self) -> float:
+        """The time of day that leases end by, in seconds since 1970."""
+        return self.clock.day_time(self._now())
+
+    def entry_time(self) -> float:
+        """The time of day that an entry which is written now has at least."""
+        return self.clock.peek(self._now())
+
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` whenever the frontier has changed, until what is returned is called."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[Observer]:
+        """Gather changes, and wake also when only rights have changed, of which the feed does not tell."""
+        with self.feed.observe() as observer:
+            unsubscribe = self.subscribe(observer.wake)
+            try:
+                yield observer
+            finally:
+                unsubscribe()
 
     async def close(self) -> None:
         """Take no more, and wait for what is becoming durable; observers end.
