@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
 
+import msgspec
 from blake3 import blake3
 
+from lattica.store.arrays import from_runs, pack, to_runs, unpack
 from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry
 from lattica.store.namespace import NamespaceId
 
@@ -25,6 +27,28 @@ class Epoch(NamedTuple):
 
     first: int
     client: int
+
+
+class ChainDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A chain as a snapshot holds it; see `Chain`.
+
+    Attributes:
+        head_hash: Hash of its last entry.
+        time: That entry's.
+        seen: Number of another chain, in the order of the dump, and of the last entry of it that the author has seen.
+        epochs: Of a data chain, in order.
+        runs: The first number of each run of entries without gaps, and how many there are; at least one.
+        marks: 16 bytes for each entry.
+        clocks: 4 bytes for each entry, little endian.
+    """
+
+    head_hash: bytes
+    time: int
+    seen: list[tuple[int, int]]
+    epochs: list[Epoch]
+    runs: list[tuple[int, int]]
+    marks: bytes
+    clocks: bytes
 
 
 def client_id(namespace: NamespaceId, author: bytes, first: int) -> int:
@@ -50,12 +74,31 @@ class Chain:
         self.time = 0
         self.seen: dict[ChainId, int] = {}
         self.epochs: list[Epoch] = []
+        self._numbers: dict[int, int] = {}
         self._seqs = array("Q")
         self._marks = bytearray()
         self._clocks = array("I")
 
     def __len__(self) -> int:
         return len(self._seqs)
+
+    @classmethod
+    def load(cls, namespace: NamespaceId, dump: ChainDump, chains: Sequence[ChainId]) -> Self:
+        """The chain that was dumped among ``chains``."""
+        chain = cls(namespace)
+        chain.head_hash, chain.time = dump.head_hash, dump.time
+        chain.seen = {chains[number]: seq for number, seq in dump.seen}
+        chain.epochs = dump.epochs
+        chain._seqs, chain._clocks = from_runs(dump.runs), unpack("I", dump.clocks)
+        chain._marks = bytearray(dump.marks)
+        chain.head = chain._seqs[-1]
+        return chain
+
+    def dump(self, numbers: Mapping[ChainId, int]) -> ChainDump:
+        """All of it, for `load`, with the other chains by number. It must have entries."""
+        seen = [(numbers[chain], seq) for chain, seq in self.seen.items()]
+        runs, clocks = to_runs(self._seqs), pack(self._clocks)
+        return ChainDump(self.head_hash, self.time, seen, list(self.epochs), runs, bytes(self._marks), clocks)
 
     @property
     def clock(self) -> int:
@@ -70,6 +113,11 @@ class Chain:
         self._clocks.append(clock)
         self.head, self.head_hash, self.time = body.seq, entry.hash, body.time
         self.seen = self.seen_with(body.deps)
+
+    def begin(self, epoch: Epoch) -> None:
+        """What is added from here on belongs to the epoch."""
+        self._numbers[epoch.client] = len(self.epochs)
+        self.epochs.append(epoch)
 
     def seen_with(self, deps: Sequence[Dep]) -> dict[ChainId, int]:
         """What the author has seen with these besides; the chain stays as it is."""
@@ -101,8 +149,8 @@ class Chain:
 
     def clock_at(self, client: int, seq: int) -> int:
         """The clock that the client had reached with the entry ``seq``; 0 if it had not begun."""
-        for number, epoch in enumerate(self.epochs):
-            if epoch.client == client and epoch.first <= seq:
-                end = self.epochs[number + 1].first if number + 1 < len(self.epochs) else self.head + 1
-                return self._clocks[bisect_right(self._seqs, min(seq, end - 1)) - 1]
-        return 0
+        number = self._numbers.get(client)
+        if number is None or self.epochs[number].first > seq:
+            return 0
+        end = self.epochs[number + 1].first if number + 1 < len(self.epochs) else self.head + 1
+        return self._clocks[bisect_right(self._seqs, min(seq, end - 1)) - 1]

@@ -142,7 +142,7 @@ def sign_entry(key: IdentityKey, namespace: NamespaceId, body: Body) -> Entry:
 
 
 def read_entry(raw: bytes, namespace: NamespaceId) -> Entry:
-    """Parse an entry; its signature is not checked yet.
+    """Parse an entry; its signature is not checked yet. It is kept and passed on in one form, however it was wrapped.
 
     Raises:
         EntryRefusedError: It is malformed.
@@ -156,7 +156,7 @@ def read_entry(raw: bytes, namespace: NamespaceId) -> Entry:
         raise EntryRefusedError("its signature has the wrong length")
     if body.after >= body.seq or (body.kind is Kind.UPDATE) is not (body.lane is Lane.DATA):
         raise EntryRefusedError("it contradicts itself")
-    return Entry(body, signed, _hash(namespace, signed), signature, raw)
+    return Entry(body, signed, _hash(namespace, signed), signature, _encode((signed, signature)))
 
 
 class Verifier:

@@ -9,17 +9,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import count
+
+import msgspec
 
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
-from lattica.store.chain import Chain, Epoch, client_id
-from lattica.store.control import MAX_CONTROL_ENTRIES, Control, Grant, Revoke, Right, Rights, Role, read_action
+from lattica.store.chain import Chain, ChainDump, Epoch, client_id
+from lattica.store.control import (
+    MAX_CONTROL_ENTRIES,
+    MAX_GRANTS_EACH,
+    Control,
+    ControlDump,
+    Grant,
+    Revoke,
+    Right,
+    Rights,
+    Role,
+    Scope,
+    read_action,
+)
 from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
 from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis
 from lattica.store.roots import RootKind, TextRoots, parse_root
-from lattica.store.yupdate import UpdateLimits, YUpdate, check_own, read_update
-from lattica.store.yupdate_places import ItemParents, Place
+from lattica.store.yupdate import Kind, UpdateLimits, YUpdate, check_own, read_update
+from lattica.store.yupdate_places import ItemParents, ItemsDump, Place
+
+_REVISIONS = count()
 
 
 class Verdict(Enum):
@@ -57,6 +74,22 @@ class Fraud:
     other: bytes
 
 
+class LedgerDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A ledger as a snapshot holds it, without what is frozen.
+
+    Attributes:
+        chains: Their names, in the order in which they are numbered.
+        entries: Of each chain.
+        controls: For each author its control entries.
+        items: Where the document's items are.
+    """
+
+    chains: list[ChainId]
+    entries: list[ChainDump]
+    controls: dict[bytes, list[ControlDump]]
+    items: ItemsDump
+
+
 class Ledger:
     """The entries of a namespace that count.
 
@@ -64,29 +97,49 @@ class Ledger:
         genesis: The namespace's.
         chains: Of each author and lane that has entries.
         frozen: Chains whose authors' frauds are proven.
+        rights: Who may write what, by the control entries that are here.
         touched: The places that the latest data entry wrote to.
+        revision: Changes whenever anything is added; no two ledgers have the same.
     """
 
     def __init__(self, genesis: Genesis, frozen: Mapping[ChainId, Fraud] | None = None) -> None:
         self.genesis = genesis
         self.chains: dict[ChainId, Chain] = {}
         self.frozen = dict(frozen or {})
+        self.rights = Rights(genesis)
         self.touched: set[Place] = set()
+        self.revision = next(_REVISIONS)
         self._places = ItemParents(TextRoots())
         self._clients: dict[int, ChainId] = {}
-        self._controls: dict[bytes, list[Control]] = {}
-        self._rights: Rights | None = None
-        self._rights_of: dict[bytes, list[Right]] = {}
         self._names: dict[bytes, str] = {}
         self._limits = UpdateLimits(size=genesis.limits.entry)
 
+    def dump(self) -> LedgerDump:
+        """All of it but what is frozen, for `load`."""
+        numbers = {chain: number for number, chain in enumerate(self.chains)}
+        return LedgerDump(
+            list(numbers),
+            [chain.dump(numbers) for chain in self.chains.values()],
+            self.rights.dump(),
+            self._places.dump(),
+        )
+
+    def load(self, dump: LedgerDump) -> None:
+        """Add what was dumped; there must be nothing yet. Raises `msgspec.DecodeError`."""
+        for name, chain in zip(dump.chains, dump.entries, strict=True):
+            self.chains[name] = Chain.load(self.genesis.namespace, chain, dump.chains)
+            self._clients.update((epoch.client, name) for epoch in chain.epochs)
+        self.rights = Rights.load(self.genesis, dump.controls)
+        self._places.load(dump.items)
+
+    def ends(self) -> dict[int, int]:
+        """The next clock of each client ID; the document's state, if it holds what the entries have written alone."""
+        return self._places.ends()
+
     @property
-    def rights(self) -> Rights:
-        """Who may write what, by the control entries that are here."""
-        if self._rights is None:
-            self._rights = Rights(self.genesis, self._controls)
-            self._rights_of.clear()
-        return self._rights
+    def size(self) -> int:
+        """How many entries there are."""
+        return sum(map(len, self.chains.values()))
 
     def frontier(self) -> Frontier:
         """What is here: equal frontiers, equal states."""
@@ -107,8 +160,13 @@ class Ledger:
             raise EntryRefusedError(f"it has {len(entry.raw)} bytes of at most {self.genesis.limits.entry}")
         chain = self.chain(entry.chain)
         verdict = self._place_in_chain(entry, chain)
-        if verdict is not Verdict.ADDED:
-            return verdict
+        if verdict is Verdict.ADDED:
+            verdict = self._add_next(entry, chain)
+        if verdict in (Verdict.ADDED, Verdict.CUTS):
+            self.revision = next(_REVISIONS)
+        return verdict
+
+    def _add_next(self, entry: Entry, chain: Chain) -> Verdict:
         if entry.body.time <= chain.time:
             raise EntryRefusedError("it is not later than the entry before it")
         if not self._has_all(entry.body.deps, entry.chain):
@@ -162,10 +220,11 @@ class Ledger:
             raise EntryRefusedError("its author is no admin")
         if len(chain) >= MAX_CONTROL_ENTRIES:
             raise EntryRefusedError(f"its author has granted and revoked {MAX_CONTROL_ENTRIES} times")
-        self._controls.setdefault(body.author, []).append(Control(body.seq, entry.mark, owner_seen, action))
+        if isinstance(action, Grant) and self.rights.grants(body.author, action.author) >= MAX_GRANTS_EACH:
+            raise EntryRefusedError(f"its author has given that one {MAX_GRANTS_EACH} rights")
+        self.rights.add(body.author, Control(body.seq, entry.mark, owner_seen, action))
         self.chains[entry.chain] = chain
         chain.append(entry)
-        self._rights = None
         return Verdict.CUTS if isinstance(action, Revoke) and self._may_cut(action) else Verdict.ADDED
 
     def _may_cut(self, revoke: Revoke) -> bool:
@@ -174,11 +233,7 @@ class Ledger:
 
     def rights_of(self, author: bytes) -> list[Right]:
         """The author's rights to write, those that have ended included."""
-        rights = self.rights
-        found = self._rights_of.get(author)
-        if found is None:
-            found = self._rights_of[author] = rights.of(author)
-        return found
+        return self.rights.of(author)
 
     # data
 
@@ -198,13 +253,15 @@ class Ledger:
         update = read_update(body.payload, limits=self._limits)
         clock = check_own(update, epoch.client, chain.clock if len(chain) and epoch is chain.epochs[-1] else 0)
         self._check_needs(update, entry.chain, chain, seen)
+        _check_flat(update)
         placement = self._places.place(update)
+        scope = Scope(rights)
         for place in placement.touched:
-            self._check_place(place, body.author, rights)
+            self._check_place(place, body.author, scope)
         self._places.add(placement)
         self.touched = placement.touched
         if not chain.epochs or chain.epochs[-1] is not epoch:
-            chain.epochs.append(epoch)
+            chain.begin(epoch)
             self._clients[epoch.client] = entry.chain
         self.chains[entry.chain] = chain
         chain.append(entry, clock)
@@ -231,13 +288,13 @@ class Ledger:
             if end > known:
                 raise EntryRefusedError("it refers to what its author has not declared to have seen")
 
-    def _check_place(self, place: Place, author: bytes, rights: Iterable[Right]) -> None:
+    def _check_place(self, place: Place, author: bytes, scope: Scope) -> None:
         kind, name = parse_root(place.root)
         if kind in (RootKind.COUNTER, RootKind.OWN) and place.key != self._name(author):
             raise EntryRefusedError(f"it writes another author's part of {place.root!r}")
         if name.startswith("~") and name.partition("/")[0] != f"~{self._name(author)}":
             raise EntryRefusedError(f"{place.root!r} belongs to another author")
-        if not any(right.covers(name) for right in rights):
+        if not scope.covers(name):
             raise EntryRefusedError(f"its author may not write {place.root!r}")
 
     def _name(self, author: bytes) -> str:
@@ -245,3 +302,14 @@ class Ledger:
         if name is None:
             name = self._names[author] = str(PeerId(author))
         return name
+
+
+_FLAT = frozenset((Kind.DELETED, Kind.BINARY, Kind.STRING, Kind.EMBED, Kind.FORMAT, Kind.ANY))
+
+
+def _check_flat(update: YUpdate) -> None:
+    """Refuse shared types within others: what two authors create at the same time, one of them loses."""
+    for structs in update.structs.values():
+        for struct in structs:
+            if struct.kind not in _FLAT:
+                raise EntryRefusedError("it puts a shared type into another one; documents are flat")
