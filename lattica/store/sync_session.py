@@ -28,11 +28,16 @@ MAX_EMPTY = 20
 what it offered."""
 
 
+STALE_S = 1.0
+"""Seconds without an entry after which others may be asked for what a peer was asked for: it may be cut off."""
+
+
 class FetchBoard:
-    """Which chains are being fetched, so that no two peers are asked for one."""
+    """Which chains are being fetched, so that no two peers are asked for one; ``now`` is in seconds, monotonic."""
 
     def __init__(self) -> None:
         self._busy: dict[ChainId, SyncSession] = {}
+        self._heard: dict[SyncSession, float] = {}
         self._sessions: set[SyncSession] = set()
 
     def join(self, session: SyncSession) -> None:
@@ -42,15 +47,23 @@ class FetchBoard:
     def leave(self, session: SyncSession) -> None:
         """A session has ended: what it was fetching is for the others."""
         self._sessions.discard(session)
+        self._heard.pop(session, None)
         self.release(session)
 
-    def busy(self, session: SyncSession) -> set[ChainId]:
+    def busy(self, session: SyncSession, now: float) -> set[ChainId]:
         """What others fetch."""
-        return {chain for chain, by in self._busy.items() if by is not session}
+        stale = {by for by, heard in self._heard.items() if now - heard > STALE_S}
+        return {chain for chain, by in self._busy.items() if by is not session and by not in stale}
 
-    def take(self, session: SyncSession, chains: Mapping[ChainId, Locator]) -> None:
+    def take(self, session: SyncSession, chains: Mapping[ChainId, Locator], now: float) -> None:
         """The session fetches these."""
-        self._busy.update(dict.fromkeys(chains, session))
+        if chains:
+            self._busy.update(dict.fromkeys(chains, session))
+            self._heard[session] = now
+
+    def heard(self, session: SyncSession, now: float) -> None:
+        """Something of what it fetches has come."""
+        self._heard[session] = now
 
     def release(self, session: SyncSession) -> None:
         """It has got what it gets."""
@@ -123,8 +136,9 @@ class SyncSession:
 
     def _news(self) -> SyncMessage:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
-        wanted = self._state.to_fetch(ledger, self._board.busy(self), time.monotonic())
-        self._board.take(self, wanted)
+        now = time.monotonic()
+        wanted = self._state.to_fetch(ledger, self._board.busy(self, now), now)
+        self._board.take(self, wanted, now)
         proofs = [ledger.frozen[chain] for chain in self._state.new_proofs(frontier)]
         greet, self._greet = self._greet, b""
         return SyncMessage(
@@ -184,6 +198,8 @@ class SyncSession:
     async def _take(self, message: SyncMessage) -> None:
         if message.entries and not self._state.fetching:
             raise RemoteProtocolError("entries that nobody has asked for", self.peer)
+        if message.entries:
+            self._board.heard(self, time.monotonic())
         received = await self._journal.receive(message.entries, message.proofs)
         self._empty = -1 if message.entries else self._empty  # the answer's end adds one
         metrics.ENTRIES_TAKEN.inc(received.added)
