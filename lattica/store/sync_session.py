@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lattica.background import background_tasks
 from lattica.errors import RemoteProtocolError, StreamError
@@ -124,14 +125,17 @@ class SyncSession:
     # what we say
 
     async def _tell(self) -> None:
+        loop = asyncio.get_running_loop()
+        ping_at = loop.time()
         while True:
-            try:
-                async with asyncio.timeout(PING_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(ping_at):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
             self._wake.clear()
-            await self._send(self._news())
+            message = self._news()
+            if not message.is_empty or loop.time() >= ping_at:
+                await self._send(message)
+                ping_at = loop.time() + PING_S
             await asyncio.sleep(NEWS_PAUSE_S)
 
     def _news(self) -> SyncMessage:
@@ -157,10 +161,13 @@ class SyncSession:
     async def _answer(self) -> None:
         while True:
             wanted = await self._asked.get()
+            last: Sequence[bytes] = ()
             async for entries in answer(self._journal, self._disk, wanted):
+                if last:
+                    await self._send(SyncMessage(entries=last))
+                last = entries
                 metrics.ENTRIES_SENT.inc(len(entries))
-                await self._send(SyncMessage(entries=entries))
-            await self._send(SyncMessage(answered=True))
+            await self._send(SyncMessage(entries=last, answered=True))
 
     # what the peer says
 

@@ -64,6 +64,11 @@ class SyncMessage:
     answered: bool = False
     proofs: Sequence[tuple[bytes, bytes]] = ()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing but that the sender is there."""
+        return not (self.namespace or self.heads or self.wanted or self.entries or self.answered or self.proofs)
+
 
 class FrameWriter:
     """Writes one direction of a stream: an author's ID is sent once, then its number."""
