@@ -1,9 +1,10 @@
 """How fast documents are written, replicated and opened, against plain pycrdt in memory, in one run.
 
-Usage: python -m benchmarks.store [--rounds N] [--synced N] [--opened N]
+Usage: PYTHONPATH=tests/support python -m benchmarks.store [--rounds N] [--synced N] [--opened N] [--replicas N ...]
 
 All of ours is on disk, with an fsync before anything counts as written, and each entry is signed and checked. pycrdt is
 the floor: the same edits, the same updates applied, without signatures, rules, disk or network. Cases are interleaved.
+How many bytes a write costs is counted among replicas in one process, over a network in memory; the floor is the entry.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import uvloop
+from store_swarm import measure_traffic
 
 from benchmarks import store_cases, store_sync
 from benchmarks.report import Row, report
@@ -29,6 +31,11 @@ SYNCED = 100_000
 OPENED = 1_000_000
 SYNC_ROUNDS = 3
 AUTHORS = 3
+REPLICAS = (5, 10, 20, 50)
+WRITERS = 10
+WRITE_ROUNDS = 10
+MEMORY = Path("/dev/shm")
+"""Where fsync takes no time: many replicas in one process would measure nothing else."""
 MB = 10**6
 
 Measure = Callable[[Path], float | Awaitable[float]]
@@ -101,18 +108,33 @@ async def measure_open(count: int, series: Series) -> None:
         series.add(f"{case}, first", "pycrdt, in memory", "s", store_cases.plain_apply_s(list(edits(1, count))))
 
 
+async def measure_swarm(replicas: int, series: Series) -> None:
+    """What one replica sends for each write, of ten at a time, until all have it."""
+    writers = min(WRITERS, replicas)
+    case = f"{replicas} replicas, {writers} writers"
+    with tempfile.TemporaryDirectory(prefix="lattica-bench-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        traffic = await measure_traffic(Path(folder), replicas, writers=writers, rounds=WRITE_ROUNDS)
+    series.add(f"{case}: sent for a write by each", "lattica", "B", traffic.bytes_each)
+    series.add(f"{case}: sent for a write by each", "the entry itself", "B", traffic.entry)
+    series.add(f"{case}: frames for a write by each", "lattica", "frames", traffic.frames_each)
+    series.add(f"{case}: until all have {writers} writes", "lattica", "s", traffic.seconds / WRITE_ROUNDS)
+
+
 async def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.store")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of what one replica does by itself ({ROUNDS})")
     parser.add_argument("--synced", type=int, default=SYNCED, help=f"writes that are replicated ({SYNCED:,})")
     parser.add_argument("--opened", type=int, default=OPENED, help=f"entries of a document that is opened ({OPENED:,})")
+    parser.add_argument("--replicas", type=int, nargs="*", default=REPLICAS, help="in one process (5 10 20 50)")
     options = parser.parse_args()
     series = Series()
     await measure_alone(options.rounds, series)
     for measure, count in ((measure_sync, options.synced), (measure_open, options.opened)):
         if count:
             await measure(count, series)
+    for replicas in options.replicas:
+        await measure_swarm(replicas, series)
     report("store", list(series.rows()))
 
 
