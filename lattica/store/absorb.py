@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lattica.errors import EntryRefusedError
-from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
+from lattica.store.chain import Chain
+from lattica.store.entry import MARK_BYTES, ChainId, Entry, Lane, Verifier, read_entry
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.namespace import NamespaceId
 from lattica.store.replica import Replica
@@ -36,7 +37,7 @@ class Absorbed:
         known: How many were here already, or do not count.
         missing: How many build on what is not here.
         forks: Each has the number of another entry of its author that is here.
-        resuming: Would replace entries that are here, if they count.
+        resuming: Would replace entries that are here, if they count; of each chain one way on, in order.
         cuts: What is here may not count any more.
         refused: Broke the rules, and how.
     """
@@ -77,25 +78,47 @@ def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
             result.cuts |= verdict is Verdict.CUTS
         elif verdict is Verdict.FORK:
             result.forks.append(entry)
-        elif verdict is Verdict.RESUMES:
-            result.resuming.append(entry)
-        elif verdict in (Verdict.MISSING, Verdict.SKIPPED):
+        elif verdict in (Verdict.RESUMES, Verdict.MISSING, Verdict.SKIPPED):
             left.append(entry)
         else:
             result.known += 1
-    result.resuming += _returning(replica, left)
-    result.missing = len(left)
+    result.resuming = _resuming(replica, left)
+    result.missing = len({entry.hash for entry in left} - {entry.hash for entry in result.resuming})
     return result
 
 
-def _returning(replica: Replica, left: Sequence[Entry]) -> list[Entry]:
-    """Of entries that could not be added those of chains that go on with what they have skipped before.
+def _resuming(replica: Replica, left: Iterable[Entry]) -> list[Entry]:
+    """Of entries that could not be added those that would go on from an earlier entry of their chain than the last one.
 
-    No honest author's does. It would go back and forth between two chains, and the one that goes on longer counts.
+    Of each chain one way on, the longest: whether it counts takes a replay to tell, and nobody may cause many at once.
+    It may hold what was skipped here. No honest author's does, which would go back and forth; the longer way counts.
     """
-    back = {entry.chain for entry in left if entry.body.seq < replica.ledger.chain(entry.chain).head}
-    tops = {entry.chain: entry.body.seq for entry in left if entry.body.seq > replica.ledger.chain(entry.chain).head}
-    return [entry for entry in left if entry.chain in back and entry.chain in tops]
+    chains: dict[ChainId, dict[bytes, Entry]] = {}
+    for entry in left:
+        chains.setdefault(entry.chain, {})[entry.hash] = entry
+    found = []
+    for chain, entries in chains.items():
+        known = replica.ledger.chain(chain)
+        tops = sorted((entry for entry in entries.values() if entry.body.seq > known.head), key=_seq, reverse=True)
+        ways = (_way(entry, entries) for entry in tops)
+        found += next((way for way in ways if _goes_on_before_the_end(known, way[0])), [])
+    return found
+
+
+def _seq(entry: Entry) -> int:
+    return entry.body.seq
+
+
+def _way(entry: Entry, entries: Mapping[bytes, Entry]) -> list[Entry]:
+    """The entry and those that lead to it, in order."""
+    way = [entry]
+    while (before := entries.get(way[-1].body.prev)) is not None and before.body.seq == way[-1].body.after:
+        way.append(before)
+    return way[::-1]
+
+
+def _goes_on_before_the_end(chain: Chain, entry: Entry) -> bool:
+    return entry.body.after < chain.head and chain.mark(entry.body.after) == entry.body.prev[:MARK_BYTES]
 
 
 def check_signatures(entries: Sequence[Entry], verifier: Verifier) -> None:

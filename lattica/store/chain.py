@@ -47,6 +47,7 @@ class Chain:
     def __init__(self, namespace: NamespaceId) -> None:
         self.head = 0
         self.head_hash = namespace.raw
+        self._origin = namespace.raw[:MARK_BYTES]
         self.time = 0
         self.seen: dict[ChainId, int] = {}
         self.epochs: list[Epoch] = []
@@ -88,7 +89,9 @@ class Chain:
         return seen
 
     def mark(self, seq: int) -> bytes | None:
-        """How the entry of that number is named; ``None`` if there is none."""
+        """How the entry of that number is named; ``None`` if there is none. What the first comes after is number 0."""
+        if not seq:
+            return self._origin
         at = seq - 1
         if at >= len(self._seqs) or self._seqs[at] != seq:
             at = bisect_left(self._seqs, seq)

@@ -20,7 +20,7 @@ from lattica.store.changes import Change, ChangeFeed
 from lattica.store.clock import HybridClock, check_time, to_seconds
 from lattica.store.control import Grant, Revoke
 from lattica.store.disk import StoreDisk
-from lattica.store.entry import ChainId, Entry, Verifier, read_entry
+from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
 from lattica.store.frontier import Frontier, Head
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, stored_entries
@@ -231,7 +231,8 @@ class Journal:
         if not absorbed.must_replay and not frauds:
             heads = {entry.chain: Head(entry.body.seq, entry.hash) for entry in absorbed.added}
             changes = [_change(change, local=local) for change in absorbed.written] if self.feed.observed else []
-            return self._commit(Settled(self._replica, absorbed.added, (), {}), _Commit(heads, None, changes))
+            frontier = self._replica.ledger.frontier() if _may_thaw(self._replica, absorbed) else None
+            return self._commit(Settled(self._replica, absorbed.added, (), {}), _Commit(heads, frontier, changes))
         await self._flush()
         before = self._replica
         stored = await stored_entries(self._disk, self.genesis.namespace)
@@ -292,6 +293,11 @@ def _observed(ydoc: Doc[Any], updates: list[bytes]) -> Iterator[None]:
         yield
     finally:
         ydoc.unobserve(subscription)
+
+
+def _may_thaw(replica: Replica, absorbed: Absorbed) -> bool:
+    """Whether there may be other frozen chains in the frontier: of those whose authors have rights."""
+    return bool(replica.ledger.frozen) and any(entry.body.lane is Lane.CONTROL for entry in absorbed.added)
 
 
 def _change(written: Written, *, local: bool) -> Change:

@@ -91,9 +91,10 @@ class Ledger:
         self._limits = UpdateLimits(size=genesis.limits.entry)
 
     def frontier(self) -> Frontier:
-        """What is here: equal frontiers, equal states."""
+        """What is here: equal frontiers, equal states. Frauds of authors that have no right any more do not matter."""
         heads = {chain: Head(found.head, found.head_hash) for chain, found in self.chains.items()}
-        return Frontier(self.genesis.namespace, heads, {chain: fraud.seq for chain, fraud in self.frozen.items()})
+        frozen = {chain: fraud.seq for chain, fraud in self.frozen.items() if self.rights_of(chain.author)}
+        return Frontier(self.genesis.namespace, heads, frozen)
 
     def chain(self, chain: ChainId) -> Chain:
         """The chain; an empty one, not kept, if it has no entries."""
@@ -134,8 +135,7 @@ class Ledger:
             return Verdict.ADDED if body.prev == chain.head_hash else Verdict.MISSING
         if body.after > chain.head:
             return Verdict.MISSING
-        known = chain.mark(body.after) if body.after else self.genesis.namespace.raw[:MARK_BYTES]
-        return Verdict.RESUMES if known == body.prev[:MARK_BYTES] else Verdict.MISSING
+        return Verdict.RESUMES if chain.mark(body.after) == body.prev[:MARK_BYTES] else Verdict.MISSING
 
     def _has_all(self, deps: Iterable[Dep], own: ChainId) -> bool:
         """Whether the dependencies are here. A control entry can depend on the owner's only."""
