@@ -64,9 +64,13 @@ class Absorbed:
 
 
 def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
-    """Add entries whose signatures are good, in order; none is left half added."""
+    """Add entries whose signatures are good, in order; none is left half added.
+
+    The numbers of our own, which come back after a backup was restored, are not used again, whatever becomes of them.
+    """
     result = Absorbed()
     left = []
+    tops = dict.fromkeys(Lane, 0)
     for entry in entries:
         try:
             verdict = replica.add(entry)
@@ -82,6 +86,10 @@ def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
             left.append(entry)
         else:
             result.known += 1
+        if entry.body.author == replica.own:
+            tops[entry.body.lane] = max(tops[entry.body.lane], entry.body.seq)
+    for lane, top in tops.items():
+        replica.used(lane, top)
     result.resuming = _resuming(replica, left)
     result.missing = len({entry.hash for entry in left} - {entry.hash for entry in result.resuming})
     return result

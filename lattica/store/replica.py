@@ -65,8 +65,9 @@ class Replica:
 
     def used(self, lane: Lane, seq: int) -> None:
         """Take note of a number that an entry of ours has, though it may not count."""
-        self.tops[lane] = max(self.tops[lane], seq)
-        self.renew_client()
+        if seq > self.tops[lane]:
+            self.tops[lane] = seq
+            self.renew_client()
 
     def renew_client(self) -> None:
         """Let the document write as the client ID that our next entry has."""

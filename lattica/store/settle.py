@@ -58,6 +58,8 @@ def settle(
     ledger = replica.ledger
     entries = _distinct([*stored, *absorbed.added, *absorbed.resuming])
     renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries)
+    for lane, top in replica.tops.items():
+        renewed.used(lane, top)
     gone = {entry.hash for entry in lost}
     before = {entry.hash for entry in stored}
     return Settled(

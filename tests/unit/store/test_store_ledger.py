@@ -169,7 +169,8 @@ def test_references_to_what_was_not_declared_seen_are_refused(forge: Forge, wher
     if where == "deletion":
         payload = forge.update(WRITER, deletions={client: [(1, 1)]})
     else:
-        payload = forge.update(WRITER, value(**{where: (client, 1)}))
+        item_id = (client, 1)
+        payload = forge.update(WRITER, value(origin=item_id) if where == "origin" else value(right=item_id))
 
     with pytest.raises(EntryRefusedError, match="not declared to have seen"):
         forge.ledger.add(forge.data(WRITER, payload=payload))
@@ -291,8 +292,9 @@ def test_the_area_of_a_peer_is_its_own(forge: Forge, kind: str) -> None:
 
 
 def test_the_owner_does_not_write_in_others_areas() -> None:
+    forge = Forge()
+
     with pytest.raises(EntryRefusedError, match="belongs to another author"):
-        forge = Forge()
         forge.add(forge.data(OWNER, value(f"list:~{ME}/x")))
 
 
