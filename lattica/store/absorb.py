@@ -57,6 +57,18 @@ class Absorbed:
         if entry.body.lane is Lane.DATA:
             self.written.append(Written(entry, replica.ledger.touched))
 
+    def note(self, replica: Replica, entry: Entry, verdict: Verdict, left: list[Entry]) -> None:
+        """Note what became of an entry; those that could not be added here are left."""
+        if verdict in (Verdict.ADDED, Verdict.CUTS):
+            self.take(replica, entry)
+            self.cuts |= verdict is Verdict.CUTS
+        elif verdict is Verdict.FORK:
+            self.forks.append(entry)
+        elif verdict in (Verdict.RESUMES, Verdict.MISSING, Verdict.SKIPPED):
+            left.append(entry)
+        else:
+            self.known += 1
+
     @property
     def must_replay(self) -> bool:
         """Whether the document has to be made anew."""
@@ -69,7 +81,7 @@ def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
     The numbers of our own, which come back after a backup was restored, are not used again, whatever becomes of them.
     """
     result = Absorbed()
-    left = []
+    left: list[Entry] = []
     tops = dict.fromkeys(Lane, 0)
     for entry in entries:
         try:
@@ -77,15 +89,7 @@ def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
         except EntryRefusedError as error:
             result.refused.append((entry, error.reason))
             continue
-        if verdict in (Verdict.ADDED, Verdict.CUTS):
-            result.take(replica, entry)
-            result.cuts |= verdict is Verdict.CUTS
-        elif verdict is Verdict.FORK:
-            result.forks.append(entry)
-        elif verdict in (Verdict.RESUMES, Verdict.MISSING, Verdict.SKIPPED):
-            left.append(entry)
-        else:
-            result.known += 1
+        result.note(replica, entry, verdict, left)
         if entry.body.author == replica.own:
             tops[entry.body.lane] = max(tops[entry.body.lane], entry.body.seq)
     for lane, top in tops.items():
@@ -106,15 +110,20 @@ def _resuming(replica: Replica, left: Iterable[Entry]) -> list[Entry]:
         chains.setdefault(entry.chain, {})[entry.hash] = entry
     found = []
     for chain, entries in chains.items():
-        known = replica.ledger.chain(chain)
-        tops = sorted((entry for entry in entries.values() if entry.body.seq > known.head), key=_seq, reverse=True)
-        ways = (_way(entry, entries) for entry in tops)
-        found += next((way for way in ways if _goes_on_before_the_end(known, way[0])), [])
+        found += _longest_way(replica.ledger.chain(chain), entries)
     return found
 
 
-def _seq(entry: Entry) -> int:
-    return entry.body.seq
+def _longest_way(known: Chain, entries: Mapping[bytes, Entry]) -> list[Entry]:
+    tried: set[bytes] = set()
+    for entry in sorted(entries.values(), key=lambda entry: entry.body.seq, reverse=True):
+        if entry.body.seq > known.head and entry.hash not in tried:
+            way = _way(entry, entries)
+            after = way[0].body.after
+            if after < known.head and known.mark(after) == way[0].body.prev[:MARK_BYTES]:
+                return way
+            tried.update(before.hash for before in way)
+    return []
 
 
 def _way(entry: Entry, entries: Mapping[bytes, Entry]) -> list[Entry]:
@@ -123,10 +132,6 @@ def _way(entry: Entry, entries: Mapping[bytes, Entry]) -> list[Entry]:
     while (before := entries.get(way[-1].body.prev)) is not None and before.body.seq == way[-1].body.after:
         way.append(before)
     return way[::-1]
-
-
-def _goes_on_before_the_end(chain: Chain, entry: Entry) -> bool:
-    return entry.body.after < chain.head and chain.mark(entry.body.after) == entry.body.prev[:MARK_BYTES]
 
 
 def check_signatures(entries: Sequence[Entry], verifier: Verifier) -> None:

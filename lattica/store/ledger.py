@@ -231,6 +231,11 @@ class Ledger:
             if end > known:
                 raise EntryRefusedError("it refers to what its author has not declared to have seen")
 
+    def chains_needed(self, update: bytes) -> set[ChainId]:
+        """The chains that wrote what an update refers to."""
+        needs = read_update(update, limits=self._limits).needs()
+        return {self._clients[client] for client in needs if client in self._clients}
+
     def _check_place(self, place: Place, author: bytes, scope: Scope) -> None:
         kind, name = parse_root(place.root)
         if kind in (RootKind.COUNTER, RootKind.OWN) and place.key != self._name(author):

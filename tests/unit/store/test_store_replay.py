@@ -6,7 +6,7 @@ import time
 from itertools import permutations
 
 import pytest
-from entry_forge import ADMIN, NOTHING, OTHER, OWNER, STRANGER, WRITER, Forge
+from entry_forge import ADMIN, NOTHING, OTHER, OWNER, STRANGER, WRITER, Forge, value
 from hypothesis import given
 from hypothesis import strategies as st
 from ledger_replicas import SimReplica
@@ -16,7 +16,8 @@ from lattica.identity import IdentityKey
 from lattica.store.absorb import absorb
 from lattica.store.control import Role
 from lattica.store.entry import ChainId, Entry, Lane
-from lattica.store.ledger import Fraud
+from lattica.store.ledger import Fraud, Verdict
+from lattica.store.namespace import Policy
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 from lattica.store.settle import settle
@@ -293,3 +294,23 @@ def test_numbers_of_our_own_that_come_from_elsewhere_are_not_used_again(forge: F
     absorb(replica, [last])
 
     assert replica.write(WRITER, NOTHING, 0).body.seq == last.body.seq + 1
+
+
+def test_who_has_to_name_more_authors_than_fit_names_those_it_needs_and_the_others_later() -> None:
+    """Else strangers could keep everybody from writing to an open namespace, by an entry each."""
+    forge = Forge(Policy.OPEN, limit=8000)
+    crowd = [IdentityKey.from_seed(number.to_bytes(32)) for number in range(100, 300)]
+    for key in crowd:
+        forge.write(key, payload=forge.update(key, value("map:votes", f"k{key.peer_id}")))
+    replica, _ = replay(forge.genesis, WRITER.peer_id.raw, {}, forge.entries)
+    last = forge.client(crowd[-1])
+
+    first = replica.write(WRITER, forge.update(WRITER, value(origin=(last, 0))), 1)
+    assert replica.add(first) is Verdict.ADDED
+    second = replica.write(WRITER, NOTHING, 2)
+    assert replica.add(second) is Verdict.ADDED
+    third = replica.write(WRITER, NOTHING, 3)
+
+    named = [dep.author for entry in (first, second, third) for dep in entry.body.deps]
+    assert sorted(named) == sorted(key.peer_id.raw for key in crowd)
+    assert 6000 < len(first.raw) <= 8000
