@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
 
+import msgspec
 from blake3 import blake3
 
+from lattica.store.arrays import from_runs, pack, to_runs, unpack
 from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry
 from lattica.store.namespace import NamespaceId
 
@@ -25,6 +27,28 @@ class Epoch(NamedTuple):
 
     first: int
     client: int
+
+
+class ChainDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A chain as a snapshot holds it; see `Chain`.
+
+    Attributes:
+        head_hash: Hash of its last entry.
+        time: That entry's.
+        seen: Number of another chain, in the order of the dump, and of the last entry of it that the author has seen.
+        epochs: Of a data chain, in order.
+        runs: The first number of each run of entries without gaps, and how many there are; at least one.
+        marks: 16 bytes for each entry.
+        clocks: 4 bytes for each entry, little endian.
+    """
+
+    head_hash: bytes
+    time: int
+    seen: list[tuple[int, int]]
+    epochs: list[Epoch]
+    runs: list[tuple[int, int]]
+    marks: bytes
+    clocks: bytes
 
 
 def client_id(namespace: NamespaceId, author: bytes, first: int) -> int:
@@ -58,6 +82,25 @@ class Chain:
 
     def __len__(self) -> int:
         return len(self._seqs)
+
+    @classmethod
+    def load(cls, namespace: NamespaceId, dump: ChainDump, chains: Sequence[ChainId]) -> Self:
+        """The chain that was dumped among ``chains``."""
+        chain = cls(namespace)
+        chain.head_hash, chain.time = dump.head_hash, dump.time
+        chain.seen = {chains[number]: seq for number, seq in dump.seen}
+        for epoch in dump.epochs:
+            chain.begin(epoch)
+        chain._seqs, chain._clocks = from_runs(dump.runs), unpack("I", dump.clocks)
+        chain._marks = bytearray(dump.marks)
+        chain.head = chain._seqs[-1]
+        return chain
+
+    def dump(self, numbers: Mapping[ChainId, int]) -> ChainDump:
+        """All of it, for `load`, with the other chains by number. It must have entries."""
+        seen = [(numbers[chain], seq) for chain, seq in self.seen.items()]
+        runs, clocks = to_runs(self._seqs), pack(self._clocks)
+        return ChainDump(self.head_hash, self.time, seen, list(self.epochs), runs, bytes(self._marks), clocks)
 
     @property
     def clock(self) -> int:

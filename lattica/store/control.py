@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from itertools import takewhile
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, Self, TypeAlias
 
 import msgspec
 
@@ -82,6 +82,16 @@ class Control(NamedTuple):
     action: Grant | Revoke
 
 
+class ControlDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A control entry as a snapshot holds it; see `Control`."""
+
+    seq: int
+    mark: bytes
+    owner_seen: int
+    kind: Kind
+    payload: bytes
+
+
 class Right(NamedTuple):
     """A right to write.
 
@@ -136,6 +146,18 @@ def read_action(entry: Entry) -> Grant | Revoke:
         raise EntryRefusedError("it is malformed") from error
 
 
+def dump_control(control: Control) -> ControlDump:
+    """A control entry, for `load_control`."""
+    seq, mark, owner_seen, action = control
+    kind = Kind.GRANT if isinstance(action, Grant) else Kind.REVOKE
+    return ControlDump(seq, mark, owner_seen, kind, encode_action(action))
+
+
+def load_control(dump: ControlDump) -> Control:
+    """The control entry that was dumped. Raises `msgspec.DecodeError`."""
+    return Control(dump.seq, dump.mark, dump.owner_seen, _decode[dump.kind].decode(dump.payload))
+
+
 class Rights:
     """What follows from a set of control entries; the same whatever their order was.
 
@@ -152,6 +174,17 @@ class Rights:
         self._is_open = genesis.policy is Policy.OPEN
         self._chains = {author: list(controls) for author, controls in (chains or {}).items()}
         self._evaluate()
+
+    @classmethod
+    def load(cls, genesis: Genesis, dump: Mapping[bytes, Iterable[ControlDump]]) -> Self:
+        """What `dump` gave. Raises `msgspec.DecodeError`."""
+        return cls(
+            genesis, {author: [load_control(control) for control in controls] for author, controls in dump.items()}
+        )
+
+    def dump(self) -> dict[bytes, list[ControlDump]]:
+        """All control entries, for `load`."""
+        return {author: [dump_control(control) for control in controls] for author, controls in self._chains.items()}
 
     def _evaluate(self) -> None:
         self._writers: dict[bytes, list[Right]] = {}

@@ -26,6 +26,7 @@ from lattica.store.ledger import Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, stored_entries
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.snapshotter import Snapshotter
 
 _EMPTY_UPDATE = b"\0\0"
 
@@ -89,6 +90,9 @@ class Journal:
         self._failure: LatticaError | None = None
         self._latest: asyncio.Task[LatticaError | None] | None = None
         self._listeners: list[Callable[[], None]] = []
+        self._snapshotter = Snapshotter(disk, replica)
+        self._snapshotting: asyncio.Task[None] | None = None
+        self._is_astray = False  # memory holds what the disk has not got, and never will
 
     @property
     def replica(self) -> Replica:
@@ -106,10 +110,16 @@ class Journal:
         return lambda: self._listeners.remove(listener)
 
     async def close(self) -> None:
-        """Take no more, and wait for what is becoming durable; observers end."""
+        """Take no more, and wait for what is becoming durable; observers end.
+
+        Raises:
+            ReplicaStoreError: What came last is not durable.
+        """
         self._fail(StoreUsageError("the document is closed; open it again"))
         async with self._lock:
             await self._flush()
+            if self._snapshotter.is_due_at_close() and not self._is_astray:
+                await self._snapshotter.keep(await self._snapshotter.take(self._replica))
 
     def _fail(self, failure: LatticaError) -> None:
         if self._failure is None:
@@ -181,8 +191,10 @@ class Journal:
     async def _undo(self, updates: Sequence[bytes]) -> None:
         """Forget what the document has written that will be no entry: it is made anew of those that there are."""
         if updates:
+            self._is_astray = True
             await self._flush()
             self._replica = await load_replica(self._disk, self.genesis, self._key.peer_id.raw)
+            self._is_astray = False
 
     # what others write
 
@@ -226,6 +238,7 @@ class Journal:
         self, absorbed: Absorbed, frauds: Mapping[ChainId, Fraud], *, local: bool = False
     ) -> asyncio.Task[LatticaError | None]:
         """Have what follows on its way to the disk."""
+        self._snapshotter.since += len(absorbed.added)
         for entry in absorbed.added:
             self.clock.observe(entry.body.time)
         if not absorbed.must_replay and not frauds:
@@ -240,6 +253,7 @@ class Journal:
         metrics.REPLAYS.inc()
         metrics.FRAUDS.inc(len(settled.frauds))
         self._replica = settled.replica
+        self._snapshotter.since = settled.replica.ledger.size
         lost = sum(
             entry.body.author == before.own and before.counts(entry) and not settled.replica.counts(entry)
             for entry in [*stored, *absorbed.added]
@@ -257,6 +271,7 @@ class Journal:
             if batch.changes:
                 await self._disk.commit(batch)
         except (ReplicaStoreError, BatchRefusedError) as error:
+            self._is_astray = True
             self._fail(error)
             return error
         frontier = commit.frontier or self.frontier.with_heads(commit.heads)
@@ -266,7 +281,26 @@ class Journal:
                 listener()
         for change in commit.changes:
             self.feed.publish(change)
+        if self._snapshotting is None and self._snapshotter.is_due(self._replica):
+            self._snapshotting = self._tasks.start_unless_ending(self._snapshot())
         return None
+
+    async def _snapshot(self) -> None:
+        """Keep a snapshot. Writers wait while it is made, but not until it is durable."""
+        try:
+            async with self._lock:
+                await self._flush()
+                if self._failure is not None or self._is_astray:
+                    return
+                batch = await self._snapshotter.take(self._replica)
+                # Committed by a task, as all batches are, and so before those that make it void.
+                kept = self._tasks.start_unless_ending(self._snapshotter.keep(batch))
+            if kept is not None:
+                await kept
+        except (ReplicaStoreError, BatchRefusedError):
+            return  # whoever writes is told
+        finally:
+            self._snapshotting = None
 
     async def _flush(self) -> None:
         """Wait until the disk has everything; raises if it cannot have it."""

@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import count
+
+import msgspec
 
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
-from lattica.store.chain import Chain, Epoch, client_id
+from lattica.store.chain import Chain, ChainDump, Epoch, client_id
 from lattica.store.control import (
     MAX_CONTROL_ENTRIES,
     MAX_GRANTS_EACH,
     Control,
+    ControlDump,
     Grant,
     Revoke,
     Right,
@@ -29,8 +33,10 @@ from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
 from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis
 from lattica.store.roots import RootKind, TextRoots, parse_root
-from lattica.store.yupdate import UpdateLimits, YUpdate, check_own, read_update
-from lattica.store.yupdate_places import ItemParents, Place
+from lattica.store.yupdate import Kind, UpdateLimits, YUpdate, check_own, read_update
+from lattica.store.yupdate_places import ItemParents, ItemsDump, Place
+
+_REVISIONS = count()
 
 
 class Verdict(Enum):
@@ -68,6 +74,22 @@ class Fraud:
     other: bytes
 
 
+class LedgerDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A ledger as a snapshot holds it, without what is frozen.
+
+    Attributes:
+        chains: Their names, in the order in which they are numbered.
+        entries: Of each chain.
+        controls: For each author its control entries.
+        items: Where the document's items are.
+    """
+
+    chains: list[ChainId]
+    entries: list[ChainDump]
+    controls: dict[bytes, list[ControlDump]]
+    items: ItemsDump
+
+
 class Ledger:
     """The entries of a namespace that count.
 
@@ -77,6 +99,7 @@ class Ledger:
         frozen: Chains whose authors' frauds are proven.
         rights: Who may write what, by the control entries that are here.
         touched: The places that the latest data entry wrote to.
+        revision: Changes whenever anything is added; no two ledgers have the same.
     """
 
     def __init__(self, genesis: Genesis, frozen: Mapping[ChainId, Fraud] | None = None) -> None:
@@ -85,10 +108,38 @@ class Ledger:
         self.frozen = dict(frozen or {})
         self.rights = Rights(genesis)
         self.touched: set[Place] = set()
+        self.revision = next(_REVISIONS)
         self._places = ItemParents(TextRoots())
         self._clients: dict[int, ChainId] = {}
         self._names: dict[bytes, str] = {}
         self._limits = UpdateLimits(size=genesis.limits.entry)
+
+    def dump(self) -> LedgerDump:
+        """All of it but what is frozen, for `load`."""
+        numbers = {chain: number for number, chain in enumerate(self.chains)}
+        return LedgerDump(
+            list(numbers),
+            [chain.dump(numbers) for chain in self.chains.values()],
+            self.rights.dump(),
+            self._places.dump(),
+        )
+
+    def load(self, dump: LedgerDump) -> None:
+        """Add what was dumped; there must be nothing yet. Raises `msgspec.DecodeError`."""
+        for name, chain in zip(dump.chains, dump.entries, strict=True):
+            self.chains[name] = Chain.load(self.genesis.namespace, chain, dump.chains)
+            self._clients.update((epoch.client, name) for epoch in chain.epochs)
+        self.rights = Rights.load(self.genesis, dump.controls)
+        self._places.load(dump.items)
+
+    def ends(self) -> dict[int, int]:
+        """The next clock of each client ID; the document's state, if it holds what the entries have written alone."""
+        return self._places.ends()
+
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return sum(map(len, self.chains.values()))
 
     def frontier(self) -> Frontier:
         """What is here: equal frontiers, equal states. Frauds of authors that have no right any more do not matter."""
@@ -110,8 +161,13 @@ class Ledger:
             raise EntryRefusedError(f"it has {len(entry.raw)} bytes of at most {self.genesis.limits.entry}")
         chain = self.chain(entry.chain)
         verdict = self._place_in_chain(entry, chain)
-        if verdict is not Verdict.ADDED:
-            return verdict
+        if verdict is Verdict.ADDED:
+            verdict = self._add_next(entry, chain)
+        if verdict in (Verdict.ADDED, Verdict.CUTS):
+            self.revision = next(_REVISIONS)
+        return verdict
+
+    def _add_next(self, entry: Entry, chain: Chain) -> Verdict:
         if entry.body.time <= chain.time:
             raise EntryRefusedError("it is not later than the entry before it")
         if not self._has_all(entry.body.deps, entry.chain):
@@ -197,6 +253,7 @@ class Ledger:
         update = read_update(body.payload, limits=self._limits)
         clock = check_own(update, epoch.client, chain.clock if len(chain) and epoch is chain.epochs[-1] else 0)
         self._check_needs(update, entry.chain, chain, seen)
+        _check_flat(update)
         placement = self._places.place(update)
         scope = Scope(rights)
         for place in placement.touched:
@@ -250,3 +307,14 @@ class Ledger:
         if name is None:
             name = self._names[author] = str(PeerId(author))
         return name
+
+
+_FLAT = frozenset((Kind.DELETED, Kind.BINARY, Kind.STRING, Kind.EMBED, Kind.FORMAT, Kind.ANY))
+
+
+def _check_flat(update: YUpdate) -> None:
+    """Refuse shared types within others: what two authors create at the same time, one of them loses."""
+    for structs in update.structs.values():
+        for struct in structs:
+            if struct.kind not in _FLAT:
+                raise EntryRefusedError("it puts a shared type into another one; documents are flat")

@@ -35,12 +35,14 @@ class Replica:
         own: Our peer ID.
         ydoc: The document, writing as our client ID. Replaced when we resume after entries that do not count any more.
         tops: The highest numbers that we have used ourselves, also of entries that do not count.
+        snapshotted: How many of the entries the snapshot on disk holds that this was made from; 0 if from none.
     """
 
     def __init__(self, genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud] | None = None) -> None:
         self.ledger = Ledger(genesis, frozen)
         self.own = own
         self.tops = dict.fromkeys(Lane, 0)
+        self.snapshotted = 0
         self.ydoc: Doc[Any] = Doc(client_id=self._client())
 
     @property
