@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import pytest
 from entry_forge import OTHER, OWNER, STRANGER, WRITER, Forge
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from lattica.errors import EntryRefusedError
 from lattica.store.absorb import absorb, check_signatures, prove_fraud
 from lattica.store.entry import Entry, Kind, Lane, Verifier
 from lattica.store.replica import Replica
-
-
-class Counting(Verifier):
-    """Counts how many signatures it has checked."""
-
-    checked = 0
-
-    def verify(self, entry: Entry) -> None:
-        self.checked += 1
-        super().verify(entry)
 
 
 def unsigned(entry: Entry) -> Entry:
@@ -44,18 +32,14 @@ def run_of(forge: Forge, entry: Entry) -> list[Entry]:
     return [other for other in forge.entries if other.chain == entry.chain]
 
 
-def test_the_last_of_a_run_vouches_for_those_before_it(forge: Forge) -> None:
-    verifier = Counting(forge.namespace)
-
-    check_signatures(forge.entries, verifier)
-    assert verifier.checked == 3
-    *before, last = run_of(forge, forge.entries[-1])
-    check_signatures([*map(unsigned, before), last], verifier)
+def test_what_its_authors_have_signed_passes(forge: Forge) -> None:
+    check_signatures(forge.entries, Verifier(forge.namespace))
 
 
 @pytest.mark.parametrize("at", range(8))
-def test_a_run_whose_last_entry_is_not_signed_is_refused(forge: Forge, at: int) -> None:
-    sent = [*forge.entries[:at], unsigned(forge.entries[at])]
+def test_an_entry_that_is_not_signed_is_refused_though_the_next_one_names_it(forge: Forge, at: int) -> None:
+    """The next one may not count, now or later: then nobody could be shown that its author wrote this one."""
+    sent = [*forge.entries[:at], unsigned(forge.entries[at]), *forge.entries[at + 1 :]]
 
     with pytest.raises(EntryRefusedError, match="its signature is wrong"):
         check_signatures(sent, Verifier(forge.namespace))
@@ -78,13 +62,6 @@ def test_a_chain_of_data_does_not_vouch_for_the_control_chain(forge: Forge) -> N
         check_signatures([made_up, data], Verifier(forge.namespace))
 
 
-def test_an_entry_that_comes_before_who_vouches_for_it_only_counts_in_order(forge: Forge) -> None:
-    *_, before, last = run_of(forge, forge.entries[-1])
-
-    with pytest.raises(EntryRefusedError, match="its signature is wrong"):
-        check_signatures([last, unsigned(before)], Verifier(forge.namespace))
-
-
 def test_another_entry_of_the_same_number_is_not_vouched_for(forge: Forge) -> None:
     *_, before, last = run_of(forge, forge.entries[-1])
     altered = unsigned(forge.sign(OTHER, replace(before.body, time=before.body.time + 1)))
@@ -103,26 +80,6 @@ def test_entries_in_anothers_name_are_refused(forge: Forge) -> None:
 def test_entries_of_another_namespace_are_refused(forge: Forge) -> None:
     with pytest.raises(EntryRefusedError, match="its signature is wrong"):
         check_signatures(forge.entries, Verifier(Forge().namespace))
-
-
-@given(st.data())
-def test_whatever_is_left_unsigned_is_refused_or_vouched_for(data: st.DataObject) -> None:
-    forge = Forge()
-    for _ in range(4):
-        forge.write(OWNER)
-        forge.grant(OWNER, WRITER)
-    sent = data.draw(st.lists(st.sampled_from(forge.entries), unique_by=lambda entry: entry.hash, min_size=1))
-    forged = data.draw(st.sampled_from(sent))
-    later = sent[sent.index(forged) + 1 :]
-    chain = {entry.body.seq: entry for entry in later if entry.chain == forged.chain}
-    sent = [unsigned(entry) if entry is forged else entry for entry in sent]
-
-    try:
-        check_signatures(sent, Verifier(forge.namespace))
-    except EntryRefusedError:
-        assert forged.body.seq + 1 not in chain
-    else:
-        assert forged.body.seq + 1 in chain
 
 
 @pytest.mark.parametrize("lane", list(Lane))
