@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lattica.errors import EntryRefusedError
-from lattica.store.chain import Chain
+from lattica.store.chain import Chain, new_client
 from lattica.store.entry import MARK_BYTES, ChainId, Entry, Lane, Verifier, read_entry
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.namespace import NamespaceId
@@ -148,13 +148,17 @@ def check_signatures(entries: Iterable[Entry], verifier: Verifier) -> None:
 
 
 def prove_fraud(namespace: NamespaceId, one: bytes, other: bytes, verifier: Verifier) -> tuple[Entry, Fraud]:
-    """One of two entries with one number, and that they prove a fraud of their author's.
+    """The first of two entries, and that they prove a fraud of its author's.
 
     Raises:
         EntryRefusedError: They do not.
     """
     first, second = read_entry(one, namespace), read_entry(other, namespace)
-    if first.chain != second.chain or first.body.seq != second.body.seq or first.hash == second.hash:
+    if first.chain == second.chain:
+        contradict = first.body.seq == second.body.seq and first.hash != second.hash
+    else:
+        contradict = new_client(namespace, first) == new_client(namespace, second) != 0
+    if not contradict:
         raise EntryRefusedError("it proves no fraud")
     verifier.verify(first)
     verifier.verify(second)

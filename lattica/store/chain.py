@@ -11,10 +11,11 @@ import msgspec
 from blake3 import blake3
 
 from lattica.store.arrays import from_runs, pack, to_runs, unpack
-from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry
+from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
 from lattica.store.namespace import NamespaceId
 
 _CLIENT_BITS = 53
+_STRETCH = 1 << 16
 
 
 class Epoch(NamedTuple):
@@ -52,9 +53,22 @@ class ChainDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 def client_id(namespace: NamespaceId, author: bytes, first: int) -> int:
-    """The Yjs client ID of the author's entries from number ``first`` on, until it resumes: 53 bits, never 0."""
+    """The Yjs client ID of the author's entries from number ``first`` on, until it resumes: 53 bits, never 0.
+
+    Two that are alike can be found by trying, and freeze their authors. So each try is made to take some 40 us: to find
+    two of one's own takes an hour still, to find another author's takes thousands of years.
+    """
     seed = b"lattica-store-client/1:" + namespace.raw + first.to_bytes(8) + author
-    return int.from_bytes(blake3(seed).digest(8)) % ((1 << _CLIENT_BITS) - 1) + 1
+    stretched = blake3(seed).digest(_STRETCH)
+    return int.from_bytes(blake3(stretched).digest(8)) % ((1 << _CLIENT_BITS) - 1) + 1
+
+
+def new_client(namespace: NamespaceId, entry: Entry) -> int:
+    """The Yjs client ID with which an entry of data begins; 0 if it goes on with that of the one before it."""
+    body = entry.body
+    if body.lane is not Lane.DATA or body.seq == body.after + 1 > 1:
+        return 0
+    return client_id(namespace, body.author, body.seq)
 
 
 class Chain:
@@ -150,6 +164,10 @@ class Chain:
         """Number of the last entry before ``seq``; 0 if there is none."""
         at = bisect_left(self._seqs, seq)
         return self._seqs[at - 1] if at else 0
+
+    def first_of(self, client: int) -> int:
+        """Number of the first entry of a client's, which has begun here."""
+        return self.epochs[self._numbers[client]].first
 
     def clock_at(self, client: int, seq: int) -> int:
         """The clock that the client had reached with the entry ``seq``; 0 if it had not begun."""

@@ -215,22 +215,21 @@ class Journal:
             self._check_usable()
             absorbed = absorb(self._replica, entries)
             found = [(entry.chain, fraud) for entry, fraud in proven]
-            found += [(fork.chain, await self._prove(fork, absorbed)) for fork in absorbed.forks]
+            for fork in absorbed.forks:
+                found += await self._prove(fork, absorbed)
             durable = await self._settle(absorbed, new_frauds(self._replica, found))
         await _done(durable)
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
         return Received(len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
 
-    async def _prove(self, fork: Entry, absorbed: Absorbed) -> Fraud:
-        """The proof that an entry is, together with the one of its number that counts here."""
-        seq = fork.body.seq
-        for entry in absorbed.added:
-            if entry.chain == fork.chain and entry.body.seq == seq:
-                return Fraud(seq, entry.raw, fork.raw)
-        await self._flush()
-        author, lane = fork.chain
-        [raw] = await self._disk.run(self.genesis.namespace.raw, author, lane, seq, seq, 0)
-        return Fraud(seq, raw, fork.raw)
+    async def _prove(self, fork: Entry, absorbed: Absorbed) -> list[tuple[ChainId, Fraud]]:
+        """What an entry proves, together with the one here that it contradicts."""
+        chain, seq = self._replica.ledger.rival(fork)
+        raw = next((entry.raw for entry in absorbed.added if (entry.chain, entry.body.seq) == (chain, seq)), None)
+        if raw is None:
+            await self._flush()
+            [raw] = await self._disk.run(self.genesis.namespace.raw, chain.author, chain.lane, seq, seq, 0)
+        return [(chain, Fraud(seq, raw, fork.raw)), (fork.chain, Fraud(fork.body.seq, fork.raw, raw))]
 
     # to disk
 

@@ -15,7 +15,7 @@ import msgspec
 
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
-from lattica.store.chain import Chain, ChainDump, Epoch, client_id
+from lattica.store.chain import Chain, ChainDump, Epoch, new_client
 from lattica.store.control import (
     MAX_CONTROL_ENTRIES,
     MAX_GRANTS_EACH,
@@ -52,7 +52,7 @@ class Verdict(Enum):
     MISSING = auto()
     """Something that it builds on is not here, or does not count here."""
     FORK = auto()
-    """Another entry of its author has its number: fraud."""
+    """Another entry of its author has its number, or another author's its client ID: fraud."""
     RESUMES = auto()
     """It would replace entries that are here: the namespace has to be replayed with it."""
     CUTS = auto()
@@ -61,11 +61,11 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fraud:
-    """Two entries of one author with one number.
+    """Two entries of one author with one number, or of two authors who begin with one client ID.
 
     Attributes:
         seq: The number; from it on none of the chain's entries counts.
-        one: An entry, as sent.
+        one: An entry of the chain, as sent.
         other: The other one.
     """
 
@@ -187,11 +187,21 @@ class Ledger:
             return Verdict.KNOWN if mark == entry.mark else Verdict.FORK
         if fraud is not None and body.seq >= fraud.seq:
             return Verdict.MOOT
+        if self._clients.get(new_client(self.genesis.namespace, entry), entry.chain) != entry.chain:
+            return Verdict.FORK
         if body.after == chain.head:
             return Verdict.ADDED if body.prev == chain.head_hash else Verdict.MISSING
         if body.after > chain.head:
             return Verdict.MISSING
         return Verdict.RESUMES if chain.mark(body.after) == body.prev[:MARK_BYTES] else Verdict.MISSING
+
+    def rival(self, fork: Entry) -> tuple[ChainId, int]:
+        """Chain and number of the entry here that one contradicts, which was found to be a fork."""
+        if self.chain(fork.chain).mark(fork.body.seq) is not None:
+            return fork.chain, fork.body.seq
+        client = new_client(self.genesis.namespace, fork)
+        whose = self._clients[client]
+        return whose, self.chains[whose].first_of(client)
 
     def _has_all(self, deps: Iterable[Dep], own: ChainId) -> bool:
         """Whether the dependencies are here. A control entry can depend on the owner's only."""
@@ -269,11 +279,11 @@ class Ledger:
 
     def _epoch(self, entry: Entry, chain: Chain) -> Epoch:
         body = entry.body
-        if chain.epochs and body.seq == chain.head + 1:
+        client = new_client(self.genesis.namespace, entry)
+        if not client:
             return chain.epochs[-1]
-        client = client_id(self.genesis.namespace, body.author, body.seq)
         if client in self._clients:
-            raise EntryRefusedError("its author's client ID is taken")
+            raise EntryRefusedError("its author has had this client ID before")
         return Epoch(body.seq, client)
 
     def _check_needs(self, update: YUpdate, own: ChainId, chain: Chain, seen: Mapping[ChainId, int]) -> None:

@@ -109,7 +109,9 @@ class SimReplica:
         self.refused += absorbed.refused
         pairs = [(fraud.one, fraud.other) for fraud in frauds]
         known = {(entry.chain, entry.body.seq): entry for entry in [*self.stored, *absorbed.added]}
-        pairs += [(known[fork.chain, fork.body.seq].raw, fork.raw) for fork in absorbed.forks]
+        for fork in absorbed.forks:
+            rival = known[self.replica.ledger.rival(fork)]
+            pairs += [(rival.raw, fork.raw), (fork.raw, rival.raw)]
         proven = [prove_fraud(self.genesis.namespace, one, other, self.verifier) for one, other in pairs]
         news = new_frauds(self.replica, [(entry.chain, fraud) for entry, fraud in proven])
         must = absorbed.must_replay or news

@@ -9,6 +9,7 @@ from entry_forge import ADMIN, OTHER, OWNER, STRANGER, WRITER
 from ledger_replicas import SimReplica, converge
 
 from lattica.identity import IdentityKey
+from lattica.store import chain
 from lattica.store.control import Role
 from lattica.store.entry import ChainId, Entry, Lane
 from lattica.store.ledger import Fraud
@@ -277,3 +278,19 @@ def test_lost_numbers_are_not_used_again(restart: bool) -> None:
     assert write(cast.other).body.seq == lost.body.seq + 1
     converge(cast.everybody)
     assert set(cast.reader.frauds) == {chain_of(WRITER)}
+
+
+def test_two_authors_that_begin_with_one_client_id_are_both_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever comes first: replicas that took one and refused the other would differ for ever."""
+    monkeypatch.setattr(chain, "_CLIENT_BITS", 1)  # there is one client ID
+    cast = Cast()
+    one, two = write(cast.cheat, 1), write(cast.other, 6)
+    first, second, third = (SimReplica(cast.genesis, STRANGER) for _ in range(3))
+    for reader, order in ((first, (one, two)), (second, (two, one))):
+        reader.receive(cast.owner.counting)
+        for entry in order:
+            reader.receive([entry])
+    third.receive(cast.owner.counting, first.frauds.values())
+
+    assert set(first.frauds) == set(second.frauds) == {chain_of(WRITER), chain_of(OTHER)}
+    assert first.digest == second.digest == third.digest
