@@ -25,7 +25,7 @@ from lattica.store.frontier import Frontier, Head
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, stored_entries
 from lattica.store.replica import Replica
-from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.settle import Settled, early_frauds, new_frauds, settle
 from lattica.store.snapshotter import Snapshotter
 
 _EMPTY_UPDATE = b"\0\0"
@@ -85,6 +85,7 @@ class Journal:
         self._tasks = tasks
         self._now = now
         self._verifier = Verifier(replica.genesis.namespace)
+        self._early: dict[ChainId, Fraud] = {}
         self._lock = asyncio.Lock()
         self._writer: asyncio.Task[Any] | None = None
         self._failure: LatticaError | None = None
@@ -214,9 +215,10 @@ class Journal:
         async with self._lock:
             self._check_usable()
             absorbed = absorb(self._replica, entries)
-            found = [(entry.chain, fraud) for entry, fraud in proven]
+            found = [*self._early.items(), *((entry.chain, fraud) for entry, fraud in proven)]
             for fork in absorbed.forks:
                 found += await self._prove(fork, absorbed)
+            self._early = early_frauds(self._replica, found)
             durable = await self._settle(absorbed, new_frauds(self._replica, found))
         await _done(durable)
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}

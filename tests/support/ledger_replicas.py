@@ -19,7 +19,7 @@ from lattica.store.ledger import Fraud
 from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
-from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.settle import Settled, early_frauds, new_frauds, settle
 from lattica.store.snapshot import dump_snapshot, load_snapshot, take_snapshot
 
 NOW = 1_700_000_000_000 << 16
@@ -38,6 +38,7 @@ class SimReplica:
         self.key = key
         self.stored: list[Entry] = []
         self.frauds: dict[ChainId, Fraud] = {}
+        self.early: dict[ChainId, Fraud] = {}
         self.refused: list[tuple[Entry, str]] = []
         self.verifier = Verifier(genesis.namespace)
         self.replica = Replica(genesis, key.peer_id.raw)
@@ -113,7 +114,9 @@ class SimReplica:
             rival = known[self.replica.ledger.rival(fork)]
             pairs += [(rival.raw, fork.raw), (fork.raw, rival.raw)]
         proven = [prove_fraud(self.genesis.namespace, one, other, self.verifier) for one, other in pairs]
-        news = new_frauds(self.replica, [(entry.chain, fraud) for entry, fraud in proven])
+        found = [*self.early.items(), *((entry.chain, fraud) for entry, fraud in proven)]
+        self.early = early_frauds(self.replica, found)
+        news = new_frauds(self.replica, found)
         must = absorbed.must_replay or news
         self._settle(settle(self.replica, absorbed, news, self.stored if must else None))
         return self.digest != before

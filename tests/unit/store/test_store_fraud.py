@@ -14,6 +14,7 @@ from lattica.store.control import Role
 from lattica.store.entry import ChainId, Entry, Lane
 from lattica.store.ledger import Fraud
 from lattica.store.namespace import create_genesis
+from lattica.store.settle import MAX_EARLY_FRAUDS, early_frauds
 
 SET, APPEND = 0, 1
 """Numbers by which a replica sets a key, or appends to a list."""
@@ -128,7 +129,7 @@ def test_a_proof_is_enough_without_the_entries() -> None:
     assert not cast.owner.receive(entries)
 
 
-def test_a_proof_comes_before_the_grant_of_its_author_and_is_told_again() -> None:
+def test_a_proof_that_came_before_the_grant_of_its_author_is_remembered() -> None:
     cast = Cast()
     twin = cast.twin()
     cast.reader.receive([write(cast.cheat, 1), write(twin, 6)])
@@ -136,8 +137,16 @@ def test_a_proof_comes_before_the_grant_of_its_author_and_is_told_again() -> Non
 
     late.receive([], cast.reader.frauds.values())
     assert not late.frauds
-    late.receive(cast.reader.counting, cast.reader.frauds.values())
+    late.receive(cast.reader.counting)
     assert late.digest == cast.reader.digest
+
+
+def test_of_frauds_of_strangers_some_are_remembered() -> None:
+    cast = Cast()
+    strangers = [chain_of(IdentityKey.from_seed(number.to_bytes(32))) for number in range(MAX_EARLY_FRAUDS + 5)]
+
+    early = early_frauds(cast.owner.replica, [(stranger, Fraud(1, b"", b"")) for stranger in strangers])
+    assert list(early) == strangers[5:]
 
 
 def test_the_fraud_of_who_has_no_right_is_ignored() -> None:
