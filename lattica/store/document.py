@@ -129,6 +129,19 @@ class Document:
         async with self._journal.transaction():
             yield self
 
+    async def compact(self) -> bool:
+        """Put the state in the place of its history, here and, when they hear of it, in all replicas.
+
+        The owner's node does this by itself once in a while. What is folded is settled: no later revocation or proof of
+        fraud takes it back. Writers wait meanwhile: some seconds for a million items. ``False``: there is nothing to
+        do.
+
+        Raises:
+            StoreUsageError: We are not the owner.
+            ReplicaStoreError: It is not durable, and the document cannot be used any more.
+        """
+        return await self._journal.compact()
+
     # members
 
     @contextlib.asynccontextmanager
@@ -138,10 +151,10 @@ class Document:
             async with document.hold("workers", {"layers": [0, 12]}) as lease:
                 await lease.update({"layers": [0, 24]})
 
-        The lease is renewed in the background, each third of its duration, by an entry that everybody keeps: the
-        shorter, the faster ghosts vanish, and the more there is to keep. It is our value in `own` of this name, where
-        nothing else should be written. At the end of the block it is withdrawn; if the block raised or was cancelled,
-        as far as that works within two seconds.
+        The lease is renewed in the background, each third of its duration, by an entry that all keep until `compact`:
+        the shorter, the faster ghosts vanish, and the more there is to keep. It is our value in `own` of this name,
+        where nothing else should be written. At the end of the block it is withdrawn; if the block raised or was
+        cancelled, as far as that works within two seconds.
 
         Args:
             name: As of a container.

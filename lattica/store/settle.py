@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lattica.store.absorb import Absorbed
 from lattica.store.entry import ChainId, Entry
-from lattica.store.ledger import Fraud
+from lattica.store.ledger import Base, Fraud
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 
@@ -45,7 +45,11 @@ def new_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict
 
 
 def settle(
-    replica: Replica, absorbed: Absorbed, frauds: Mapping[ChainId, Fraud], stored: Sequence[Entry] | None
+    replica: Replica,
+    absorbed: Absorbed,
+    frauds: Mapping[ChainId, Fraud],
+    stored: Sequence[Entry] | None,
+    base: Base | None = None,
 ) -> Settled:
     """What to keep.
 
@@ -54,12 +58,13 @@ def settle(
         absorbed: What.
         frauds: New ones.
         stored: All entries that were kept before, in order; needed if something must be replayed, or there are frauds.
+        base: The state that stands for entries that are not kept, if there is one; needed then too.
     """
     if stored is None:
         return Settled(replica, absorbed.added, (), {})
     ledger = replica.ledger
     entries = _distinct([*stored, *absorbed.added, *absorbed.resuming])
-    renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries)
+    renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries, base)
     gone = {entry.hash for entry in lost}
     before = {entry.hash for entry in stored}
     return Settled(

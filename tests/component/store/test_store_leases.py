@@ -284,3 +284,15 @@ async def test_a_lease_that_was_left_behind_is_taken_over_after_a_restart(tmp_pa
         async with dora.document.hold("workers", "after"):
             assert dict(dora.document.members("workers")) == {dora.peer: "after"}
         assert dict(dora.document.members("workers")) == {}
+
+
+async def test_a_lease_outlives_the_folding_of_its_history(alice: Desk, bob: Desk) -> None:
+    async with bob.document.hold("workers", 1) as lease:
+        await lease.update(2)
+        await alice.hear(bob)
+
+        assert await alice.document.compact()
+        assert dict(alice.document.members("workers")) == {bob.peer: 2}
+        await lease.update(3)
+        await alice.hear(bob)
+        assert dict(alice.document.members("workers")) == {bob.peer: 3}
