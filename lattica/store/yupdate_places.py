@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lattica.errors import DocumentUpdateError
 from lattica.store.yupdate import ItemId, Kind, Struct, YUpdate
+from lattica.store.yupdate_order import ItemOrder
 
 
 class Place(NamedTuple):
@@ -104,6 +105,7 @@ class ItemParents:
         self._clients: dict[int, _Runs] = {}
         self._places: list[Place | None] = [None]
         self._numbers: dict[Place | None, int] = {None: 0}
+        self.order = ItemOrder()
 
     def end(self, client: int) -> int:
         """The client's next clock."""
@@ -159,6 +161,7 @@ class ItemParents:
 
     def add(self, placement: Placement) -> None:
         """Add the items of the update that was placed last."""
+        self.order.keep()
         for client, added in placement.runs.items():
             runs = self._clients.setdefault(client, _Runs())
             for run in added:
@@ -218,6 +221,7 @@ class _Added:
 
     def __init__(self, known: ItemParents, update: YUpdate) -> None:
         self._known = known
+        known.order.begin()
         self.runs: dict[int, list[Run]] = {}
         for client in update.structs:
             first = update.span(client)[0]
@@ -258,6 +262,7 @@ class _Added:
                 break
             place, within = self._place(struct)
             _check_content(struct.kind, within)
+            self._known.order.add(client, struct, nowhere=within is Within.KEY or self._is_gone(struct))
             holds = _HOLDS.get(struct.kind, Holder.NONE)
             runs.append(Run(struct.clock, struct.clock + struct.length, place, within, holds))
             done += 1
@@ -287,6 +292,12 @@ class _Added:
         if holder is Holder.NONE:
             raise DocumentUpdateError("an item is put into one that holds nothing")
         return place, Within(holder) if struct.parent_sub is None else Within.KEY
+
+    def _is_gone(self, struct: Struct) -> bool:
+        """Whether it is garbage, or in what is not known any more."""
+        if isinstance(struct.parent, ItemId):
+            return self._find(struct.parent).holds is Holder.UNKNOWN
+        return struct.kind is Kind.GC
 
     def _between(self, struct: Struct) -> tuple[Place | None, Within]:
         """Where both neighbours are. If the left one is gone, yrs takes where the right one is, and Yjs nowhere."""
