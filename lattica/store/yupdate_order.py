@@ -1,31 +1,35 @@
-"""Whether an item's neighbours are in order, so that documents put it at one place however they come to know of it.
+"""Whether an item's neighbours are in order, so that all documents put it at the same place.
 
-A Yjs item names the item on its left when it was written, its `origin`, and the one on its right. Documents find its
-place among others that were written at once by comparing these, and that they all find the same hangs on what holds
-for each honest item x = (o, r), since r came right after o where x was written, and whatever o and r name was there:
+A Yjs item x names what it was put between: on its left its `origin` o, on its right its `right_origin` r. Documents
+find its place among items written at the same time by comparing these, and believe that they are in order:
 
-    o < r,  r <= o's right one,  r's origin <= o.                                            (1)
+    r's origin <= o < r                                                                              (1)
 
-**The order.** Let the items form a tree, each below its origin, those without one below the start of what they are in.
-If (1) holds for all, a document holds the tree in preorder: an item, then those below it. (Between x and y below it let
-z be none below x, so that its origin is before x. Documents put y before z then unless z's right one, q, is not after
-y. But q has its origin not after z's, and is like z; so there would be ever more between x and y.)
+It holds for what honest authors write: r came right after o, and an item comes after its origin. One x without (1) is
+enough to make documents differ that get it in different orders. It is refused here.
 
-Siblings are ordered so: c is before d if it names d on its right, or a sibling that is not after d; if that decides
-neither way, the lower client ID comes first, and of one client the later item. Call c's right one, if it is c's
-sibling, the next of c; going on so gives the chain of c, and documents compare c and d as if they merged both chains
-from their ends, the greater first. Hence where the chains have parted, the one with the least item has the item that
-comes first. Equally: for each item take the next in its chain that is less, and so on; from the ends of these shorter
-chains compare item by item, and one that goes on is before one that ends. A client is in such a chain once at most,
-since its earlier items are greater than its later ones: so chains are short.
+**The order.** The items form a tree, each below its origin, those without one below the start of what they are in. They
+are ordered as this is walked: an item, then all that is below it. By (1) a right one is either the item's sibling or
+after all that is below their origin. Let the next of an item be its right one, if that is its sibling, and its chain:
+itself, its next, the next of that, and so on. Siblings are ordered by their chains: where two have parted, the one that
+has had the lowest ID begins first, an ID being (client, -clock); and one that leads to the other's beginning does. So
 
-**The check.** (1) is to be found out from the tree for items for which it held. If r's origin is o, r is before all
-that is not below o, hence before o's right one; and if r is o's right one, all has been found when o was written.
-Otherwise r's origin, l, has to be above o; the one below l that o is below, or is, has to come before its sibling r;
-and if o has a right one, its origin has to be above l, or l itself with r not after it.
+    if c is before its sibling d, and has the higher ID, then c's next is d or before d.             (2)
 
-Nothing of this asks for any item but those that x refers to, directly or not. So whether an update is accepted is a
-matter of what its author has seen. That documents follow the order described here is not proven here but tested.
+**Documents follow it**, by induction. To put in x, a document goes from o through what is below o, up to r at most, and
+puts x after the last sibling of a lower ID and all below that. (See `integrate` in
+https://github.com/yjs/yjs/blob/v13.6.27/src/structs/Item.js; it compares clients only, but of one client's items the
+later come later.) By (2) x is after that sibling; and were one of those further on before x, its next would be, too,
+and the next of that. The document stops early at a sibling of a higher ID with the same right one: none of a lower ID
+is after that and before the next of both, again by (2).
+
+**What is kept.** Of the items that one client wrote one after another, each below the one before and without a next,
+only the first: a run. For it, the first of a lower ID in its chain: the lowest IDs of two chains decide, if those are
+one item's the lowest ones before it, and so on, so these links are enough. They lead to each client once at most, since
+its later items have lower IDs. So that way is short; the one up the tree can be long, hence the jumps.
+
+Nothing here asks for any item but those that x refers to, directly or not. So whether an update is accepted hangs on
+what its author has seen, and on nothing else that a replica knows.
 """
 
 from __future__ import annotations
@@ -37,244 +41,216 @@ from typing import Final, NamedTuple
 from lattica.errors import DocumentUpdateError
 from lattica.store.yupdate import ItemId, Struct
 
-NOWHERE: Final = 0
-"""Node of the items that have no order: in no document, or a key's values."""
+_NOWHERE: Final = 0
+"""Node of items that have no order: in no document, or a key's values."""
 
-# A node is a run: items of one client, each the origin of the next, with one right neighbour. These are its fields.
-_SLOT, _START, _ORIGIN, _ORIGIN_CLOCK, _RIGHT, _RIGHT_CLOCK, _LESS, _DEPTH, _JUMP = range(9)
-_FIELDS = 9
+# A node is a run, or the start of a list or text. Its fields: its client's number and its first clock; the run and the
+# clock of what that is below; the next of lower ID, 0 if none; how deep it is, and a run that it is far below.
+_CLIENT, _START, _ORIGIN, _ORIGIN_CLOCK, _LOWER, _DEPTH, _JUMP = range(7)
+_FIELDS = 7
 
 
-class _Element(NamedTuple):
-    """An item by its run and clock; the start of a list or text is one too."""
+class _Item(NamedTuple):
+    """An item, or the start of a list or text, by its run and clock."""
 
     node: int
     clock: int
 
 
-_NONE = _Element(NOWHERE, 0)
+_NONE = _Item(_NOWHERE, 0)
+_UNCHECKED = ItemId(-1, -1)
 
 
-class _Client:
-    """A client's runs: where each starts, and its node."""
+class _Runs:
+    """One client's runs: where each starts, and its node.
 
-    def __init__(self, slot: int) -> None:
-        self.slot = slot
+    Attributes:
+        right: What was found to be after the last item, when this was added.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.starts = array("I")
         self.nodes = array("I")
+        self.right: ItemId | None = _UNCHECKED
+
+    def append(self, clock: int, node: int) -> None:
+        if node != _NOWHERE or not self.nodes or self.nodes[-1] != _NOWHERE:
+            self.starts.append(clock)
+            self.nodes.append(node)
 
     def at(self, clock: int) -> int:
         return self.nodes[bisect_right(self.starts, clock) - 1]
 
-    def last(self) -> int:
-        return self.nodes[-1] if self.nodes else NOWHERE
+    def cut(self, size: int) -> None:
+        del self.starts[size:]
+        del self.nodes[size:]
+        self.right = _UNCHECKED
 
 
 class ItemOrder:
-    """The neighbours of every item of lists and texts; 44 bytes for each run.
+    """The order of all items of lists and texts; 36 bytes for each run.
 
-    Items are added to a draft, in causal order, and stay when `keep` is called; `begin` drops what was not kept.
+    Items are added to a draft, in causal order. `keep` makes it last, `begin` drops it and begins another.
     """
 
     def __init__(self) -> None:
-        self._nodes = array("I", bytes(4 * _FIELDS))
+        self._nodes = array("I", [0] * _FIELDS)
         self._ids: list[int] = []
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, _Runs] = {}
         self._heads: dict[str | ItemId, int] = {}
-        self._drafted: list[_Client] = []
+        self._size = len(self._nodes)
+        self._drafted: dict[int, int] = {}
         self._new_heads: list[str | ItemId] = []
-        self._kept = len(self._nodes)
 
     def begin(self) -> None:
-        """Begin a draft; drop the one before unless it was kept."""
-        del self._nodes[self._kept :]
-        for client in self._drafted:
-            client.starts.pop()
-            client.nodes.pop()
+        """Begin a draft. What was drafted before and not kept is dropped."""
+        del self._nodes[self._size :]
+        for client, size in self._drafted.items():
+            self._clients[client].cut(size)
         for head in self._new_heads:
             del self._heads[head]
         self.keep()
 
     def keep(self) -> None:
-        """Let the draft stay."""
-        self._kept = len(self._nodes)
+        """Keep what was drafted."""
+        self._size = len(self._nodes)
         self._drafted.clear()
         self._new_heads.clear()
 
     def add(self, client: int, struct: Struct, *, nowhere: bool) -> None:
-        """Add items to the draft. All that they refer to, and their client's items before, have been added.
+        """Draft items. What they refer to, and what their client wrote before, must have been added.
 
         Args:
             client: Who wrote them.
             struct: The items.
-            nowhere: They have no order: they are garbage, in what is not known any more, or a key's values.
+            nowhere: They have no order: they are garbage, below such, or a key's values.
 
         Raises:
             DocumentUpdateError: Their neighbours are not in order, or not in one list or text.
         """
         runs = self._clients.get(client)
         if runs is None:
-            runs = self._clients[client] = _Client(len(self._ids))
+            runs = self._clients[client] = _Runs(len(self._ids))
             self._ids.append(client)
-        if not nowhere and struct.parent is None and self._goes_on(runs, client, struct):
+        self._drafted.setdefault(client, len(runs.starts))
+        goes_on = struct.origin == (client, struct.clock - 1)
+        if goes_on and struct.right_origin == runs.right:
             return
         if nowhere:
-            origin = right = _NONE
+            origin, following = _NONE, _NONE
         elif struct.parent is not None:
-            origin, right = _Element(self._head(struct.parent), 0), _NONE
+            origin, following = _Item(self._head(struct.parent), 0), _NONE
         else:
-            origin, right = self._neighbours(struct)
-        if origin.node != NOWHERE:
-            node = self._new_node(runs.slot, struct.clock, origin, right)
-        elif runs.nodes and runs.last() == NOWHERE:
-            return
-        else:
-            node = NOWHERE
-        runs.starts.append(struct.clock)
-        runs.nodes.append(node)
-        self._drafted.append(runs)
+            origin, following = self._between(struct)
+        runs.right = _UNCHECKED if origin == _NONE else struct.right_origin
+        if origin == _NONE:
+            runs.append(struct.clock, _NOWHERE)
+        elif not goes_on or following != _NONE:
+            runs.append(struct.clock, self._new_node(runs.number, struct.clock, origin, following))
 
-    def _goes_on(self, runs: _Client, client: int, struct: Struct) -> bool:
-        """Whether the items belong to their client's last run."""
-        if struct.origin != (client, struct.clock - 1):
-            return False
-        last = runs.last()
-        if last == NOWHERE:
-            return False
-        at = last * _FIELDS
-        right = self._nodes[at + _RIGHT]
-        if struct.right_origin is None:
-            return right == NOWHERE
-        return (
-            right != NOWHERE
-            and self._nodes[at + _RIGHT_CLOCK] == struct.right_origin.clock
-            and self._ids[self._nodes[right * _FIELDS + _SLOT]] == struct.right_origin.client
-        )
-
-    def _neighbours(self, struct: Struct) -> tuple[_Element, _Element]:
-        """The neighbours, checked; without a left one, the start of what they are in."""
+    def _between(self, struct: Struct) -> tuple[_Item, _Item]:
+        """What the items are below, and the next in their chain."""
         right = self._find(struct.right_origin)
         origin = self._find(struct.origin)
+        if right == _NONE:
+            if struct.right_origin is not None and origin != _NONE:
+                raise DocumentUpdateError("an item is put before one that is nowhere")
+            return origin, _NONE
+        above = self._origin(right)
         if struct.origin is None:
-            if right.node == NOWHERE:
-                return _NONE, _NONE
-            origin = self._origin(right)
-            if self._nodes[origin.node * _FIELDS + _DEPTH]:
-                raise DocumentUpdateError("an item is put at the start, before one that is not")
-        elif struct.right_origin is None:
-            if self._right(origin) != _NONE:
-                raise DocumentUpdateError("an item is put at the end, after one that is not")
-        elif (origin.node == NOWHERE) != (right.node == NOWHERE):
-            raise DocumentUpdateError("an item is put between two of which one is nowhere")
-        elif origin.node != NOWHERE and not self._in_order(origin, right):
-            raise DocumentUpdateError(
-                "an item is put between two that are not in this order, or not next to each other"
-            )
-        return origin, right
+            if self._nodes[above.node * _FIELDS + _DEPTH]:
+                raise DocumentUpdateError("an item is put first, and before one that has another on its left")
+            return above, right
+        if origin == _NONE:
+            raise DocumentUpdateError("an item is put after one that is nowhere")
+        if above == origin:
+            return origin, right
+        branch = self._branch(above, origin)
+        if branch is None or not self._is_before(branch, right):
+            raise DocumentUpdateError("an item is put between two that are not in this order")
+        return origin, _NONE
 
-    def _find(self, item: ItemId | None) -> _Element:
+    def _find(self, item: ItemId | None) -> _Item:
         if item is None:
             return _NONE
         node = self._clients[item.client].at(item.clock)
-        return _NONE if node == NOWHERE else _Element(node, item.clock)
+        return _NONE if node == _NOWHERE else _Item(node, item.clock)
 
-    def _in_order(self, origin: _Element, right: _Element) -> bool:
-        above = self._origin(right)
-        beyond = self._right(origin)
-        if origin == above or right == beyond:
-            return True
-        step = self._step(above, origin)
-        if step is None or not self._before(step, right):
-            return False
-        if beyond == _NONE:
-            return True
-        above_beyond = self._origin(beyond)
-        if above_beyond == above:
-            return self._before(right, beyond)
-        return self._step(above_beyond, above) is not None
-
-    def _step(self, above: _Element, below: _Element) -> _Element | None:
-        """The item right below the one that the other is below, or is."""
-        nodes = self._nodes
-        if above.node == below.node:
-            return _Element(above.node, above.clock + 1) if above.clock < below.clock else None
-        depth = nodes[above.node * _FIELDS + _DEPTH] + 1
-        node = below.node
-        while nodes[node * _FIELDS + _DEPTH] > depth:
-            jump = nodes[node * _FIELDS + _JUMP]
-            node = jump if nodes[jump * _FIELDS + _DEPTH] >= depth else nodes[node * _FIELDS + _ORIGIN]
-        at = node * _FIELDS
-        if nodes[at + _DEPTH] != depth or nodes[at + _ORIGIN] != above.node or nodes[at + _ORIGIN_CLOCK] < above.clock:
-            return None
-        if nodes[at + _ORIGIN_CLOCK] == above.clock:
-            return _Element(node, nodes[at + _START])
-        return _Element(above.node, above.clock + 1)
-
-    def _before(self, one: _Element, other: _Element) -> bool:
-        """Whether one of two siblings comes first."""
-        chain, other_chain = self._chain(one), self._chain(other)
-        while chain and other_chain:
-            key, other_key = chain.pop(), other_chain.pop()
-            if key != other_key:
-                return key < other_key
-        return bool(chain)
-
-    def _chain(self, item: _Element) -> list[tuple[int, int]]:
-        keys = []
-        while item != _NONE:
-            keys.append(self._key(item))
-            item = self._less(item)
-        return keys
-
-    def _key(self, item: _Element) -> tuple[int, int]:
-        return self._ids[self._nodes[item.node * _FIELDS + _SLOT]], -item.clock
-
-    def _less(self, item: _Element) -> _Element:
-        """The next in the item's chain that is less than it. Of the siblings only one can be inside of a run."""
-        at = item.node * _FIELDS
-        less = self._nodes[at + _LESS]
-        if less == NOWHERE or self._nodes[at + _START] != item.clock:
-            return _NONE
-        if less == self._nodes[at + _ORIGIN]:
-            return _Element(less, self._nodes[at + _ORIGIN_CLOCK] + 1)
-        return _Element(less, self._nodes[less * _FIELDS + _START])
-
-    def _origin(self, item: _Element) -> _Element:
+    def _origin(self, item: _Item) -> _Item:
         at = item.node * _FIELDS
         if self._nodes[at + _START] != item.clock:
-            return _Element(item.node, item.clock - 1)
-        return _Element(self._nodes[at + _ORIGIN], self._nodes[at + _ORIGIN_CLOCK])
+            return _Item(item.node, item.clock - 1)
+        return _Item(self._nodes[at + _ORIGIN], self._nodes[at + _ORIGIN_CLOCK])
 
-    def _right(self, item: _Element) -> _Element:
+    def _branch(self, above: _Item, item: _Item) -> _Item | None:
+        """The one right below ``above`` that the item is, or is below; ``None`` if it is not below that."""
+        nodes = self._nodes
+        if above.node == item.node:
+            return _Item(above.node, above.clock + 1) if above.clock < item.clock else None
+        depth = nodes[above.node * _FIELDS + _DEPTH] + 1
         at = item.node * _FIELDS
-        return _Element(self._nodes[at + _RIGHT], self._nodes[at + _RIGHT_CLOCK])
+        while nodes[at + _DEPTH] > depth:
+            jump = nodes[at + _JUMP] * _FIELDS
+            at = jump if nodes[jump + _DEPTH] >= depth else nodes[at + _ORIGIN] * _FIELDS
+        if nodes[at + _DEPTH] != depth or nodes[at + _ORIGIN] != above.node or nodes[at + _ORIGIN_CLOCK] < above.clock:
+            return None
+        if nodes[at + _ORIGIN_CLOCK] > above.clock:
+            return _Item(above.node, above.clock + 1)
+        return _Item(at // _FIELDS, nodes[at + _START])
+
+    def _is_before(self, one: _Item, other: _Item) -> bool:
+        """Whether one of two siblings comes first."""
+        chain, other_chain = self._lower_ids(one), self._lower_ids(other)
+        while chain and other_chain:
+            lowest, other_lowest = chain.pop(), other_chain.pop()
+            if lowest != other_lowest:
+                return lowest < other_lowest
+        return bool(chain)
+
+    def _lower_ids(self, item: _Item) -> list[tuple[int, int]]:
+        ids = []
+        while item != _NONE:
+            ids.append(self._id(item))
+            item = self._lower(item)
+        return ids
+
+    def _id(self, item: _Item) -> tuple[int, int]:
+        return self._ids[self._nodes[item.node * _FIELDS + _CLIENT]], -item.clock
+
+    def _lower(self, item: _Item) -> _Item:
+        """The next in the item's chain that has a lower ID. One of its siblings may be inside of the run above."""
+        at = item.node * _FIELDS
+        lower = self._nodes[at + _LOWER]
+        if lower == _NOWHERE or self._nodes[at + _START] != item.clock:
+            return _NONE
+        if lower == self._nodes[at + _ORIGIN]:
+            return _Item(lower, self._nodes[at + _ORIGIN_CLOCK] + 1)
+        return _Item(lower, self._nodes[lower * _FIELDS + _START])
 
     def _head(self, parent: str | ItemId) -> int:
-        """The start of what the parent holds: a run of one item above all others."""
+        """The start of what the parent holds: a node above all others."""
         node = self._heads.get(parent)
         if node is None:
             node = self._heads[parent] = len(self._nodes) // _FIELDS
             self._new_heads.append(parent)
-            self._nodes.extend((0, 0, NOWHERE, 0, NOWHERE, 0, NOWHERE, 0, node))
+            self._nodes.extend((0, 0, _NOWHERE, 0, _NOWHERE, 0, node))
         return node
 
-    def _new_node(self, slot: int, clock: int, origin: _Element, right: _Element) -> int:
+    def _new_node(self, number: int, clock: int, origin: _Item, following: _Item) -> int:
         nodes = self._nodes
-        node = len(nodes) // _FIELDS
-        depth, jump = self._above(origin.node)
-        nodes.extend((slot, clock, *origin, *right, NOWHERE, depth, jump))
-        if right != _NONE and self._origin(right) == origin:
-            key = (self._ids[slot], -clock)
-            less = right
-            while less != _NONE and self._key(less) > key:
-                less = self._less(less)
-            nodes[node * _FIELDS + _LESS] = less.node
-        return node
-
-    def _above(self, origin: int) -> tuple[int, int]:
-        """Depth of a node below that one, and a node far above it: with these the way up is short (Myers, 1983)."""
-        nodes = self._nodes
-        jump = nodes[origin * _FIELDS + _JUMP]
+        own = (self._ids[number], -clock)
+        lower = following
+        while lower != _NONE and self._id(lower) > own:
+            lower = self._lower(lower)
+        above, jump = origin.node * _FIELDS, nodes[origin.node * _FIELDS + _JUMP]
         far = nodes[jump * _FIELDS + _JUMP]
-        depth, depth_jump, depth_far = (nodes[node * _FIELDS + _DEPTH] for node in (origin, jump, far))
-        return depth + 1, far if depth - depth_jump == depth_jump - depth_far else origin
+        # Myers, An applicative random-access stack (1983): with such jumps no way up has more than logarithmic length.
+        depth, depth_jump, depth_far = (
+            nodes[above + _DEPTH],
+            nodes[jump * _FIELDS + _DEPTH],
+            nodes[far * _FIELDS + _DEPTH],
+        )
+        jump = far if depth - depth_jump == depth_jump - depth_far else origin.node
+        nodes.extend((number, clock, *origin, lower.node, depth + 1, jump))
+        return len(nodes) // _FIELDS - 1

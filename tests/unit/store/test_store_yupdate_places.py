@@ -76,14 +76,14 @@ def test_between_neighbours_nowhere_an_item_is_nowhere(index: ItemParents) -> No
     assert touched(index, item(ANY, VALUE, origin=(9, 0), right=(9, 1))) == set()
 
 
-@pytest.mark.parametrize("sides", [{"origin": (9, 0), "right": (7, 2)}, {"origin": (7, 2), "right": (9, 0)}])
-def test_between_a_neighbour_nowhere_and_one_somewhere_an_item_is_refused(
-    index: ItemParents, sides: dict[str, tuple[int, int]]
+@pytest.mark.parametrize(("origin", "right"), [((9, 0), (7, 2)), ((7, 2), (9, 0))])
+def test_between_one_nowhere_and_one_somewhere_an_item_is_refused(
+    index: ItemParents, origin: tuple[int, int], right: tuple[int, int]
 ) -> None:
     index.accept(read_update(update({9: (0, [b"\0\x01"])})))
 
-    with pytest.raises(DocumentUpdateError, match="one is nowhere"):
-        touched(index, item(ANY, VALUE, **sides))
+    with pytest.raises(DocumentUpdateError, match="one that is nowhere"):
+        touched(index, item(ANY, VALUE, origin=origin, right=right))
 
 
 @pytest.mark.parametrize(
