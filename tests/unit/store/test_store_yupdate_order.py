@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from random import Random
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ CLIENTS = (5, 3, 2**33, 2**53 - 1)
 Id = tuple[int, int]
 Step = tuple[int, int | None, int | None, int]
 
-sides = st.none() | st.integers(0, 30)
-steps = st.lists(st.tuples(st.integers(0, 3), sides, sides, st.integers(1, 3)), max_size=14)
+sides = st.none() | st.integers(0, 3) | st.integers(0, 20)
+steps = st.lists(st.tuples(st.integers(0, 3), sides, sides, st.integers(1, 3)), max_size=20)
 
 
 class Sent(NamedTuple):
@@ -42,6 +42,7 @@ class Story:
         self.root = root
         self.index = ItemParents(texts={"text"})
         self.log: list[Sent] = []
+        self.origins: dict[Id, Id | None] = {}
         self._in: dict[Id, int] = {}
         self._ends = dict.fromkeys(CLIENTS, 0)
 
@@ -58,17 +59,23 @@ class Story:
         sent = Sent(client, raw, frozenset(self._in[near] for near in (origin, right, *before) if near))
         accepted = accepts(self.index, raw)
         if accepted:
-            self._in.update({(client, end + more): len(self.log) for more in range(step[3])})
+            for clock in range(end, end + step[3]):
+                self._in[client, clock] = len(self.log)
+                self.origins[client, clock] = origin if clock == end else (client, clock - 1)
             self._ends[client] += step[3]
             self.log.append(sent)
         return sent, accepted
 
     def _run(self, client: int, end: int, length: int, origin: Id | None, right: Id | None) -> bytes:
-        names = [chr(0x4E00 + 1000 * CLIENTS.index(client) + end + more) for more in range(length)]
+        names = [self.name((client, end + more)) for more in range(length)]
         if self.root == "text":
             return item(STRING, text("".join(names)), root="text", origin=origin, right=right)
         values = b"".join(b"\x77" + text(name) for name in names)
         return item(ANY, uint(length) + values, root="list", origin=origin, right=right)
+
+    def name(self, near: Id) -> str:
+        """The value that the item has in the list, or its character."""
+        return chr(0x4E00 + 1000 * CLIENTS.index(near[0]) + near[1])
 
     def past(self, sent: Sent) -> list[int]:
         """What the update refers to, directly or not, in order."""
@@ -111,6 +118,10 @@ def accepts(index: ItemParents, raw: bytes) -> bool:
     return True
 
 
+def place_of(places: Mapping[Id, int], near: Id | None) -> int:
+    return -1 if near is None else places[near]
+
+
 def copy_of(*docs: Doc[Any]) -> Doc[Any]:
     copy: Doc[Any] = Doc(client_id=78)
     for doc in docs:
@@ -132,6 +143,28 @@ def test_what_is_accepted_makes_equal_documents_in_any_order(root: str, history:
         some = story.document(order[: random.randint(0, len(order))])
         states = [story.state(doc) for doc in (first, other, copy_of(other), copy_of(some, other))]
         assert states == [states[0]] * 4
+
+
+@settings(deadline=None)
+@given(steps)
+def test_two_are_in_order_if_the_document_has_them_so(history: list[Step]) -> None:
+    """Of any two, the right one's origin must not be after the left one, nor this after the right one."""
+    story = Story("list")
+    for step in history:
+        story.write(step)
+    doc = story.document(range(len(story.log)))
+    at = {named: number for number, named in enumerate(doc.get("list", type=Array).to_py() or ())}
+    places = {near: at[story.name(near)] for near in story.origins}
+
+    for origin, right in permutations((None, *story.origins), 2):
+        fits = right is None or place_of(places, story.origins[right]) <= place_of(places, origin) < places[right]
+        probe = update({1: (0, [item(ANY, b"\x01\x7e", root="list", origin=origin, right=right)])})
+        try:
+            story.index.roots_touched(read_update(probe))
+        except DocumentUpdateError:
+            assert not fits
+        else:
+            assert fits
 
 
 @settings(deadline=None)
