@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from lattica.errors import DocumentError
+from lattica.errors import LatticaError
 from lattica.identity import PeerId
 from lattica.store.yupdate_places import Place
 
@@ -40,31 +41,34 @@ class ChangeFeed:
     """Hands changes to any number of observers, each at its own pace."""
 
     def __init__(self) -> None:
-        self._observers: set[_Observer] = set()
-        self._failure: DocumentError | None = None
+        self._observers: weakref.WeakSet[_Observer] = weakref.WeakSet()  # who is not iterated over is not kept
+        self._failure: LatticaError | None = None
         self._closed = False
 
     @property
     def observed(self) -> bool:
         """Whether anybody watches."""
-        return bool(self._observers)
+        return len(self._observers) > 0
 
     def publish(self, change: Change) -> None:
         """Tell everybody."""
         for observer in self._observers:
             observer.put(change)
 
-    def close(self, failure: DocumentError | None = None) -> None:
+    def close(self, failure: LatticaError | None = None) -> None:
         """End all iterations, after what they have not seen yet; with ``failure`` if there is one."""
         self._closed = True
         self._failure = failure
         for observer in self._observers:
             observer.wake.set()
 
-    async def changes(self) -> AsyncIterator[Change]:
-        """Yield changes from now on, until the document is closed."""
+    def changes(self) -> AsyncIterator[Change]:
+        """Yield changes from now on, not only from when it is first waited for, until the document is closed."""
         observer = _Observer()
         self._observers.add(observer)
+        return self._changes(observer)
+
+    async def _changes(self, observer: _Observer) -> AsyncIterator[Change]:
         try:
             while True:
                 while observer.pending:

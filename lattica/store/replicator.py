@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from lattica.background import Background, cancelled, first_leaf
 from lattica.errors import EntryRefusedError, LatticaError, NetworkError, RemoteProtocolError
@@ -69,6 +70,8 @@ class Replicator:
         self._board = FetchBoard()
         self._sessions: dict[PeerId, _Running] = {}
         self._calling: set[PeerId] = set()
+        self._own: set[asyncio.Task[None]] = set()
+        self._ended = False
         self._key = journal.genesis.namespace.multihash
 
     @property
@@ -83,8 +86,24 @@ class Replicator:
                 self._book.found(peer)
 
     async def run(self) -> None:
-        """Find replicas, and stay in touch, until cancelled."""
-        self._tasks.start(self._announce())
+        """Find replicas, and stay in touch, until cancelled; then all streams have ended."""
+        try:
+            await self._stay_in_touch()
+        finally:
+            self._ended = True
+            for task in self._own:
+                task.cancel()
+            if self._own:
+                await asyncio.wait(self._own)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._tasks.start(coroutine)
+        self._own.add(task)
+        task.add_done_callback(self._own.discard)
+        return task
+
+    async def _stay_in_touch(self) -> None:
+        self._start(self._announce())
         searching: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         while True:
@@ -93,9 +112,9 @@ class Replicator:
             if missing > 0:
                 for peer in self._book.due(now, missing, {*self._sessions, *self._calling}):
                     self._calling.add(peer)
-                    self._tasks.start(self._call(peer))
+                    self._start(self._call(peer))
                 if (searching is None or searching.done()) and self._book.may_search(now):
-                    searching = self._tasks.start(self._search())
+                    searching = self._start(self._search())
             await asyncio.sleep(LOOK_PAUSE_S)
 
     async def _announce(self) -> None:
@@ -145,13 +164,16 @@ class Replicator:
 
     async def _run(self, link: SyncLink, *, outgoing: bool) -> None:
         peer = link.peer
-        old = self._sessions.get(peer)
-        if old is not None:
+        while (old := self._sessions.get(peer)) is not None:
             # Of two streams that cross, the smaller peer ID's stays; a new one from the same side takes over.
             if old.outgoing is not outgoing and outgoing is not (self._me < peer):
                 raise BusyError("there is a stream between us already")
             await cancelled(old.task)
-        task = self._tasks.start(self._session(link, outgoing=outgoing))
+            if self._sessions.get(peer) is old:
+                del self._sessions[peer]
+        if self._ended:
+            raise BusyError("this replica is being closed")
+        task = self._start(self._session(link, outgoing=outgoing))
         running = self._sessions[peer] = _Running(task, outgoing)
         try:
             await asyncio.wait([task])
