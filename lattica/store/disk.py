@@ -126,6 +126,10 @@ class StoreDisk:
         """The namespace's snapshot and the last row that it covers."""
         return await self._read(self._reader.snapshot, namespace)
 
+    async def last_row(self, namespace: bytes) -> int:
+        """The last row that entries of the namespace have; 0 if there are none."""
+        return await self._read(self._reader.last_row, namespace)
+
     async def finish(self) -> None:
         """Take no more, and wait until all that was committed is durable; `open_store_disk` calls this."""
         self._closed = True

@@ -127,7 +127,10 @@ class Batch:
         self._add(ProofChange(author, lane, seq, one, other), one, other)
 
     def snapshot(self, raw: bytes, row: int) -> None:
-        """Replace the namespace's snapshot; ``row`` is the last row that it covers, 0 if none."""
+        """Replace the namespace's snapshot; ``row`` is the last row that it covers, 0 if none.
+
+        Without bytes there is no snapshot any more.
+        """
         if not 0 <= row <= MAX_SEQ:
             raise ValueError(f"{row} is no row number; take one that the store has given")
         self._add(SnapshotChange(raw, row), raw)

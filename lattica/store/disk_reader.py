@@ -84,3 +84,9 @@ class DiskReader:
         with sqlite_errors(self._path):
             found = self._database.execute(query, (namespace,)).fetchone()
         return (found[0], found[1]) if found else None
+
+    def last_row(self, namespace: bytes) -> int:
+        """The last row of the namespace's entries; 0 if there is none."""
+        query = f"SELECT max(row) FROM entries INDEXED BY entries_by_row WHERE namespace = {_NAMESPACE}"  # noqa: S608
+        with sqlite_errors(self._path):
+            return self._database.execute(query, (namespace,)).fetchone()[0] or 0

@@ -26,6 +26,7 @@ from lattica.store.ledger import Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, stored_entries
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.snapshotter import Snapshotter
 
 T = TypeVar("T")
 
@@ -91,6 +92,9 @@ class Journal:
         self._failure: LatticaError | None = None
         self._latest: asyncio.Task[LatticaError | None] | None = None
         self._listeners: list[Callable[[], None]] = []
+        self._snapshotter = Snapshotter(disk, replica)
+        self._snapshotting: asyncio.Task[None] | None = None
+        self._is_astray = False  # memory holds what the disk has not got, and never will
 
     @property
     def replica(self) -> Replica:
@@ -113,6 +117,9 @@ class Journal:
         async with self._lock:
             if self._latest is not None:
                 await asyncio.wait([self._latest])
+            if self._snapshotter.is_due_at_close() and not self._is_astray:
+                with contextlib.suppress(ReplicaStoreError):  # it takes longer to open, then
+                    await self._snapshotter.keep(await self._snapshotter.take(self._replica))
 
     def _fail(self, failure: LatticaError) -> None:
         if self._failure is None:
@@ -203,6 +210,7 @@ class Journal:
         try:
             return await outlast(asyncio.get_running_loop().create_task(work))
         except LatticaError as error:
+            self._is_astray = True
             self._fail(error)
             raise
 
@@ -247,6 +255,7 @@ class Journal:
 
     def _settle(self, absorbed: Absorbed, *, local: bool = False) -> asyncio.Task[LatticaError | None]:
         """Have what was plainly added on its way to the disk."""
+        self._snapshotter.since += len(absorbed.added)
         for entry in absorbed.added:
             self.clock.observe(entry.body.time)
         heads = {entry.chain: Head(entry.body.seq, entry.hash) for entry in absorbed.added}
@@ -271,6 +280,7 @@ class Journal:
         metrics.REPLAYS.inc()
         metrics.FRAUDS.inc(len(settled.frauds))
         self._replica = settled.replica
+        self._snapshotter.since = settled.replica.ledger.size
         lost = sum(
             entry.body.author == before.own and before.counts(entry) and not settled.replica.counts(entry)
             for entry in [*stored, *absorbed.added]
@@ -292,6 +302,7 @@ class Journal:
             elif before is not None:  # durable is what comes before, too
                 await _done(before)
         except (ReplicaStoreError, BatchRefusedError) as error:
+            self._is_astray = True
             self._fail(error)
             return error
         frontier = commit.frontier or self.frontier.with_heads(commit.heads)
@@ -301,7 +312,26 @@ class Journal:
                 listener()
         for change in commit.changes:
             self.feed.publish(change)
+        if self._snapshotting is None and self._snapshotter.is_due(self._replica):
+            self._snapshotting = self._tasks.start_unless_ending(self._snapshot())
         return None
+
+    async def _snapshot(self) -> None:
+        """Keep a snapshot. Writers wait while it is made, but not until it is durable."""
+        try:
+            async with self._lock:
+                await self._flush()
+                if self._failure is not None or self._is_astray:
+                    return
+                batch = await self._snapshotter.take(self._replica)
+                # Committed by a task, as all batches are, and so before those that make it void.
+                kept = self._tasks.start_unless_ending(self._snapshotter.keep(batch))
+            if kept is not None:
+                await kept
+        except (ReplicaStoreError, BatchRefusedError):
+            return  # whoever writes is told
+        finally:
+            self._snapshotting = None
 
     async def _flush(self) -> None:
         """Wait until the disk has everything; raises if it cannot have it."""

@@ -21,12 +21,14 @@ class Settled:
         put: New entries that count.
         drop: Entries that do not count any more. Our own are kept on disk: their numbers must not be used again.
         frauds: New proofs.
+        replayed: Whether the replica was made anew, and what was known of the one before does not hold any more.
     """
 
     replica: Replica
     put: Sequence[Entry]
     drop: Sequence[Entry]
     frauds: Mapping[ChainId, Fraud]
+    replayed: bool = False
 
 
 def new_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict[ChainId, Fraud]:
@@ -65,6 +67,7 @@ def settle(
         [entry for entry in entries if entry.hash not in before and entry.hash not in gone],
         [entry for entry in lost if entry.hash in before and entry.body.author != replica.own],
         frauds,
+        replayed=True,
     )
 
 

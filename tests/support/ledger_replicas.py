@@ -20,6 +20,7 @@ from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.snapshot import dump_snapshot, load_snapshot, take_snapshot
 
 NOW = 1_700_000_000_000 << 16
 ROOTS = ("map:settings", "list:log", "text:notes")
@@ -123,6 +124,13 @@ class SimReplica:
 
     def restart(self) -> None:
         self.replica, _ = replay(self.genesis, self.key.peer_id.raw, self.frauds, self.stored)
+
+    def reload(self) -> None:
+        """Take what a snapshot holds in place of what is in memory."""
+        raw = dump_snapshot(take_snapshot(self.replica))
+        loaded = load_snapshot(self.genesis, self.key.peer_id.raw, self.frauds, raw)
+        assert loaded is not None
+        self.replica = loaded
 
     # what no honest author does
 
