@@ -227,6 +227,9 @@ class Journal:
         entries = [read_entry(raw, namespace) for raw in raws]
         for entry in entries:
             check_time(entry.body.time, self._now())
+        for raw in (raw for pair in proofs for raw in pair):
+            if len(raw) > self.genesis.limits.entry:
+                raise EntryRefusedError(f"it proves a fraud by {len(raw)} bytes of at most {self.genesis.limits.entry}")
         proven = [prove_fraud(namespace, one, other, self._verifier) for one, other in proofs]
         check_signatures(entries, self._verifier)
         async with self._lock:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lattica.background import Background, cancelled, first_leaf
-from lattica.errors import EntryRefusedError, LatticaError, NetworkError, RemoteProtocolError
+from lattica.errors import EarlyEntryError, EntryRefusedError, LatticaError, NetworkError, RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.store import metrics
 from lattica.store.disk import StoreDisk
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 DEGREE = 4
 """Replicas with which one stays in touch by itself; others call it. News reach all in about log n steps."""
+OWN_CHOICE = 2
+"""How many of them it has called, at least, if it knows so many that have not called it."""
 MAX_SESSIONS = 16
 """Replicas with which one is in touch at most."""
 LOOK_PAUSE_S = 0.25
@@ -108,7 +110,7 @@ class Replicator:
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
-            missing = DEGREE - len(self._sessions) - len(self._calling)
+            missing = self._missing()
             if missing > 0:
                 for peer in self._book.due(now, missing, {*self._sessions, *self._calling}):
                     self._calling.add(peer)
@@ -116,6 +118,12 @@ class Replicator:
                 if (searching is None or searching.done()) and self._book.may_search(now):
                     searching = self._start(self._search())
             await asyncio.sleep(LOOK_PAUSE_S)
+
+    def _missing(self) -> int:
+        """How many to call: those that call us are not enough, they may all be of one mind."""
+        outgoing = sum(running.outgoing for running in self._sessions.values())
+        calling = len(self._calling - self._sessions.keys())
+        return max(DEGREE - len(self._sessions), OWN_CHOICE - outgoing) - calling
 
     async def _announce(self) -> None:
         while True:
@@ -186,10 +194,12 @@ class Replicator:
         peer, loop = link.peer, asyncio.get_running_loop()
         greet = self._journal.genesis.namespace.raw if outgoing else b""
         session = SyncSession(link, self._journal, self._disk, self._board, greet=greet)
-        self._book.connected(peer)
+        self._book.found(peer)
         began = loop.time()
         try:
             await session.run()
+        except* EarlyEntryError as group:
+            logger.info("replica is ahead of our clock peer=%s reason=%s", peer, first_leaf(group))
         except* (RemoteProtocolError, EntryRefusedError) as group:
             metrics.PEERS_REFUSED.inc()
             logger.warning("replica broke the rules peer=%s reason=%s", peer, first_leaf(group))
@@ -199,7 +209,10 @@ class Replicator:
         except* LatticaError as group:
             logger.warning("replica not served reason=%s", first_leaf(group))
         finally:
-            self._book.ended(peer, loop.time(), lasted=loop.time() - began)
+            if session.was_heard:
+                self._book.ended(peer, loop.time(), lasted=loop.time() - began)
+            else:
+                self._book.failed(peer, loop.time())
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,12 @@ PING_S = 2.0
 """Seconds after which a frame is sent though there is nothing to say."""
 SILENCE_S = 5.0
 """Seconds after which a peer that says nothing is taken for gone."""
+STUCK_S = 30.0
+"""Seconds for a peer to take a frame."""
+ANSWER_S = 60.0
+"""Seconds for each frame of an answer."""
+LEASE_S = 5.0
+"""Seconds for which a peer that is asked for chains keeps others from being asked for them, if it sends nothing new."""
 MAX_EMPTY = 20
 """Answers in a row without an entry before a peer is taken for a liar. Once in a while an honest one has just dropped
 what it offered."""
@@ -44,9 +50,9 @@ class FetchBoard:
         self._sessions.discard(session)
         self.release(session)
 
-    def busy(self, session: SyncSession) -> set[ChainId]:
-        """What others fetch."""
-        return {chain for chain, by in self._busy.items() if by is not session}
+    def busy(self, session: SyncSession, now: float) -> set[ChainId]:
+        """What others fetch, and get."""
+        return {chain for chain, by in self._busy.items() if by is not session and now - by.useful_at < LEASE_S}
 
     def take(self, session: SyncSession, chains: Mapping[ChainId, Locator]) -> None:
         """The session fetches these."""
@@ -67,10 +73,15 @@ class SyncSession:
 
     Attributes:
         peer: Who.
+        was_heard: Whether it has said anything.
+        useful_at: When it was asked for something, or sent something new, the last time.
     """
 
     def __init__(self, link: SyncLink, journal: Journal, disk: StoreDisk, board: FetchBoard, *, greet: bytes) -> None:
         self.peer = link.peer
+        self.was_heard = False
+        self.useful_at = 0.0
+        self._answer_at = 0.0
         self._empty = 0
         self._link = link
         self._journal = journal
@@ -118,27 +129,37 @@ class SyncSession:
             except TimeoutError:
                 pass
             self._wake.clear()
+            if self._state.fetching and time.monotonic() - self._answer_at > ANSWER_S:
+                raise RemoteProtocolError("it does not answer what it was asked", self.peer)
             await self._send(self._news())
+            if self._state.is_behind:
+                self.wake()
             await asyncio.sleep(NEWS_PAUSE_S)
 
     def _news(self) -> SyncMessage:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
-        wanted = self._state.to_fetch(ledger, self._board.busy(self), time.monotonic())
-        self._board.take(self, wanted)
-        proofs = [ledger.frozen[chain] for chain in self._state.new_proofs(frontier)]
+        now = time.monotonic()
+        wanted = self._state.to_fetch(ledger, self._board.busy(self, now), now)
+        if wanted:
+            self._board.take(self, wanted)
+            self.useful_at = self._answer_at = now
         greet, self._greet = self._greet, b""
         return SyncMessage(
             namespace=greet,
             heads=self._state.news(frontier),
             wanted=wanted,
-            proofs=[(fraud.one, fraud.other) for fraud in proofs],
+            proofs=[(fraud.one, fraud.other) for fraud in self._state.new_proofs(frontier, ledger.frozen)],
         )
 
     async def _send(self, message: SyncMessage) -> None:
         async with self._sending:
             frame = self._writer.write(message)
             metrics.BYTES_SENT.inc(len(frame))
-            await self._link.send(frame)
+            try:
+                async with asyncio.timeout(STUCK_S):
+                    await self._link.send(frame)
+            except TimeoutError:
+                raise StreamError(f"the replica at {self.peer} has not taken a frame in {STUCK_S:.0f} s") from None
 
     async def _answer(self) -> None:
         while True:
@@ -159,6 +180,7 @@ class SyncSession:
                 raise StreamError(f"the replica at {self.peer} has been silent for {SILENCE_S:.0f} s") from None
             if raw is None:
                 return
+            self.was_heard = True
             await self._hear(self._reader.read(raw))
 
     async def _hear(self, message: SyncMessage) -> None:
@@ -185,7 +207,11 @@ class SyncSession:
         if message.entries and not self._state.fetching:
             raise RemoteProtocolError("entries that nobody has asked for", self.peer)
         received = await self._journal.receive(message.entries, message.proofs)
-        self._empty = -1 if message.entries else self._empty  # the answer's end adds one
+        if message.entries:
+            self._empty = -1  # the answer's end adds one
+            self._answer_at = time.monotonic()
+            if received.added:
+                self.useful_at = self._answer_at
         metrics.ENTRIES_TAKEN.inc(received.added)
         metrics.ENTRIES_KNOWN.inc(len(message.entries) - received.added)
         self._state.got((chain, offer_of(head)) for chain, head in received.lasts.items())

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from lattica.store.chain import Chain
 from lattica.store.entry import ChainId
 from lattica.store.frontier import Frontier, Head
-from lattica.store.ledger import Ledger
-from lattica.store.sync_wire import NOTHING, SHORT_MARK, Locator, Offer
+from lattica.store.ledger import Fraud, Ledger
+from lattica.store.sync_wire import MAX_PROOFS, MAX_WANTED, NOTHING, SHORT_MARK, Locator, Offer
+
+NEWS_HEADS = 1 << 12
+"""Heads that are told in one frame: some 300 KB. With a question and a proof of the largest entries they fit."""
+NEWS_PROOF_BYTES = 64 << 10
+"""Bytes of proofs in a frame, unless the first has more."""
 
 
 def offer_of(head: Head) -> Offer:
@@ -67,10 +72,12 @@ class LinkState:
 
     Attributes:
         fetching: Chains that it was asked for, and has not answered yet.
+        is_behind: Whether there is more to tell it than `news` and `new_proofs` gave for one frame.
     """
 
     def __init__(self) -> None:
         self.fetching: frozenset[ChainId] = frozenset()
+        self.is_behind = False
         self._told: dict[ChainId, Offer] = {}
         self._offers: dict[ChainId, Offer] = {}
         self._futile: dict[ChainId, _Futile] = {}
@@ -95,11 +102,15 @@ class LinkState:
     # what we tell it
 
     def news(self, frontier: Frontier) -> dict[ChainId, Offer]:
-        """Heads that it has not been told of, nor has told us of; they count as told then."""
-        found = {}
+        """Heads that it has not been told of, nor has told us of, for one frame; they count as told then."""
+        found: dict[ChainId, Offer] = {}
+        self.is_behind = False
         for chain, head in frontier.heads.items():
             offer = offer_of(head)
             if self._told.get(chain) != offer:
+                if len(found) >= NEWS_HEADS:
+                    self.is_behind = True
+                    return found
                 self._told[chain] = offer
                 if self._offers.get(chain) != offer:
                     found[chain] = offer
@@ -109,10 +120,20 @@ class LinkState:
                 found[chain] = NOTHING
         return found
 
-    def new_proofs(self, frontier: Frontier) -> list[ChainId]:
-        """Chains whose frauds it has not been told of; they count as told then."""
-        found = [chain for chain, seq in frontier.frozen.items() if self._proofs_told.get(chain) != seq]
-        self._proofs_told.update((chain, frontier.frozen[chain]) for chain in found)
+    def new_proofs(self, frontier: Frontier, frauds: Mapping[ChainId, Fraud]) -> list[Fraud]:
+        """Of ``frauds`` those that it has not been told of, for one frame; they count as told then."""
+        found: list[Fraud] = []
+        size = 0
+        for chain, seq in frontier.frozen.items():
+            if self._proofs_told.get(chain) == seq:
+                continue
+            fraud = frauds[chain]
+            size += len(fraud.one) + len(fraud.other)
+            if len(found) >= MAX_PROOFS or (found and size > NEWS_PROOF_BYTES):
+                self.is_behind = True
+                break
+            self._proofs_told[chain] = seq
+            found.append(fraud)
         return found
 
     # what we ask it for
@@ -128,6 +149,8 @@ class LinkState:
             known = ledger.chain(chain)
             if not self._is_futile(chain, offer, ledger, now):
                 found[chain] = locator_of(known)
+                if len(found) >= MAX_WANTED:
+                    break
         self.fetching = frozenset(found)
         return found
 
