@@ -104,7 +104,8 @@ class Document:
     def changes(self) -> AsyncIterator[Change]:
         """Yield what changes from now on, by us and by others, once it is durable here.
 
-        A slow observer does not hold up anything: it misses details, and is told so. Ends when the document is closed.
+        A slow observer does not hold up anything: it misses details, and is told so. Ends when the document is closed;
+        raises `ReplicaStoreError` if the disk fails.
         """
         return self._journal.feed.changes()
 
