@@ -29,7 +29,7 @@ from lattica.store.frontier import Frontier, Head
 from lattica.store.ledger import Base, Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, record_of, stored_base, stored_entries
 from lattica.store.replica import Replica
-from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.settle import Settled, early_frauds, new_frauds, settle
 from lattica.store.snapshot import is_faithful
 from lattica.store.snapshotter import Snapshotter
 from lattica.store.state import make_state, read_state
@@ -98,6 +98,7 @@ class Journal:
         self._tasks = tasks
         self._now = now
         self._verifier = Verifier(replica.genesis.namespace)
+        self._early: dict[ChainId, Fraud] = {}
         self._lock = asyncio.Lock()
         self._writer: asyncio.Task[Any] | None = None
         self._failure: LatticaError | None = None
@@ -258,23 +259,23 @@ class Journal:
         async with self._lock:
             self._check_usable()
             absorbed = absorb(self._replica, entries)
-            found = [(entry.chain, fraud) for entry, fraud in proven]
-            found += [(fork.chain, await self._prove(fork, absorbed)) for fork in absorbed.forks]
+            found = [*self._early.items(), *((entry.chain, fraud) for entry, fraud in proven)]
+            for fork in absorbed.forks:
+                found += await self._prove(fork, absorbed)
+            self._early = early_frauds(self._replica, found)
             durable = await self._settle(absorbed, new_frauds(self._replica, found))
         await _done(durable)
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
         return Received(len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
 
-    async def _prove(self, fork: Entry, absorbed: Absorbed) -> Fraud:
-        """The proof that an entry is, together with the one of its number that counts here."""
-        seq = fork.body.seq
-        for entry in absorbed.added:
-            if entry.chain == fork.chain and entry.body.seq == seq:
-                return Fraud(seq, entry.raw, fork.raw)
-        await self._flush()
-        author, lane = fork.chain
-        [raw] = await self._disk.run(self.genesis.namespace.raw, author, lane, seq, seq, 0)
-        return Fraud(seq, raw, fork.raw)
+    async def _prove(self, fork: Entry, absorbed: Absorbed) -> list[tuple[ChainId, Fraud]]:
+        """What an entry proves, together with the one here that it contradicts."""
+        chain, seq = self._replica.ledger.rival(fork)
+        raw = next((entry.raw for entry in absorbed.added if (entry.chain, entry.body.seq) == (chain, seq)), None)
+        if raw is None:
+            await self._flush()
+            [raw] = await self._disk.run(self.genesis.namespace.raw, chain.author, chain.lane, seq, seq, 0)
+        return [(chain, Fraud(seq, raw, fork.raw)), (fork.chain, Fraud(fork.body.seq, fork.raw, raw))]
 
     # checkpoints
 
@@ -391,8 +392,9 @@ class Journal:
         if not absorbed.must_replay and not frauds:
             heads = {entry.chain: Head(entry.body.seq, entry.hash) for entry in absorbed.added}
             changes = [_change(change, local=local) for change in absorbed.written] if self.feed.observed else []
+            frontier = self._replica.ledger.frontier() if _may_thaw(self._replica, absorbed) else None
             batch = batch_of(self.genesis.namespace, Settled(self._replica, absorbed.added, (), {}))
-            return self._commit(batch, _Commit(heads, None, changes))
+            return self._commit(batch, _Commit(heads, frontier, changes))
         await self._flush()
         before = self._replica
         stored = await stored_entries(self._disk, self.genesis.namespace)
@@ -496,6 +498,11 @@ def _observed(ydoc: Doc[Any], updates: list[bytes]) -> Iterator[None]:
         yield
     finally:
         ydoc.unobserve(subscription)
+
+
+def _may_thaw(replica: Replica, absorbed: Absorbed) -> bool:
+    """Whether there may be other frozen chains in the frontier: of those whose authors have rights."""
+    return bool(replica.ledger.frozen) and any(entry.body.lane is Lane.CONTROL for entry in absorbed.added)
 
 
 def _change(written: Written, *, local: bool) -> Change:
