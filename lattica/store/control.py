@@ -156,6 +156,11 @@ class Rights:
     def _is_admin_right(self, revoke: Revoke) -> bool:
         return (revoke.author, revoke.right) in self._admins.rights
 
+    @property
+    def authors(self) -> set[bytes]:
+        """The owner, and to whom something was granted, though it may have been revoked."""
+        return {self._owner, *self._writers}
+
     def may_control(self, author: bytes, seq: int, owner_seen: int) -> bool:
         """Whether a control entry counts, with what its author had seen of the owner's entries."""
         return author == self._owner or self._admins.allow(author, seq, owner_seen)

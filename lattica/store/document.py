@@ -90,6 +90,10 @@ class Document:
 
     # reading
 
+    def roots(self) -> Sequence[str]:
+        """The containers that were written or looked at, as ``"map:settings"``, sorted; some may be empty."""
+        return sorted(self.ydoc.keys())
+
     def frontier(self) -> Frontier:
         """How far this replica goes, by what is durable. Replicas with equal frontiers hold equal documents."""
         return self._journal.frontier

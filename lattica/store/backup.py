@@ -1,0 +1,143 @@
+"""Backups: namespaces out of the file into an archive, and back, merged into what is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from lattica.background import Background
+from lattica.errors import ArchiveError, EntryRefusedError
+from lattica.identity import IdentityKey
+from lattica.store.absorb import check_signatures, prove_fraud
+from lattica.store.archive import ArchivePart, EntryPart, ProofPart, read_archive
+from lattica.store.archive import Genesis as GenesisPart
+from lattica.store.clock import check_time
+from lattica.store.disk import StoreDisk
+from lattica.store.disk_batch import Batch
+from lattica.store.entry import Entry, Verifier, read_entry
+from lattica.store.journal import Journal
+from lattica.store.loading import load_replica, record_of, stored_entries
+from lattica.store.namespace import Genesis, NamespaceId, read_genesis
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One namespace of an archive; all signatures in it are good.
+
+    Attributes:
+        genesis: The namespace's.
+        entries: In order.
+        proofs: Of frauds: two entries each.
+    """
+
+    genesis: Genesis
+    entries: list[Entry] = field(default_factory=list)
+    proofs: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """What became of a namespace of an archive.
+
+    Attributes:
+        namespace: Which.
+        entries: How many the archive has.
+        added: How many of them are new here and count.
+        refused: How many break the rules, which no replica keeps.
+    """
+
+    namespace: NamespaceId
+    entries: int
+    added: int
+    refused: int
+
+
+async def backup_parts(disk: StoreDisk, genesis: Genesis) -> list[ArchivePart]:
+    """A namespace as the parts of an archive: entries in order, ours that do not count included."""
+    raw = genesis.namespace.raw
+    parts: list[ArchivePart] = [GenesisPart(raw, genesis.raw)]
+    row = 0
+    while records := await disk.records(raw, row):
+        parts += [EntryPart(record.raw) for _, record in records]
+        row = records[-1][0]
+    parts += [ProofPart(one, other) for *_, one, other in await disk.proofs(raw)]
+    return parts
+
+
+def read_backup(file: BinaryIO) -> list[Backup]:
+    """All namespaces of an archive, once all of it is read and every signature in it is checked.
+
+    Raises:
+        ArchiveError: It is no archive, cut off, damaged, or something in it is forged or from the future.
+        OSError: It cannot be read.
+    """
+    try:
+        backups = list(_gather(read_archive(file)))
+        for backup in backups:
+            _check(backup)
+    except EntryRefusedError as error:
+        raise ArchiveError(f"it holds what no replica takes ({error.reason}); take another copy of it") from error
+    return backups
+
+
+def _gather(parts: Iterable[ArchivePart]) -> Iterable[Backup]:
+    backup: Backup | None = None
+    for part in parts:
+        if isinstance(part, GenesisPart):
+            if backup is not None:
+                yield backup
+            backup = Backup(read_genesis(part.raw, NamespaceId(part.namespace)))
+        elif backup is not None and isinstance(part, EntryPart):
+            backup.entries.append(read_entry(part.raw, backup.genesis.namespace))
+        elif backup is not None and isinstance(part, ProofPart):
+            backup.proofs.append((part.one, part.other))
+    if backup is not None:
+        yield backup
+
+
+def _check(backup: Backup) -> None:
+    verifier = Verifier(backup.genesis.namespace)
+    check_signatures(backup.entries, verifier)
+    for one, other in backup.proofs:
+        prove_fraud(backup.genesis.namespace, one, other, verifier)
+    for entry in backup.entries:
+        check_time(entry.body.time, time.time())
+
+
+async def restore(key: IdentityKey, disk: StoreDisk, tasks: Background, backup: Backup) -> Restored:
+    """Merge a namespace of an archive into what is here: durable, all of it or nothing. Once more, it adds nothing.
+
+    Entries of ours that do not count are kept, too: their numbers must not be used again.
+
+    Raises:
+        ReplicaStoreError: It cannot be kept.
+    """
+    genesis = backup.genesis
+    beginning = Batch(genesis.namespace.raw)
+    beginning.genesis(genesis.raw)
+    await disk.commit(beginning)
+    before = await load_replica(disk, genesis, key.peer_id.raw)
+    counted = {entry.hash for entry in backup.entries if before.counts(entry)}
+    journal = Journal(key, disk, before, tasks)
+    received = await journal.receive([entry.raw for entry in backup.entries], backup.proofs)
+    await journal.close()
+    await _keep_ours(key, disk, backup)
+    return Restored(
+        namespace=genesis.namespace,
+        entries=len(backup.entries),
+        added=sum(journal.replica.counts(entry) and entry.hash not in counted for entry in backup.entries),
+        refused=len(received.refused),
+    )
+
+
+async def _keep_ours(key: IdentityKey, disk: StoreDisk, backup: Backup) -> None:
+    own = key.peer_id.raw
+    numbers = {(entry.chain, entry.body.seq) for entry in await stored_entries(disk, backup.genesis.namespace)}
+    batch = Batch(backup.genesis.namespace.raw)
+    for entry in backup.entries:
+        if entry.body.author == own and (entry.chain, entry.body.seq) not in numbers:
+            batch.put(record_of(entry))
+    if batch.changes:
+        await disk.commit(batch)
