@@ -23,6 +23,8 @@ from lattica.store.disk_reader import DiskReader
 from lattica.store.disk_schema import lock_store, open_reader, open_writer
 from lattica.store.disk_writer import DiskWriter, Outcome
 
+__all__ = ["Batch", "Record", "StoreDisk", "open_store_disk"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -201,6 +203,7 @@ async def open_store_disk(path: Path) -> AsyncIterator[StoreDisk]:
     Raises:
         ReplicaStoreError: Another process has it, it cannot be used, or it is from another version.
     """
+    path = path.absolute()
     loop = asyncio.get_running_loop()
     files = contextlib.ExitStack()
     with (
@@ -222,12 +225,10 @@ async def open_store_disk(path: Path) -> AsyncIterator[StoreDisk]:
 def _open_files(path: Path, threads: _Threads, files: contextlib.ExitStack) -> tuple[DiskWriter, DiskReader]:
     """Lock and open; what ``files`` is to close is closed in the opposite order, after the last read has ended."""
     files.callback(os.close, lock_store(path))
-    writer = DiskWriter(path, open_writer(path))
-    files.callback(writer.close)
-    reader = DiskReader(path, open_reader(path))
-    files.callback(reader.close)
+    writing = files.enter_context(contextlib.closing(open_writer(path)))
+    reading = files.enter_context(contextlib.closing(open_reader(path)))
     files.callback(threads.read.shutdown)
-    return writer, reader
+    return DiskWriter(path, writing), DiskReader(path, reading)
 
 
 async def _outlast(future: asyncio.Future[T]) -> T:

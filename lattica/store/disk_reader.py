@@ -14,18 +14,18 @@ from lattica.store.disk_schema import sqlite_errors
 MAX_READ_SIZE: Final = 32 << 20
 """Raw bytes after which one read of records ends, so that few large ones do not fill the memory."""
 
-NAMESPACE: Final = "(SELECT number FROM namespaces WHERE id = ?)"
+_NAMESPACE: Final = "(SELECT number FROM namespaces WHERE id = ?)"
 _RECORDS = f"""SELECT row, peer, lane, seq, hash, raw FROM entries INDEXED BY entries_by_row
     JOIN authors ON authors.number = entries.author
-    WHERE entries.namespace = {NAMESPACE} AND row > ? ORDER BY row LIMIT ?"""  # noqa: S608
+    WHERE entries.namespace = {_NAMESPACE} AND row > ? ORDER BY row LIMIT ?"""  # noqa: S608
 _RUN = f"""SELECT seq, raw FROM entries
-    WHERE author = (SELECT number FROM authors WHERE namespace = {NAMESPACE} AND peer = ?)
+    WHERE author = (SELECT number FROM authors WHERE namespace = {_NAMESPACE} AND peer = ?)
     AND lane = ? AND seq BETWEEN ? AND ? ORDER BY seq"""  # noqa: S608
 _ROW_AFTER = f"""SELECT row FROM entries
-    WHERE author = (SELECT number FROM authors WHERE namespace = {NAMESPACE} AND peer = ?)
+    WHERE author = (SELECT number FROM authors WHERE namespace = {_NAMESPACE} AND peer = ?)
     AND lane = ? AND seq > ? ORDER BY seq LIMIT 1"""  # noqa: S608
 _PROOFS = f"""SELECT peer, lane, seq, one, other FROM proofs JOIN authors ON authors.number = proofs.author
-    WHERE proofs.namespace = {NAMESPACE} ORDER BY peer, lane"""  # noqa: S608
+    WHERE proofs.namespace = {_NAMESPACE} ORDER BY peer, lane"""  # noqa: S608
 
 
 class DiskReader:
@@ -80,12 +80,7 @@ class DiskReader:
 
     def snapshot(self, namespace: bytes) -> tuple[bytes, int] | None:
         """The snapshot and the last row that it covers."""
-        query = f"SELECT raw, row FROM snapshots WHERE namespace = {NAMESPACE}"  # noqa: S608
+        query = f"SELECT raw, row FROM snapshots WHERE namespace = {_NAMESPACE}"  # noqa: S608
         with sqlite_errors(self._path):
             found = self._database.execute(query, (namespace,)).fetchone()
         return (found[0], found[1]) if found else None
-
-    def close(self) -> None:
-        """Close the connection."""
-        with sqlite_errors(self._path):
-            self._database.close()

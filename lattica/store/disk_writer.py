@@ -59,20 +59,16 @@ class DiskWriter:
         A batch that does not fit leaves no trace and does not hinder the others; an error of the disk is the outcome
         of all.
         """
-        if self._broken is None:
+        failure = self._broken
+        if failure is None:
             try:
                 with sqlite_errors(self._path):
                     return self._apply_together(group)
             except ReplicaStoreError as error:
+                failure = error
                 if _breaks(error.__cause__):
                     self._broken = error
-                return [error] * len(group)
-        return [self._broken] * len(group)
-
-    def close(self) -> None:
-        """Carry the log over to the database and close it."""
-        with sqlite_errors(self._path):
-            self._database.close()
+        return [_copy(failure) for _ in group]
 
     def _apply_together(self, group: Sequence[Batch]) -> list[Outcome]:
         try:
@@ -237,6 +233,13 @@ class DiskWriter:
         """A rollback may have taken back what they stand for."""
         self._namespaces.clear()
         self._authors.clear()
+
+
+def _copy(error: ReplicaStoreError) -> ReplicaStoreError:
+    """An error of its own for each that raises it: every time that one is raised, its traceback grows."""
+    copy = ReplicaStoreError(error.path, error.reason)
+    copy.__cause__ = error.__cause__
+    return copy
 
 
 def _breaks(error: BaseException | None) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import count
 
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
@@ -18,8 +19,10 @@ from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
 from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis
 from lattica.store.roots import RootKind, TextRoots, parse_root
-from lattica.store.yupdate import UpdateLimits, YUpdate, check_own, read_update
+from lattica.store.yupdate import Kind, UpdateLimits, YUpdate, check_own, read_update
 from lattica.store.yupdate_places import ItemParents, Place
+
+_REVISIONS = count()
 
 
 class Verdict(Enum):
@@ -65,6 +68,7 @@ class Ledger:
         chains: Of each author and lane that has entries.
         frozen: Chains whose authors' frauds are proven.
         touched: The places that the latest data entry wrote to.
+        revision: Changes whenever anything is added; no two ledgers have the same.
     """
 
     def __init__(self, genesis: Genesis, frozen: Mapping[ChainId, Fraud] | None = None) -> None:
@@ -72,6 +76,7 @@ class Ledger:
         self.chains: dict[ChainId, Chain] = {}
         self.frozen = dict(frozen or {})
         self.touched: set[Place] = set()
+        self.revision = next(_REVISIONS)
         self._places = ItemParents(TextRoots())
         self._clients: dict[int, ChainId] = {}
         self._controls: dict[bytes, list[Control]] = {}
@@ -107,8 +112,13 @@ class Ledger:
             raise EntryRefusedError(f"it has {len(entry.raw)} bytes of at most {self.genesis.limits.entry}")
         chain = self.chain(entry.chain)
         verdict = self._place_in_chain(entry, chain)
-        if verdict is not Verdict.ADDED:
-            return verdict
+        if verdict is Verdict.ADDED:
+            verdict = self._add_next(entry, chain)
+        if verdict in (Verdict.ADDED, Verdict.CUTS):
+            self.revision = next(_REVISIONS)
+        return verdict
+
+    def _add_next(self, entry: Entry, chain: Chain) -> Verdict:
         if entry.body.time <= chain.time:
             raise EntryRefusedError("it is not later than the entry before it")
         if not self._has_all(entry.body.deps, entry.chain):
@@ -198,6 +208,7 @@ class Ledger:
         update = read_update(body.payload, limits=self._limits)
         clock = check_own(update, epoch.client, chain.clock if len(chain) and epoch is chain.epochs[-1] else 0)
         self._check_needs(update, entry.chain, chain, seen)
+        _check_flat(update)
         placement = self._places.place(update)
         for place in placement.touched:
             self._check_place(place, body.author, rights)
@@ -245,3 +256,14 @@ class Ledger:
         if name is None:
             name = self._names[author] = str(PeerId(author))
         return name
+
+
+_FLAT = frozenset((Kind.DELETED, Kind.BINARY, Kind.STRING, Kind.EMBED, Kind.FORMAT, Kind.ANY))
+
+
+def _check_flat(update: YUpdate) -> None:
+    """Refuse shared types within others: what two authors create at the same time, one of them loses."""
+    for structs in update.structs.values():
+        for struct in structs:
+            if struct.kind not in _FLAT:
+                raise EntryRefusedError("it puts a shared type into another one; documents are flat")

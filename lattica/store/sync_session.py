@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from lattica.background import background_tasks
@@ -22,8 +23,9 @@ PING_S = 2.0
 """Seconds after which a frame is sent though there is nothing to say."""
 SILENCE_S = 5.0
 """Seconds after which a peer that says nothing is taken for gone."""
-MAX_FUTILE = 50
-"""Answers in a row that bring nothing of what was promised, before a peer is taken for a liar."""
+MAX_EMPTY = 20
+"""Answers in a row without an entry before a peer is taken for a liar. Once in a while an honest one has just dropped
+what it offered."""
 
 
 class FetchBoard:
@@ -69,7 +71,7 @@ class SyncSession:
 
     def __init__(self, link: SyncLink, journal: Journal, disk: StoreDisk, board: FetchBoard, *, greet: bytes) -> None:
         self.peer = link.peer
-        self._futile = 0
+        self._empty = 0
         self._link = link
         self._journal = journal
         self._disk = disk
@@ -121,7 +123,7 @@ class SyncSession:
 
     def _news(self) -> SyncMessage:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
-        wanted = self._state.to_fetch(ledger, self._board.busy(self))
+        wanted = self._state.to_fetch(ledger, self._board.busy(self), time.monotonic())
         self._board.take(self, wanted)
         proofs = [ledger.frozen[chain] for chain in self._state.new_proofs(frontier)]
         greet, self._greet = self._greet, b""
@@ -171,21 +173,19 @@ class SyncSession:
         if message.answered:
             if not self._state.fetching:
                 raise RemoteProtocolError("an answer to no question", self.peer)
-            self._judge(useful=self._state.answered(self._journal.replica.ledger))
+            self._state.answered(self._journal.replica.ledger, time.monotonic())
             self._board.release(self)
+            self._empty += 1
+            if self._empty >= MAX_EMPTY:
+                raise RemoteProtocolError("it offers what it does not have", self.peer)
         if message.heads or message.answered:
             self.wake()
-
-    def _judge(self, *, useful: bool) -> None:
-        """An honest peer may offer what does not count here, such as what it does not know to be revoked; not often."""
-        self._futile = 0 if useful else self._futile + 1
-        if self._futile >= MAX_FUTILE:
-            raise RemoteProtocolError("it offers what it does not have", self.peer)
 
     async def _take(self, message: SyncMessage) -> None:
         if message.entries and not self._state.fetching:
             raise RemoteProtocolError("entries that nobody has asked for", self.peer)
         received = await self._journal.receive(message.entries, message.proofs)
+        self._empty = -1 if message.entries else self._empty  # the answer's end adds one
         metrics.ENTRIES_TAKEN.inc(received.added)
         metrics.ENTRIES_KNOWN.inc(len(message.entries) - received.added)
         self._state.got((chain, offer_of(head)) for chain, head in received.lasts.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from lattica.store.chain import Chain
 from lattica.store.entry import ChainId
@@ -37,8 +38,32 @@ def last_common(chain: Chain, locator: Locator) -> int:
     return 0
 
 
+FUTILE_PAUSE_S = 0.1
+"""Seconds before a peer is asked again for what it could not give, or we could not place; doubles each time."""
+LONGEST_FUTILE_PAUSE_S = 60.0
+
+
+@dataclass(slots=True)
+class _Futile:
+    """A question whose answer has not brought a chain to where the peer says it is.
+
+    Attributes:
+        head: Ours of the chain, then.
+        offer: The peer's.
+        revision: Of the ledger, then: whatever comes in may be what was missing.
+        times: How often in a row.
+        retry_at: When to ask again at the earliest, if there is something new.
+    """
+
+    head: Offer
+    offer: Offer
+    revision: int
+    times: int
+    retry_at: float
+
+
 class LinkState:
-    """What one peer has said that it has, and what it has been told.
+    """What one peer has said that it has, and what it has been told; ``now`` is in seconds of a monotonic clock.
 
     Attributes:
         fetching: Chains that it was asked for, and has not answered yet.
@@ -48,7 +73,7 @@ class LinkState:
         self.fetching: frozenset[ChainId] = frozenset()
         self._told: dict[ChainId, Offer] = {}
         self._offers: dict[ChainId, Offer] = {}
-        self._futile: dict[ChainId, tuple[Offer, Offer]] = {}
+        self._futile: dict[ChainId, _Futile] = {}
         self._proofs_told: dict[ChainId, int] = {}
 
     # what the peer says
@@ -92,7 +117,7 @@ class LinkState:
 
     # what we ask it for
 
-    def to_fetch(self, ledger: Ledger, busy: Collection[ChainId]) -> dict[ChainId, Locator]:
+    def to_fetch(self, ledger: Ledger, busy: Collection[ChainId], now: float) -> dict[ChainId, Locator]:
         """Chains that it has more of than we have, unless they are fetched elsewhere. It is being asked then."""
         if self.fetching:
             return {}
@@ -101,27 +126,32 @@ class LinkState:
             if chain in busy or not _lacks(ledger, chain, offer):
                 continue
             known = ledger.chain(chain)
-            if self._futile.get(chain) != (offer, _head(known)):
+            if not self._is_futile(chain, offer, ledger, now):
                 found[chain] = locator_of(known)
         self.fetching = frozenset(found)
         return found
 
-    def answered(self, ledger: Ledger) -> bool:
-        """Note that its answer has ended; whether it has sent anything of use.
+    def _is_futile(self, chain: ChainId, offer: Offer, ledger: Ledger, now: float) -> bool:
+        futile = self._futile.get(chain)
+        if futile is None or futile.offer != offer or futile.head != _head(ledger.chain(chain)):
+            return False
+        return ledger.revision == futile.revision or now < futile.retry_at
 
-        What is lacking still, it could not send, or it does not count here. It is not asked for that again until either
-        side has something new in that chain.
+    def answered(self, ledger: Ledger, now: float) -> None:
+        """Note that its answer has ended.
+
+        What is lacking still, it could not send, or it builds on what is not here, or it does not count here. It is
+        asked for that again when there is something new, here or there; more and more rarely if that does not help.
         """
-        useful = False
         for chain in self.fetching:
-            known, offer = ledger.chain(chain), self._offers.get(chain, NOTHING)
-            if _lacks(ledger, chain, offer):
-                self._futile[chain] = (offer, _head(known))
-            else:
-                useful = True
-                self._futile.pop(chain, None)
+            head, offer = _head(ledger.chain(chain)), self._offers.get(chain, NOTHING)
+            before = self._futile.pop(chain, None)
+            if not _lacks(ledger, chain, offer):
+                continue
+            times = before.times + 1 if before is not None and before.head == head else 0
+            pause = min(FUTILE_PAUSE_S * 2.0 ** min(times, 16), LONGEST_FUTILE_PAUSE_S)
+            self._futile[chain] = _Futile(head, offer, ledger.revision, times, now + pause)
         self.fetching = frozenset()
-        return useful
 
 
 def _head(chain: Chain) -> Offer:

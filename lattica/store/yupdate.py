@@ -180,6 +180,30 @@ def check_own(update: YUpdate, client: int, first_clock: int) -> int:
     return end
 
 
+def read_blocks(
+    raw: bytes, *, limits: UpdateLimits = DEFAULT_LIMITS
+) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]]:
+    """Where in an update the structs of each client are, and its deletions: first byte, and the one after the last.
+
+    Raises as `read_update`.
+    """
+    update = read_update(raw, limits=limits)
+    at = read_count(raw, 0)[1]
+    structs = {}
+    for client in update.structs:
+        count, after = read_count(raw, at)
+        end = _read_structs(raw, read_uint(raw, after)[1], client, count)[1]
+        structs[client] = (at, end)
+        at = end
+    at = read_count(raw, at)[1]
+    deletions = {}
+    for client, ranges in update.deletions.items():
+        end = _read_ranges(raw, read_count(raw, read_uint(raw, at)[1])[1], len(ranges))[1]
+        deletions[client] = (at, end)
+        at = end
+    return structs, deletions
+
+
 _HAS_ORIGIN, _HAS_RIGHT_ORIGIN, _HAS_PARENT_SUB, _KIND = 0x80, 0x40, 0x20, 0x1F
 _XML_ELEMENT = 3
 _NAMELESS_TYPES = (0, 1, 2, 4, 6)  # array, map, text, XML fragment, XML text

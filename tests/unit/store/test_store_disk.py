@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 from store_batches import ALICE, BOB, DATA, NAMESPACE, OTHER, batch, genesis, record
 
 from lattica.errors import BatchRefusedError, ReplicaStoreError
-from lattica.store.disk import StoreDisk, open_store_disk
-from lattica.store.disk_batch import MAX_SEQ, Batch, Record
+from lattica.store.disk import Batch, Record, StoreDisk, open_store_disk
+from lattica.store.disk_batch import MAX_SEQ
+
+SETTINGS = {"journal_mode": "wal", "synchronous": 2, "fullfsync": 1, "checkpoint_fullfsync": 1}
 
 
 @pytest.fixture
@@ -199,6 +202,16 @@ class TestNamespaces:
         await disk.commit(genesis())
         assert (await stored(disk), await disk.proofs(NAMESPACE), await disk.snapshot(NAMESPACE)) == ([], [], None)
 
+    async def test_that_are_forgotten_leave_nothing_in_the_file(self, disk: StoreDisk) -> None:
+        change = batch(record(1), record(1, BOB))
+        change.proof(ALICE, DATA, 1, b"one", b"other")
+        change.snapshot(b"snapshot", 1)
+        await disk.commit(change)
+        await disk.forget(NAMESPACE)
+
+        for table in ("namespaces", "authors", "entries", "proofs", "snapshots"):
+            assert disk._writer._database.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
+
 
 class TestProofs:
     async def test_of_the_lowest_number_win(self, disk: StoreDisk) -> None:
@@ -290,6 +303,42 @@ class TestGroups:
         assert 2000 <= most < 3000 + batch(entries[-1]).size
         assert await disk.commit(batch(record(101, size=10_000))) == 101, "a larger one comes alone"
 
+    async def test_a_commit_that_is_cancelled_when_its_turn_has_come_lets_the_next_go_on(
+        self, disk: StoreDisk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lattica.store.disk.MAX_QUEUED", 1)
+        grant = disk._grant_turn
+
+        def grant_and_cancel() -> None:
+            grant()
+            if disk._turns and disk._turns[0].done():
+                commits[1].cancel()
+
+        monkeypatch.setattr(disk, "_grant_turn", grant_and_cancel)
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            commits = [tasks.create_task(disk.commit(batch(record(seq)))) for seq in range(1, 5)]
+        assert commits[1].cancelled()
+        assert await stored(disk) == [record(seq) for seq in (1, 3, 4)]
+
+    async def test_a_commit_does_not_overtake_one_whose_turn_has_come(
+        self, disk: StoreDisk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("lattica.store.disk.MAX_QUEUED", 1)
+        grant = disk._grant_turn
+        late: list[asyncio.Task[int]] = []
+
+        def commit_and_grant() -> None:
+            if disk._turns and not late:
+                late.append(tasks.create_task(disk.commit(batch(record(9)))))
+            grant()
+
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            for seq in (1, 2):
+                tasks.create_task(disk.commit(batch(record(seq))))
+            await asyncio.sleep(0)
+            monkeypatch.setattr(disk, "_grant_turn", commit_and_grant)
+        assert await stored(disk) == [record(1), record(2), record(9)]
+
     async def test_a_commit_that_is_cancelled_while_it_waits_for_room_lets_the_next_go_on(
         self, disk: StoreDisk, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -373,6 +422,31 @@ class TestLifetime:
         async with open_store_disk(tmp_path / "store") as disk:
             assert list(await disk.namespaces()) == [NAMESPACE]
 
+    async def test_what_is_queued_is_written_even_if_the_block_is_cancelled_again_and_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate, ready = threading.Event(), asyncio.Event()
+        commits: list[asyncio.Task[int]] = []
+
+        async def use(tasks: asyncio.TaskGroup) -> None:
+            async with open_store_disk(tmp_path / "store") as disk:
+                await disk.commit(genesis())
+                apply = disk._writer.apply
+                monkeypatch.setattr(disk._writer, "apply", lambda group: gate.wait(10) and apply(group))
+                commits.extend(tasks.create_task(disk.commit(batch(record(seq)))) for seq in (1, 2))
+                ready.set()
+                await asyncio.Event().wait()
+
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(use(tasks))
+            await ready.wait()
+            for _ in range(5):
+                task.cancel()
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            gate.set()
+        assert [commit.result() for commit in commits] == [1, 2]
+
     async def test_opening_may_be_cancelled_at_any_moment(self, tmp_path: Path) -> None:
         async def use() -> None:
             async with open_store_disk(tmp_path / "store"):
@@ -395,6 +469,11 @@ class TestLifetime:
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert set(modes.values()) == {0o600}
         assert {"store.sqlite", "store.sqlite-wal", "store.sqlite.lock"} <= set(modes)
+
+    async def test_each_commit_reaches_the_disk_itself(self, disk: StoreDisk) -> None:
+        """No test can cut the power; SQLite promises it with these settings (https://www.sqlite.org/pragma.html)."""
+        found = {name: disk._writer._database.execute(f"PRAGMA {name}").fetchone()[0] for name in SETTINGS}
+        assert found == SETTINGS
 
     async def test_its_size_is_that_of_the_database_and_the_log(self, disk: StoreDisk, tmp_path: Path) -> None:
         before = disk.size
