@@ -6,7 +6,9 @@ from lattica.store.changes import Change
 from lattica.store.containers_host import Container, DocumentHost
 from lattica.store.control import Role
 from lattica.store.counter import Counter
+from lattica.store.description import AuthorInfo
 from lattica.store.document import Document
+from lattica.store.dump import Json, dump, dump_key, dump_root
 from lattica.store.frontier import Frontier
 from lattica.store.grpc_link import GrpcPeers
 from lattica.store.namespace import Genesis, Limits, NamespaceId, Policy
@@ -23,6 +25,7 @@ from lattica.store.yupdate_places import Place
 
 __all__ = [
     "MAX_VALUE_BYTES",
+    "AuthorInfo",
     "Change",
     "Container",
     "Counter",
@@ -32,6 +35,7 @@ __all__ = [
     "Frontier",
     "Genesis",
     "GrpcPeers",
+    "Json",
     "Limits",
     "NamespaceId",
     "OwnMap",
@@ -53,6 +57,9 @@ __all__ = [
     "TextRoots",
     "Value",
     "add_store_servicer",
+    "dump",
+    "dump_key",
+    "dump_root",
     "open_store",
     "parse_root",
     "root_name",
