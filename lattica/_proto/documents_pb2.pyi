@@ -162,16 +162,19 @@ class DocumentAuthor(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     CONTROLS_FIELD_NUMBER: _builtins.int
     FROZEN_FIELD_NUMBER: _builtins.int
+    COVERED_FIELD_NUMBER: _builtins.int
     peer_id: _builtins.str
     """Text."""
     role: _builtins.str
     """"owner", "admin", "writer"; empty if it may not write any more."""
     entries: _builtins.int
-    """Data entries that count."""
+    """Data entries that count and are kept."""
     controls: _builtins.int
     """Grants and revocations that count."""
     frozen: _builtins.bool
     """Whether a fraud is proven."""
+    covered: _builtins.int
+    """Number of the last data entry for which a checkpoint's state stands; 0: for none."""
     @_builtins.property
     def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names below which it may write; none: everything that its role allows."""
@@ -185,10 +188,11 @@ class DocumentAuthor(_message.Message):
         entries: _builtins.int = ...,
         controls: _builtins.int = ...,
         frozen: _builtins.bool = ...,
+        covered: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["controls", b"controls", "entries", b"entries", "frozen", b"frozen", "paths", b"paths", "peer_id", b"peer_id", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["controls", b"controls", "covered", b"covered", "entries", b"entries", "frozen", b"frozen", "paths", b"paths", "peer_id", b"peer_id", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -95,6 +95,7 @@ def show(common: Common, /, namespace: str) -> None:
                 "role": author.role or "none",
                 "paths": list(author.paths),
                 "entries": author.entries,
+                "covered": author.covered,
                 "controls": author.controls,
                 "frozen": author.frozen,
             }
@@ -249,8 +250,9 @@ def author_line(author: dict[str, Any]) -> str:
     below = f", only {', '.join(author['paths'])}" if author["paths"] else ""
     frozen = ", frozen: its fraud is proven" if author["frozen"] else ""
     controls = f" and {author['controls']} grants and revocations" if author["controls"] else ""
+    covered = f" after number {author['covered']}, up to which a checkpoint stands" if author["covered"] else ""
     role = {"none": "may not write"}.get(author["role"], author["role"])
-    return f"author     {author['peer_id']}  {role}{below}, {author['entries']} entries{controls}{frozen}"
+    return f"author     {author['peer_id']}  {role}{below}, {author['entries']} entries{covered}{controls}{frozen}"
 
 
 def _info(info: Any) -> dict[str, object]:

@@ -57,6 +57,7 @@ def _print_verified(output: Output, result: Verified) -> None:
             "role": author.role or "none",
             "paths": list(author.paths),
             "entries": author.entries,
+            "covered": author.covered,
             "controls": author.controls,
             "frozen": author.frozen,
         }

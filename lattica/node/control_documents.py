@@ -67,6 +67,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
                         entries=author.entries,
                         controls=author.controls,
                         frozen=author.frozen,
+                        covered=author.covered,
                     )
                     for author in document.authors()
                 ],

@@ -11,12 +11,13 @@ from lattica.background import Background
 from lattica.errors import ArchiveError, EntryRefusedError
 from lattica.identity import IdentityKey
 from lattica.store.absorb import check_signatures, prove_fraud
-from lattica.store.archive import ArchivePart, EntryPart, ProofPart, read_archive
+from lattica.store.archive import ArchivePart, EntryPart, ProofPart, StatePart, read_archive
 from lattica.store.archive import Genesis as GenesisPart
 from lattica.store.clock import check_time
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Batch
-from lattica.store.entry import Entry, Verifier, read_entry
+from lattica.store.entry import Entry, Lane, Verifier, read_entry
+from lattica.store.folding import checked_base
 from lattica.store.journal import Journal
 from lattica.store.loading import load_replica, record_of, stored_entries
 from lattica.store.namespace import Genesis, NamespaceId, read_genesis
@@ -30,11 +31,13 @@ class Backup:
         genesis: The namespace's.
         entries: In order.
         proofs: Of frauds: two entries each.
+        states: Number and state of the checkpoint that stands for entries that are not there, if there is one.
     """
 
     genesis: Genesis
     entries: list[Entry] = field(default_factory=list)
     proofs: list[tuple[bytes, bytes]] = field(default_factory=list)
+    states: list[tuple[int, bytes]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,9 @@ async def backup_parts(disk: StoreDisk, genesis: Genesis) -> list[ArchivePart]:
     """A namespace as the parts of an archive: entries in order, ours that do not count included."""
     raw = genesis.namespace.raw
     parts: list[ArchivePart] = [GenesisPart(raw, genesis.raw)]
+    state, seq = await disk.base(raw) or (b"", 0)
+    if seq:
+        parts.append(StatePart(seq, state))
     row = 0
     while records := await disk.records(raw, row):
         parts += [EntryPart(record.raw) for _, record in records]
@@ -93,6 +99,8 @@ def _gather(parts: Iterable[ArchivePart]) -> Iterable[Backup]:
             backup.entries.append(read_entry(part.raw, backup.genesis.namespace))
         elif backup is not None and isinstance(part, ProofPart):
             backup.proofs.append((part.one, part.other))
+        elif backup is not None and isinstance(part, StatePart):
+            backup.states.append((part.seq, part.raw))
     if backup is not None:
         yield backup
 
@@ -102,12 +110,14 @@ def _check(backup: Backup) -> None:
     check_signatures(backup.entries, verifier)
     for one, other in backup.proofs:
         prove_fraud(backup.genesis.namespace, one, other, verifier)
+    for seq, raw in backup.states:
+        checked_base(backup.genesis, backup.entries, seq, raw)
     for entry in backup.entries:
         check_time(entry.body.time, time.time())
 
 
 async def restore(key: IdentityKey, disk: StoreDisk, tasks: Background, backup: Backup) -> Restored:
-    """Merge a namespace of an archive into what is here: durable, all of it or nothing. Once more, it adds nothing.
+    """Merge a namespace of an archive into what is here, durably. Once more, it adds nothing.
 
     Entries of ours that do not count are kept, too: their numbers must not be used again.
 
@@ -121,23 +131,34 @@ async def restore(key: IdentityKey, disk: StoreDisk, tasks: Background, backup: 
     before = await load_replica(disk, genesis, key.peer_id.raw)
     counted = {entry.hash for entry in backup.entries if before.counts(entry)}
     journal = Journal(key, disk, before, tasks)
-    received = await journal.receive([entry.raw for entry in backup.entries], backup.proofs)
+    refused = await _receive(journal, backup)
     await journal.close()
-    await _keep_ours(key, disk, backup)
+    await _keep_ours(journal, disk, backup)
     return Restored(
         namespace=genesis.namespace,
         entries=len(backup.entries),
         added=sum(journal.replica.counts(entry) and entry.hash not in counted for entry in backup.entries),
-        refused=len(received.refused),
+        refused=refused,
     )
 
 
-async def _keep_ours(key: IdentityKey, disk: StoreDisk, backup: Backup) -> None:
-    own = key.peer_id.raw
+async def _receive(journal: Journal, backup: Backup) -> int:
+    """How many entries break the rules. Rights come first, and say what a checkpoint's state may be."""
+    control = [entry.raw for entry in backup.entries if entry.body.lane is Lane.CONTROL]
+    data = [entry.raw for entry in backup.entries if entry.body.lane is Lane.DATA]
+    refused = len((await journal.receive(control, backup.proofs)).refused)
+    for seq, raw in backup.states:
+        await journal.adopt(seq, raw)
+    return refused + len((await journal.receive(data)).refused)
+
+
+async def _keep_ours(journal: Journal, disk: StoreDisk, backup: Backup) -> None:
+    own = journal.replica.own
     numbers = {(entry.chain, entry.body.seq) for entry in await stored_entries(disk, backup.genesis.namespace)}
     batch = Batch(backup.genesis.namespace.raw)
     for entry in backup.entries:
-        if entry.body.author == own and (entry.chain, entry.body.seq) not in numbers:
+        covered = journal.replica.ledger.chain(entry.chain).base
+        if entry.body.author == own and entry.body.seq > covered and (entry.chain, entry.body.seq) not in numbers:
             batch.put(record_of(entry))
     if batch.changes:
         await disk.commit(batch)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from itertools import takewhile
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, Self, TypeAlias
 
 import msgspec
 
@@ -18,6 +19,10 @@ MAX_PATHS = 64
 MAX_PATH_BYTES = 256
 MAX_CONTROL_ENTRIES = 100_000
 """Entries of one control chain: each costs memory in every replica, for ever."""
+MAX_GRANTS_EACH = 256
+"""Rights that one author may give another: each entry of the latter is held against all of them."""
+MAX_STATE = 512 << 20
+"""Bytes of a checkpoint's state."""
 EVERYBODY = b""
 """Names the right that everybody has in an open namespace, in revocations."""
 
@@ -63,6 +68,39 @@ class Revoke(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
     last_control: Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)] = 0
 
 
+class Cut(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """How far a checkpoint goes in one author's chain of data.
+
+    Attributes:
+        author: Whose.
+        seq: Number of the last entry that it covers.
+        mark: The first 16 bytes of that entry's hash.
+    """
+
+    author: _Author
+    seq: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQ)]
+    mark: Annotated[bytes, msgspec.Meta(min_length=MARK_BYTES, max_length=MARK_BYTES)]
+
+
+class Checkpoint(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Puts a state in the place of all data entries up to a cut through the chains. Only the owner's count.
+
+    What it covers is settled: no revocation and no proof of fraud takes it back.
+
+    Attributes:
+        cut: For each author that has written; none depends on what is beyond the cut.
+        state: BLAKE3 hash of the state there, as `lattica.store.state` has it in bytes.
+        size: How many bytes these are.
+    """
+
+    cut: Annotated[tuple[Cut, ...], msgspec.Meta(min_length=1, max_length=1 << 15)]
+    state: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    size: Annotated[int, msgspec.Meta(ge=1, le=MAX_STATE)]
+
+
+Action: TypeAlias = Grant | Revoke | Checkpoint
+
+
 class Control(NamedTuple):
     """One control entry, as far as it matters for rights.
 
@@ -76,7 +114,17 @@ class Control(NamedTuple):
     seq: int
     mark: bytes
     owner_seen: int
-    action: Grant | Revoke
+    action: Action
+
+
+class ControlDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A control entry as a snapshot holds it; see `Control`."""
+
+    seq: int
+    mark: bytes
+    owner_seen: int
+    kind: Kind
+    payload: bytes
 
 
 class Right(NamedTuple):
@@ -96,24 +144,58 @@ class Right(NamedTuple):
     paths: tuple[str, ...]
     last: int
 
+
+class Scope:
+    """What some rights cover together.
+
+    Args:
+        rights: Each covers the containers of its paths, and all below these.
+    """
+
+    def __init__(self, rights: Iterable[Right]) -> None:
+        self._paths: set[str] = set()
+        self._is_everything = False
+        for right in rights:
+            self._paths.update(right.paths)
+            self._is_everything |= not right.paths
+
     def covers(self, name: str) -> bool:
         """Whether a container of this name may be written."""
-        return not self.paths or any(name == path or name.startswith(f"{path}/") for path in self.paths)
+        if self._is_everything or name in self._paths:
+            return True
+        return any(name[:at] in self._paths for at, letter in enumerate(name) if letter == "/")
 
 
-_decode: Mapping[Kind, msgspec.msgpack.Decoder[Grant] | msgspec.msgpack.Decoder[Revoke]] = {
-    Kind.GRANT: msgspec.msgpack.Decoder(Grant),
-    Kind.REVOKE: msgspec.msgpack.Decoder(Revoke),
+_KINDS: Mapping[type[Action], Kind] = {Grant: Kind.GRANT, Revoke: Kind.REVOKE, Checkpoint: Kind.CHECKPOINT}
+_decode: Mapping[Kind, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(action) for action, kind in _KINDS.items()
 }
 encode_action = msgspec.msgpack.Encoder().encode
 
 
-def read_action(entry: Entry) -> Grant | Revoke:
+def kind_of(action: Action) -> Kind:
+    """The kind of an entry that says this."""
+    return _KINDS[type(action)]
+
+
+def read_action(entry: Entry) -> Action:
     """What a control entry says; raises `EntryRefusedError` if that is malformed."""
     try:
-        return _decode[entry.body.kind].decode(entry.body.payload)
+        action: Action = _decode[entry.body.kind].decode(entry.body.payload)
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EntryRefusedError("it is malformed") from error
+    return action
+
+
+def dump_control(control: Control) -> ControlDump:
+    """A control entry, for `load_control`."""
+    seq, mark, owner_seen, action = control
+    return ControlDump(seq, mark, owner_seen, kind_of(action), encode_action(action))
+
+
+def load_control(dump: ControlDump) -> Control:
+    """The control entry that was dumped. Raises `msgspec.DecodeError`."""
+    return Control(dump.seq, dump.mark, dump.owner_seen, _decode[dump.kind].decode(dump.payload))
 
 
 class Rights:
@@ -125,36 +207,94 @@ class Rights:
 
     Attributes:
         counting: For each author how many of its control entries, from the first, count.
+        checkpoints: The owner's, by number.
     """
 
-    def __init__(self, genesis: Genesis, chains: Mapping[bytes, Iterable[Control]]) -> None:
+    def __init__(self, genesis: Genesis, chains: Mapping[bytes, Iterable[Control]] | None = None) -> None:
         self._owner = genesis.owner.raw
         self._is_open = genesis.policy is Policy.OPEN
+        self._chains = {author: list(controls) for author, controls in (chains or {}).items()}
+        self._evaluate()
+
+    @classmethod
+    def load(cls, genesis: Genesis, dump: Mapping[bytes, Iterable[ControlDump]]) -> Self:
+        """What `dump` gave. Raises `msgspec.DecodeError`."""
+        return cls(
+            genesis, {author: [load_control(control) for control in controls] for author, controls in dump.items()}
+        )
+
+    def dump(self) -> dict[bytes, list[ControlDump]]:
+        """All control entries, for `load`."""
+        return {author: [dump_control(control) for control in controls] for author, controls in self._chains.items()}
+
+    def _evaluate(self) -> None:
         self._writers: dict[bytes, list[Right]] = {}
         self._cuts: dict[tuple[bytes, bytes], int] = {}
-        self.counting: dict[bytes, int] = {}
-        owners = list(chains.get(self._owner, ()))
-        self.counting[self._owner] = len(owners)
-        self._add(self._owner, owners, by_owner=True)
+        self._grants: Counter[tuple[bytes, bytes]] = Counter()
+        self._found: dict[bytes, list[Right]] = {}
+        self._floors: dict[bytes, int] = {}
+        self.checkpoints: dict[int, Checkpoint] = {}
+        owners = self._chains.get(self._owner, [])
         self._admins = _Admins(owners)
-        for author, controls in chains.items():
+        self.counting = {self._owner: len(owners)}
+        for control in owners:
+            self._count(self._owner, control)
+        for author, controls in self._chains.items():
             if author != self._owner:
                 good = self._admins.counting(author, controls)
                 self.counting[author] = len(good)
-                self._add(author, good, by_owner=False)
+                for control in good:
+                    self._count(author, control)
 
-    def _add(self, granter: bytes, controls: Iterable[Control], *, by_owner: bool) -> None:
-        for seq, mark, _, action in controls:
-            if isinstance(action, Grant):
-                if by_owner or action.role is Role.WRITER:
-                    right = Right(granter, seq, mark, action.paths, MAX_SEQ)
-                    self._writers.setdefault(action.author, []).append(right)
-            elif by_owner or not self._is_admin_right(action):
-                key = action.author, action.right
+    def add(self, author: bytes, control: Control) -> None:
+        """Take in the next entry of a chain.
+
+        That takes the same time however many there are, unless the owner makes or revokes an admin.
+        """
+        chain = self._chains.setdefault(author, [])
+        chain.append(control)
+        if self._is_simple(author, control):
+            self.counting[author] = len(chain)
+            self._count(author, control)
+        else:
+            self._evaluate()
+
+    def _is_simple(self, author: bytes, control: Control) -> bool:
+        """Whether the entry counts, as all before it do, and changes nothing about others."""
+        if author == self._owner:
+            return not self._admins.hang_on(control)
+        all_count = self.counting.get(author, 0) == len(self._chains[author]) - 1
+        return all_count and self._admins.allow(author, control.seq, control.owner_seen)
+
+    def _count(self, granter: bytes, control: Control) -> None:
+        action = control.action
+        by_owner = granter == self._owner
+        if isinstance(action, Checkpoint):
+            self._settle(control.seq, action)
+            return
+        self._found.pop(action.author, None)
+        if isinstance(action, Revoke):
+            key = action.author, action.right
+            if by_owner or not self._admins.is_right(*key):
                 self._cuts[key] = min(self._cuts.get(key, MAX_SEQ), action.last)
+        elif by_owner or action.role is Role.WRITER:
+            right = Right(granter, control.seq, control.mark, action.paths, MAX_SEQ)
+            self._writers.setdefault(action.author, []).append(right)
+            self._grants[granter, action.author] += 1
 
-    def _is_admin_right(self, revoke: Revoke) -> bool:
-        return (revoke.author, revoke.right) in self._admins.rights
+    def _settle(self, seq: int, checkpoint: Checkpoint) -> None:
+        self.checkpoints[seq] = checkpoint
+        for cut in checkpoint.cut:
+            self._floors[cut.author] = max(cut.seq, self.floor(cut.author))
+        self._found.clear()
+
+    def floor(self, author: bytes) -> int:
+        """Number of the author's last data entry that a checkpoint covers: up to there all is settled."""
+        return self._floors.get(author, 0)
+
+    def grants(self, granter: bytes, author: bytes) -> int:
+        """How many rights the one has given the other, those that have ended included."""
+        return self._grants[granter, author]
 
     @property
     def authors(self) -> set[bytes]:
@@ -173,30 +313,47 @@ class Rights:
         """The author's rights, with their ends; the owner's single one has none."""
         if author == self._owner:
             return [Right(b"", 0, b"", (), MAX_SEQ)]
-        found = [*self._writers.get(author, ()), *capabilities]
-        if self._is_open:
-            found.append(Right(b"", 0, EVERYBODY, (), MAX_SEQ))
-        return [right._replace(last=self._cuts.get((author, right.mark), MAX_SEQ)) for right in found]
+        found = self._found.get(author)
+        if found is None:
+            everybody = [Right(b"", 0, EVERYBODY, (), MAX_SEQ)] if self._is_open else []
+            found = self._ended(author, [*self._writers.get(author, ()), *everybody])
+            self._found[author] = found
+        return [*found, *self._ended(author, capabilities)]
+
+    def _ended(self, author: bytes, rights: Iterable[Right]) -> list[Right]:
+        floor = self.floor(author)
+        return [right._replace(last=max(floor, self._cuts.get((author, right.mark), MAX_SEQ))) for right in rights]
 
 
 class _Admins:
     """Whom the owner's entries make admins, and up to which entry."""
 
     def __init__(self, owners: Iterable[Control]) -> None:
-        self.rights: dict[tuple[bytes, bytes], int] = {}
+        self._rights: dict[bytes, dict[bytes, int]] = {}
         self._cuts: dict[tuple[bytes, bytes], int] = {}
         for seq, mark, _, action in owners:
             if isinstance(action, Revoke):
                 key = action.author, action.right
                 self._cuts[key] = min(self._cuts.get(key, MAX_SEQ), action.last_control)
-            elif action.role is Role.ADMIN:
-                self.rights[action.author, mark] = seq
+            elif isinstance(action, Grant) and action.role is Role.ADMIN:
+                self._rights.setdefault(action.author, {})[mark] = seq
+
+    def is_right(self, author: bytes, mark: bytes) -> bool:
+        """Whether the right of this name makes the author an admin."""
+        return mark in self._rights.get(author, ())
+
+    def hang_on(self, control: Control) -> bool:
+        """Whether who is an admin hangs on this entry of the owner's."""
+        action = control.action
+        if isinstance(action, Revoke):
+            return self.is_right(action.author, action.right)
+        return isinstance(action, Grant) and action.role is Role.ADMIN
 
     def allow(self, author: bytes, seq: int, owner_seen: int) -> bool:
         """Whether the entry counts."""
         return any(
-            author == admin and granted <= owner_seen and seq <= self._cuts.get((admin, mark), MAX_SEQ)
-            for (admin, mark), granted in self.rights.items()
+            granted <= owner_seen and seq <= self._cuts.get((author, mark), MAX_SEQ)
+            for mark, granted in self._rights.get(author, {}).items()
         )
 
     def counting(self, author: bytes, controls: Iterable[Control]) -> list[Control]:

@@ -19,7 +19,8 @@ class AuthorInfo:
         peer: Who.
         role: ``owner``, ``admin`` or ``writer``; empty if it may not write any more.
         paths: Names of containers below which it may write; none: everything that its role allows.
-        entries: How many of its data entries count.
+        entries: How many of its data entries count, and are kept.
+        covered: Number of its last data entry for which a checkpoint's state stands; 0: for none.
         controls: How many of its grants and revocations count.
         frozen: Whether a fraud of it is proven: from it on nothing that it writes counts.
     """
@@ -28,6 +29,7 @@ class AuthorInfo:
     role: str
     paths: Sequence[str]
     entries: int
+    covered: int
     controls: int
     frozen: bool
 
@@ -41,11 +43,13 @@ def describe_authors(ledger: Ledger) -> list[AuthorInfo]:
 
 def _describe(ledger: Ledger, author: bytes) -> AuthorInfo:
     standing = [right for right in ledger.rights_of(author) if right.last == MAX_SEQ]
+    data = ledger.chain(ChainId(author, Lane.DATA))
     return AuthorInfo(
         peer=PeerId(author),
         role=_role(ledger, author, standing),
         paths=_paths(standing),
-        entries=len(ledger.chain(ChainId(author, Lane.DATA))),
+        entries=len(data) - (data.base > 0),  # of those that are covered the last one is remembered
+        covered=data.base,
         controls=len(ledger.chain(ChainId(author, Lane.CONTROL))),
         frozen=any(ChainId(author, lane) in ledger.frozen for lane in Lane),
     )

@@ -40,6 +40,7 @@ class Kind(IntEnum):
     UPDATE = 0
     GRANT = 1
     REVOKE = 2
+    CHECKPOINT = 3
 
 
 class ChainId(NamedTuple):
@@ -87,7 +88,7 @@ class Body(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
         prev: That entry's hash; at first the namespace's ID.
         time: Hybrid time.
         deps: What else the author has seen since.
-        payload: A Yjs update, or what is granted or revoked.
+        payload: A Yjs update, or what is granted, revoked or folded.
     """
 
     author: _Author
@@ -142,7 +143,7 @@ def sign_entry(key: IdentityKey, namespace: NamespaceId, body: Body) -> Entry:
 
 
 def read_entry(raw: bytes, namespace: NamespaceId) -> Entry:
-    """Parse an entry; its signature is not checked yet.
+    """Parse an entry; its signature is not checked yet. It is kept and passed on in one form, however it was wrapped.
 
     Raises:
         EntryRefusedError: It is malformed.
@@ -156,7 +157,7 @@ def read_entry(raw: bytes, namespace: NamespaceId) -> Entry:
         raise EntryRefusedError("its signature has the wrong length")
     if body.after >= body.seq or (body.kind is Kind.UPDATE) is not (body.lane is Lane.DATA):
         raise EntryRefusedError("it contradicts itself")
-    return Entry(body, signed, _hash(namespace, signed), signature, raw)
+    return Entry(body, signed, _hash(namespace, signed), signature, _encode((signed, signature)))
 
 
 class Verifier:

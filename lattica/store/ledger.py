@@ -10,17 +10,36 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
+from typing import NamedTuple
+
+import msgspec
 
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
-from lattica.store.chain import Chain, Epoch, client_id
-from lattica.store.control import MAX_CONTROL_ENTRIES, Control, Grant, Revoke, Right, Rights, Role, read_action
-from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
+from lattica.store.canonical import STATE_LIMITS
+from lattica.store.chain import Chain, ChainDump, Epoch, Fold, client_id
+from lattica.store.control import (
+    MAX_CONTROL_ENTRIES,
+    MAX_GRANTS_EACH,
+    Action,
+    Checkpoint,
+    Control,
+    ControlDump,
+    Grant,
+    Revoke,
+    Right,
+    Rights,
+    Role,
+    Scope,
+    read_action,
+)
+from lattica.store.entry import MARK_BYTES, MAX_SEQ, ChainId, Dep, Entry, Lane
 from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis
 from lattica.store.roots import RootKind, TextRoots, parse_root
+from lattica.store.state import State
 from lattica.store.yupdate import Kind, UpdateLimits, YUpdate, check_own, read_update
-from lattica.store.yupdate_places import ItemParents, Place
+from lattica.store.yupdate_places import ItemParents, ItemsDump, Place
 
 _REVISIONS = count()
 
@@ -60,6 +79,36 @@ class Fraud:
     other: bytes
 
 
+class Base(NamedTuple):
+    """The state that stands for what a checkpoint covers.
+
+    Attributes:
+        seq: Number of the checkpoint among the owner's control entries.
+        state: The state.
+    """
+
+    seq: int
+    state: State
+
+
+class LedgerDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A ledger as a snapshot holds it, without what is frozen.
+
+    Attributes:
+        chains: Their names, in the order in which they are numbered.
+        entries: Of each chain.
+        controls: For each author its control entries.
+        items: Where the document's items are.
+        base: See `Ledger`.
+    """
+
+    chains: list[ChainId]
+    entries: list[ChainDump]
+    controls: dict[bytes, list[ControlDump]]
+    items: ItemsDump
+    base: int
+
+
 class Ledger:
     """The entries of a namespace that count.
 
@@ -67,31 +116,90 @@ class Ledger:
         genesis: The namespace's.
         chains: Of each author and lane that has entries.
         frozen: Chains whose authors' frauds are proven.
+        rights: Who may write what, by the control entries that are here.
         touched: The places that the latest data entry wrote to.
         revision: Changes whenever anything is added; no two ledgers have the same.
+        base: Number of the owner's checkpoint whose state stands for what it covers; 0: there is none.
     """
 
-    def __init__(self, genesis: Genesis, frozen: Mapping[ChainId, Fraud] | None = None) -> None:
+    def __init__(
+        self, genesis: Genesis, frozen: Mapping[ChainId, Fraud] | None = None, base: Base | None = None
+    ) -> None:
         self.genesis = genesis
         self.chains: dict[ChainId, Chain] = {}
         self.frozen = dict(frozen or {})
+        self.rights = Rights(genesis)
         self.touched: set[Place] = set()
         self.revision = next(_REVISIONS)
         self._places = ItemParents(TextRoots())
         self._clients: dict[int, ChainId] = {}
-        self._controls: dict[bytes, list[Control]] = {}
-        self._rights: Rights | None = None
-        self._rights_of: dict[bytes, list[Right]] = {}
         self._names: dict[bytes, str] = {}
         self._limits = UpdateLimits(size=genesis.limits.entry)
+        self.base = 0
+        if base is not None:
+            self._begin(base)
+
+    def _begin(self, base: Base) -> None:
+        self.base = base.seq
+        for fold in base.state.folds:
+            chain = ChainId(fold.author, Lane.DATA)
+            self.chains[chain] = Chain.unfold(self.genesis.namespace, fold)
+            self._clients.update((client, chain) for _, client, _ in fold.epochs)
+        update = read_update(base.state.update, limits=STATE_LIMITS)
+        _check_flat(update)
+        self._places.accept(update)
+
+    def forget(self, base: int, folds: Iterable[Fold]) -> None:
+        """Remember no more of what a checkpoint covers, all of which is here, than its state does."""
+        self.base = base
+        for fold in folds:
+            self.chains[ChainId(fold.author, Lane.DATA)].forget(fold)
+
+    def reaches(self, checkpoint: Checkpoint) -> bool:
+        """Whether all that a checkpoint covers is here."""
+        return all(
+            (chain := self.chain(ChainId(cut.author, Lane.DATA))).base >= cut.seq or chain.mark(cut.seq) == cut.mark
+            for cut in checkpoint.cut
+        )
+
+    def frozen_from(self, chain: ChainId) -> int:
+        """Number of the first entry of the chain that does not count for a fraud; beyond all if there is none."""
+        fraud = self.frozen.get(chain)
+        if fraud is None:
+            return MAX_SEQ + 1
+        return max(fraud.seq, self._floor(chain) + 1)
+
+    def _floor(self, chain: ChainId) -> int:
+        return self.rights.floor(chain.author) if chain.lane == Lane.DATA else 0
+
+    def dump(self) -> LedgerDump:
+        """All of it but what is frozen, for `load`."""
+        numbers = {chain: number for number, chain in enumerate(self.chains)}
+        return LedgerDump(
+            list(numbers),
+            [chain.dump(numbers) for chain in self.chains.values()],
+            self.rights.dump(),
+            self._places.dump(),
+            self.base,
+        )
+
+    def load(self, dump: LedgerDump) -> None:
+        """Add what was dumped; there must be nothing yet. Raises `msgspec.DecodeError`."""
+        self.base = dump.base
+        for name, chain in zip(dump.chains, dump.entries, strict=True):
+            self.chains[name] = Chain.load(self.genesis.namespace, chain, dump.chains)
+            self._clients.update((epoch.client, name) for epoch in chain.epochs)
+        self.rights = Rights.load(self.genesis, dump.controls)
+        self._places.load(dump.items)
+
+    def ends(self) -> dict[int, int]:
+        """The next clock of each client ID; the document's state, if it holds what the entries have written alone."""
+        return self._places.ends()
 
     @property
-    def rights(self) -> Rights:
-        """Who may write what, by the control entries that are here."""
-        if self._rights is None:
-            self._rights = Rights(self.genesis, self._controls)
-            self._rights_of.clear()
-        return self._rights
+    def size(self) -> int:
+        """How many entries there are."""
+        return sum(map(len, self.chains.values()))
 
     def frontier(self) -> Frontier:
         """What is here: equal frontiers, equal states."""
@@ -130,13 +238,14 @@ class Ledger:
 
     def _place_in_chain(self, entry: Entry, chain: Chain) -> Verdict:
         body = entry.body
-        fraud = self.frozen.get(entry.chain)
+        if body.seq < chain.base:
+            return Verdict.KNOWN
         if body.seq <= chain.head:
             mark = chain.mark(body.seq)
             if mark is None:
                 return Verdict.SKIPPED
             return Verdict.KNOWN if mark == entry.mark else Verdict.FORK
-        if fraud is not None and body.seq >= fraud.seq:
+        if body.seq >= self.frozen_from(entry.chain) or body.seq > self._floor(entry.chain) > body.after:
             return Verdict.MOOT
         if body.after == chain.head:
             return Verdict.ADDED if body.prev == chain.head_hash else Verdict.MISSING
@@ -153,8 +262,9 @@ class Ledger:
             chain = ChainId(dep.author, dep.lane)
             if chain == own or (own.lane is Lane.CONTROL and chain != (owner, Lane.CONTROL)):
                 raise EntryRefusedError("it depends on what it must not depend on")
-            known = self.chains.get(chain)
-            if known is None or known.mark(dep.seq) != dep.mark:
+            known = self.chain(chain)
+            settled = dep.seq <= self._floor(chain) <= known.head
+            if not settled and known.mark(dep.seq) != dep.mark:
                 good = False
         return good
 
@@ -163,8 +273,8 @@ class Ledger:
     def _add_control(self, entry: Entry, chain: Chain, seen: Mapping[ChainId, int]) -> Verdict:
         body = entry.body
         action = read_action(entry)
-        if isinstance(action, Grant) and action.role is Role.ADMIN and body.author != self.genesis.owner.raw:
-            raise EntryRefusedError("only the owner makes admins")
+        if _is_for_owner(action) and body.author != self.genesis.owner.raw:
+            raise EntryRefusedError("only the owner makes admins and checkpoints")
         owner_seen = seen.get(ChainId(self.genesis.owner.raw, Lane.CONTROL), 0)
         if not self.rights.may_control(body.author, body.seq, owner_seen):
             if self.rights.was_admin(body.author, owner_seen):
@@ -172,10 +282,11 @@ class Ledger:
             raise EntryRefusedError("its author is no admin")
         if len(chain) >= MAX_CONTROL_ENTRIES:
             raise EntryRefusedError(f"its author has granted and revoked {MAX_CONTROL_ENTRIES} times")
-        self._controls.setdefault(body.author, []).append(Control(body.seq, entry.mark, owner_seen, action))
+        if isinstance(action, Grant) and self.rights.grants(body.author, action.author) >= MAX_GRANTS_EACH:
+            raise EntryRefusedError(f"its author has given that one {MAX_GRANTS_EACH} rights")
+        self.rights.add(body.author, Control(body.seq, entry.mark, owner_seen, action))
         self.chains[entry.chain] = chain
         chain.append(entry)
-        self._rights = None
         return Verdict.CUTS if isinstance(action, Revoke) and self._may_cut(action) else Verdict.ADDED
 
     def _may_cut(self, revoke: Revoke) -> bool:
@@ -184,11 +295,7 @@ class Ledger:
 
     def rights_of(self, author: bytes) -> list[Right]:
         """The author's rights to write, those that have ended included."""
-        rights = self.rights
-        found = self._rights_of.get(author)
-        if found is None:
-            found = self._rights_of[author] = rights.of(author)
-        return found
+        return self.rights.of(author)
 
     # data
 
@@ -210,12 +317,13 @@ class Ledger:
         self._check_needs(update, entry.chain, chain, seen)
         _check_flat(update)
         placement = self._places.place(update)
+        scope = Scope(rights)
         for place in placement.touched:
-            self._check_place(place, body.author, rights)
+            self._check_place(place, body.author, scope)
         self._places.add(placement)
         self.touched = placement.touched
         if not chain.epochs or chain.epochs[-1] is not epoch:
-            chain.epochs.append(epoch)
+            chain.begin(epoch)
             self._clients[epoch.client] = entry.chain
         self.chains[entry.chain] = chain
         chain.append(entry, clock)
@@ -236,19 +344,19 @@ class Ledger:
             if whose == own:
                 known = chain.clock_at(client, chain.head)
             elif whose is not None and whose in seen:
-                known = self.chains[whose].clock_at(client, seen[whose])
+                known = self.chains[whose].clock_at(client, max(seen[whose], self._floor(whose)))
             else:
                 known = 0
             if end > known:
                 raise EntryRefusedError("it refers to what its author has not declared to have seen")
 
-    def _check_place(self, place: Place, author: bytes, rights: Iterable[Right]) -> None:
+    def _check_place(self, place: Place, author: bytes, scope: Scope) -> None:
         kind, name = parse_root(place.root)
         if kind in (RootKind.COUNTER, RootKind.OWN) and place.key != self._name(author):
             raise EntryRefusedError(f"it writes another author's part of {place.root!r}")
         if name.startswith("~") and name.partition("/")[0] != f"~{self._name(author)}":
             raise EntryRefusedError(f"{place.root!r} belongs to another author")
-        if not any(right.covers(name) for right in rights):
+        if not scope.covers(name):
             raise EntryRefusedError(f"its author may not write {place.root!r}")
 
     def _name(self, author: bytes) -> str:
@@ -256,6 +364,10 @@ class Ledger:
         if name is None:
             name = self._names[author] = str(PeerId(author))
         return name
+
+
+def _is_for_owner(action: Action) -> bool:
+    return isinstance(action, Checkpoint) or (isinstance(action, Grant) and action.role is Role.ADMIN)
 
 
 _FLAT = frozenset((Kind.DELETED, Kind.BINARY, Kind.STRING, Kind.EMBED, Kind.FORMAT, Kind.ANY))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
+from blake3 import blake3
+
+from lattica.errors import EntryRefusedError
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Batch, Record
-from lattica.store.entry import ChainId, Entry, read_entry
-from lattica.store.ledger import Fraud
+from lattica.store.entry import ChainId, Entry, Lane, read_entry
+from lattica.store.ledger import Base, Fraud, Verdict
 from lattica.store.namespace import Genesis, NamespaceId
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled
+from lattica.store.snapshot import load_snapshot
+from lattica.store.state import read_state
 
 
 def record_of(entry: Entry) -> Record:
@@ -23,6 +28,8 @@ def record_of(entry: Entry) -> Record:
 def batch_of(namespace: NamespaceId, settled: Settled) -> Batch:
     """What is to become durable."""
     batch = Batch(namespace.raw)
+    if settled.replayed:
+        batch.snapshot(b"", 0)
     for chain, first, last in _ranges(settled.drop):
         batch.drop(chain.author, chain.lane, first, last)
     for entry in settled.put:
@@ -45,19 +52,55 @@ def _ranges(entries: Sequence[Entry]) -> list[tuple[ChainId, int, int]]:
 
 async def stored_entries(disk: StoreDisk, namespace: NamespaceId) -> list[Entry]:
     """All entries on disk, in order. Their signatures were checked before they got there."""
-    entries: list[Entry] = []
-    row = 0
-    while records := await disk.records(namespace.raw, row):
-        entries += [read_entry(record.raw, namespace) for _, record in records]
-        row = records[-1][0]
-    return entries
+    return [entry async for entries in _entries(disk, namespace) for entry in entries]
+
+
+async def _entries(disk: StoreDisk, namespace: NamespaceId, after: int = 0) -> AsyncIterator[list[Entry]]:
+    """The entries on disk with row numbers above ``after``, in order, some at a time."""
+    while records := await disk.records(namespace.raw, after):
+        yield [read_entry(record.raw, namespace) for _, record in records]
+        after = records[-1][0]
+
+
+async def stored_base(disk: StoreDisk, genesis: Genesis) -> Base | None:
+    """The state on disk that stands for entries that are not."""
+    raw, seq = await disk.base(genesis.namespace.raw) or (b"", 0)
+    return Base(seq, read_state(raw, blake3(raw).digest())) if seq else None
 
 
 async def load_replica(disk: StoreDisk, genesis: Genesis, own: bytes) -> Replica:
-    """What counts of what is on disk."""
+    """What counts of what is on disk: by the snapshot and what came after it, or else by all entries."""
     frozen = {
         ChainId(author, lane): Fraud(seq, one, other)
         for author, lane, seq, one, other in await disk.proofs(genesis.namespace.raw)
     }
-    replica, _ = replay(genesis, own, frozen, await stored_entries(disk, genesis.namespace))
+    replica = await _from_snapshot(disk, genesis, own, frozen)
+    if replica is None:
+        base = await stored_base(disk, genesis)
+        replica, _ = replay(genesis, own, frozen, await stored_entries(disk, genesis.namespace), base)
     return replica
+
+
+async def _from_snapshot(
+    disk: StoreDisk, genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud]
+) -> Replica | None:
+    """The replica, if there is a snapshot from which on every entry was plainly added."""
+    raw, row = await disk.snapshot(genesis.namespace.raw) or (b"", 0)
+    replica = load_snapshot(genesis, own, frozen, raw) if raw else None
+    if replica is None:
+        return None
+    async for entries in _entries(disk, genesis.namespace, row):
+        if not all(_goes_on(replica, entry) for entry in entries):
+            return None
+    return replica
+
+
+def _goes_on(replica: Replica, entry: Entry) -> bool:
+    """Add an entry that came later; whether nothing else follows from it."""
+    try:
+        added = replica.add(entry) is Verdict.ADDED
+    except EntryRefusedError:
+        return False
+    if added and entry.body.author == replica.own:
+        replica.used(Lane(entry.body.lane), entry.body.seq)
+    return added

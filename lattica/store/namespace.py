@@ -20,11 +20,12 @@ HASH_BYTES = 32
 MAX_GENESIS = 4096
 """Bytes of a genesis."""
 MAX_TITLE = 200
-"""Characters of a namespace's title."""
+"""Characters of a namespace's title; none of them controls a terminal."""
 MAX_ENTRY_LIMIT = 1 << 20
 """Bytes that a genesis may allow an entry; a message of gRPC holds some."""
 
 _DOMAIN = b"lattica-store-genesis/1:"
+_ONE_LINE = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
 _TEXT_LENGTH = 52
 
 
@@ -108,7 +109,7 @@ class Genesis:
 class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     owner: Annotated[bytes, msgspec.Meta(max_length=MAX_PEER_ID_BYTES)]
     policy: Policy
-    title: Annotated[str, msgspec.Meta(max_length=MAX_TITLE)]
+    title: Annotated[str, msgspec.Meta(max_length=MAX_TITLE, pattern=_ONE_LINE)]
     entry: Annotated[int, msgspec.Meta(ge=256, le=MAX_ENTRY_LIMIT)]
     salt: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
@@ -124,14 +125,14 @@ def create_genesis(
     """A new namespace of ``key``'s. No two are alike.
 
     Raises:
-        NamespaceError: The title is too long, or a limit is out of range.
+        NamespaceError: The title is too long or cannot be printed, or a limit is out of range.
     """
     limits = limits or Limits()
     body = _Body(key.peer_id.raw, policy, title, limits.entry, secrets.token_bytes(16))
-    signed = _encode(body)
     try:
+        signed = _encode(body)
         _decode_body(signed)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, OverflowError) as error:
         raise NamespaceError(f"no namespace can be like this: {error}") from error
     return _genesis(body, signed, _encode((signed, key.sign(_DOMAIN + signed))))
 

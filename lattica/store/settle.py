@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lattica.store.absorb import Absorbed
 from lattica.store.entry import ChainId, Entry
-from lattica.store.ledger import Fraud
+from lattica.store.ledger import Base, Fraud
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 
@@ -21,12 +21,14 @@ class Settled:
         put: New entries that count.
         drop: Entries that do not count any more. Our own are kept on disk: their numbers must not be used again.
         frauds: New proofs.
+        replayed: Whether the replica was made anew, and what was known of the one before does not hold any more.
     """
 
     replica: Replica
     put: Sequence[Entry]
     drop: Sequence[Entry]
     frauds: Mapping[ChainId, Fraud]
+    replayed: bool = False
 
 
 def new_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict[ChainId, Fraud]:
@@ -43,7 +45,11 @@ def new_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict
 
 
 def settle(
-    replica: Replica, absorbed: Absorbed, frauds: Mapping[ChainId, Fraud], stored: Sequence[Entry] | None
+    replica: Replica,
+    absorbed: Absorbed,
+    frauds: Mapping[ChainId, Fraud],
+    stored: Sequence[Entry] | None,
+    base: Base | None = None,
 ) -> Settled:
     """What to keep.
 
@@ -52,12 +58,13 @@ def settle(
         absorbed: What.
         frauds: New ones.
         stored: All entries that were kept before, in order; needed if something must be replayed, or there are frauds.
+        base: The state that stands for entries that are not kept, if there is one; needed then too.
     """
     if stored is None:
         return Settled(replica, absorbed.added, (), {})
     ledger = replica.ledger
     entries = _distinct([*stored, *absorbed.added, *absorbed.resuming])
-    renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries)
+    renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries, base)
     gone = {entry.hash for entry in lost}
     before = {entry.hash for entry in stored}
     return Settled(
@@ -65,6 +72,7 @@ def settle(
         [entry for entry in entries if entry.hash not in before and entry.hash not in gone],
         [entry for entry in lost if entry.hash in before and entry.body.author != replica.own],
         frauds,
+        replayed=True,
     )
 
 

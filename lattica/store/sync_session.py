@@ -13,7 +13,7 @@ from lattica.store.disk import StoreDisk
 from lattica.store.entry import ChainId
 from lattica.store.journal import Journal
 from lattica.store.ports import SyncLink
-from lattica.store.sync_answer import answer
+from lattica.store.sync_answer import ANSWER_BYTES, answer
 from lattica.store.sync_state import LinkState, offer_of
 from lattica.store.sync_wire import FrameReader, FrameWriter, Locator, SyncMessage
 
@@ -34,6 +34,7 @@ class FetchBoard:
     def __init__(self) -> None:
         self._busy: dict[ChainId, SyncSession] = {}
         self._sessions: set[SyncSession] = set()
+        self._state: SyncSession | None = None
 
     def join(self, session: SyncSession) -> None:
         """A session begins."""
@@ -52,12 +53,23 @@ class FetchBoard:
         """The session fetches these."""
         self._busy.update(dict.fromkeys(chains, session))
 
+    def may_take_state(self, session: SyncSession) -> bool:
+        """Whether nobody else fetches a checkpoint's state."""
+        return self._state in (None, session)
+
+    def take_state(self, session: SyncSession) -> None:
+        """The session fetches one."""
+        self._state = session
+
     def release(self, session: SyncSession) -> None:
         """It has got what it gets."""
+        had_state = self._state is session
+        if had_state:
+            self._state = None
         mine = [chain for chain, by in self._busy.items() if by is session]
         for chain in mine:
             del self._busy[chain]
-        if mine:
+        if mine or had_state:
             for other in self._sessions:
                 other.wake()
 
@@ -82,7 +94,8 @@ class SyncSession:
         self._reader = FrameReader()
         self._sending = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._asked: asyncio.Queue[Mapping[ChainId, Locator]] = asyncio.Queue(1)
+        self._asked: asyncio.Queue[Mapping[ChainId, Locator] | int] = asyncio.Queue(1)
+        self._parts = bytearray()
 
     def wake(self) -> None:
         """There may be something to say."""
@@ -125,6 +138,11 @@ class SyncSession:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
         wanted = self._state.to_fetch(ledger, self._board.busy(self), time.monotonic())
         self._board.take(self, wanted)
+        state_wanted = 0
+        if not wanted and self._board.may_take_state(self):
+            state_wanted = self._state.state_to_fetch(ledger, time.monotonic())
+            if state_wanted:
+                self._board.take_state(self)
         proofs = [ledger.frozen[chain] for chain in self._state.new_proofs(frontier)]
         greet, self._greet = self._greet, b""
         return SyncMessage(
@@ -132,6 +150,8 @@ class SyncSession:
             heads=self._state.news(frontier),
             wanted=wanted,
             proofs=[(fraud.one, fraud.other) for fraud in proofs],
+            base=self._state.new_base(ledger.base),
+            state_wanted=state_wanted,
         )
 
     async def _send(self, message: SyncMessage) -> None:
@@ -143,10 +163,21 @@ class SyncSession:
     async def _answer(self) -> None:
         while True:
             wanted = await self._asked.get()
+            if isinstance(wanted, int):
+                await self._answer_state(wanted)
+                continue
             async for entries in answer(self._journal, self._disk, wanted):
                 metrics.ENTRIES_SENT.inc(len(entries))
                 await self._send(SyncMessage(entries=entries))
             await self._send(SyncMessage(answered=True))
+
+    async def _answer_state(self, base: int) -> None:
+        offset = 0
+        namespace = self._journal.genesis.namespace.raw
+        while part := await self._disk.base_part(namespace, base, offset, ANSWER_BYTES):
+            offset += len(part)
+            await self._send(SyncMessage(state=part))
+        await self._send(SyncMessage(answered=True))
 
     # what the peer says
 
@@ -164,22 +195,48 @@ class SyncSession:
     async def _hear(self, message: SyncMessage) -> None:
         if message.entries or message.proofs:
             await self._take(message)
-        self._state.hear(message.heads)
-        if message.wanted:
+        if message.state:
+            self._take_part(message.state)
+        self._state.hear(message.heads, message.base)
+        if message.wanted or message.state_wanted:
             try:
-                self._asked.put_nowait(message.wanted)
+                self._asked.put_nowait(message.wanted or message.state_wanted)
             except asyncio.QueueFull:
                 raise RemoteProtocolError("it asks before it was answered", self.peer) from None
         if message.answered:
-            if not self._state.fetching:
-                raise RemoteProtocolError("an answer to no question", self.peer)
-            self._state.answered(self._journal.replica.ledger, time.monotonic())
-            self._board.release(self)
-            self._empty += 1
-            if self._empty >= MAX_EMPTY:
-                raise RemoteProtocolError("it offers what it does not have", self.peer)
-        if message.heads or message.answered:
+            await self._answered()
+        if message.heads or message.base or message.answered:
             self.wake()
+
+    async def _answered(self) -> None:
+        now = time.monotonic()
+        if self._state.fetching_state:
+            await self._adopt(now)
+        elif self._state.fetching:
+            self._state.answered(self._journal.replica.ledger, now)
+        else:
+            raise RemoteProtocolError("an answer to no question", self.peer)
+        self._board.release(self)
+        self._empty += 1
+        if self._empty >= MAX_EMPTY:
+            raise RemoteProtocolError("it offers what it does not have", self.peer)
+
+    def _take_part(self, part: bytes) -> None:
+        """A part of a state. It is bounded by what the owner has signed."""
+        checkpoint = self._journal.replica.ledger.rights.checkpoints.get(self._state.fetching_state)
+        if checkpoint is None or len(self._parts) + len(part) > checkpoint.size:
+            raise RemoteProtocolError("a state that nobody has asked for", self.peer)
+        self._parts += part
+
+    async def _adopt(self, now: float) -> None:
+        base, raw = self._state.fetching_state, bytes(self._parts)
+        self._parts = bytearray()
+        checkpoint = self._journal.replica.ledger.rights.checkpoints.get(base)
+        useful = checkpoint is not None and len(raw) == checkpoint.size
+        if useful:
+            self._empty = -1
+            await self._journal.adopt(base, raw)
+        self._state.got_state(now, useful=useful)
 
     async def _take(self, message: SyncMessage) -> None:
         if message.entries and not self._state.fetching:

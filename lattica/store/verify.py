@@ -9,13 +9,18 @@ from typing import TypeAlias
 from lattica.errors import AddressError, EntryRefusedError
 from lattica.identity import PeerId
 from lattica.store.absorb import prove_fraud
+from lattica.store.canonical import canonical_update
 from lattica.store.description import AuthorInfo, describe_authors
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Record
 from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
-from lattica.store.ledger import Fraud
-from lattica.store.namespace import NamespaceId, read_genesis
+from lattica.store.folding import checked_base
+from lattica.store.ledger import Base, Fraud
+from lattica.store.loading import load_replica
+from lattica.store.namespace import Genesis, NamespaceId, read_genesis
 from lattica.store.replay import replay
+from lattica.store.replica import Replica
+from lattica.store.snapshot import VERSION, load_snapshot
 
 Proof: TypeAlias = tuple[bytes, int, int, bytes, bytes]
 """Author, lane, number and the two entries, as the disk has them."""
@@ -72,7 +77,7 @@ async def verify_namespace(disk: StoreDisk, namespace: NamespaceId, genesis: byt
     except EntryRefusedError as error:
         result.problems.append(f"its beginning is not right: {error.reason}")
         return result
-    replica, idle = replay(beginning, own, frozen, good)
+    replica, idle = replay(beginning, own, frozen, good, await _base(disk, beginning, good, result))
     for entry in idle:
         if entry.body.author == own:
             result.idle += 1
@@ -80,6 +85,7 @@ async def verify_namespace(disk: StoreDisk, namespace: NamespaceId, genesis: byt
             result.problems.append(f"{name_entry(entry)} is kept, though it does not count")
     result.authors = describe_authors(replica.ledger)
     result.frontier = replica.ledger.frontier().digest()
+    await _check_snapshot(disk, replica, result)
     return result
 
 
@@ -147,3 +153,30 @@ def _proven(proofs: Iterable[Proof], result: Verified) -> dict[ChainId, Fraud]:
         else:
             result.problems.append(f"the proof of a fraud of {_name(author)} is about {name_entry(entry)}")
     return frozen
+
+
+async def _base(disk: StoreDisk, genesis: Genesis, entries: Sequence[Entry], result: Verified) -> Base | None:
+    raw, seq = await disk.base(genesis.namespace.raw) or (b"", 0)
+    try:
+        return checked_base(genesis, entries, seq, raw) if seq else None
+    except EntryRefusedError as error:
+        result.problems.append(f"what stands for dropped entries is not right: {error.reason}")
+        return None
+
+
+async def _check_snapshot(disk: StoreDisk, replica: Replica, result: Verified) -> None:
+    """A snapshot is what is used when the document is opened; it has to be what follows from the entries."""
+    genesis, frozen = replica.genesis, replica.ledger.frozen
+    raw, _ = await disk.snapshot(genesis.namespace.raw) or (b"", 0)
+    if not raw or raw[4:8] != VERSION.to_bytes(4):  # an older program's is not used
+        return
+    if load_snapshot(genesis, replica.own, frozen, raw) is None:
+        result.problems.append("its snapshot is damaged; it is not used, and made anew")
+    elif not result.problems:
+        loaded = await load_replica(disk, genesis, replica.own)
+        if loaded.ledger.frontier() != replica.ledger.frontier() or _content(loaded) != _content(replica):
+            result.problems.append("its snapshot is not what follows from its entries")
+
+
+def _content(replica: Replica) -> bytes:
+    return canonical_update(replica.ydoc.get_update())

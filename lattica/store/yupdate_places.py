@@ -7,9 +7,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Container, Mapping, Sequence
 from enum import IntEnum
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+import msgspec
 
 from lattica.errors import DocumentUpdateError
+from lattica.store.arrays import pack, unpack
 from lattica.store.yupdate import ItemId, Kind, Struct, YUpdate
 
 
@@ -75,6 +78,30 @@ class Placement(NamedTuple):
     runs: Mapping[int, Sequence[Run]]
 
 
+class RunsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """One client's items as a snapshot holds them; arrays of 4 bytes a number, little endian."""
+
+    client: int
+    end: int
+    starts: bytes
+    codes: bytes
+    joints: bytes
+
+
+class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The places of items as a snapshot holds them.
+
+    Attributes:
+        roots: Names of roots.
+        places: Number of a root, and the key in it.
+        clients: Each one's items.
+    """
+
+    roots: list[str]
+    places: list[tuple[int, str | None]]
+    clients: list[RunsDump]
+
+
 _HOLDS = {Kind.TEXT: Holder.TEXT, Kind.TYPE: Holder.OTHER, Kind.DELETED: Holder.UNKNOWN, Kind.GC: Holder.UNKNOWN}
 _ONLY_IN_TEXTS = (Kind.STRING, Kind.EMBED, Kind.FORMAT)
 _NEVER_IN_TEXTS = (Kind.ANY, Kind.BINARY, Kind.DOC)
@@ -105,10 +132,27 @@ class ItemParents:
         self._places: list[Place | None] = [None]
         self._numbers: dict[Place | None, int] = {None: 0}
 
+    def dump(self) -> ItemsDump:
+        """All that is known, for `load`."""
+        places = [place for place in self._places if place is not None]
+        roots = {root: number for number, root in enumerate(dict.fromkeys(place.root for place in places))}
+        named = [(roots[root], key) for root, key in places]
+        return ItemsDump(list(roots), named, [runs.dump(client) for client, runs in self._clients.items()])
+
+    def load(self, dump: ItemsDump) -> None:
+        """Learn what was dumped; nothing must be known yet."""
+        self._places = [None, *(Place(dump.roots[root], key) for root, key in dump.places)]
+        self._numbers = {place: number for number, place in enumerate(self._places)}
+        self._clients = {runs.client: _Runs.load(runs) for runs in dump.clients}
+
     def end(self, client: int) -> int:
         """The client's next clock."""
         runs = self._clients.get(client)
         return 0 if runs is None else runs.end
+
+    def ends(self) -> dict[int, int]:
+        """Each client's next clock."""
+        return {client: runs.end for client, runs in self._clients.items()}
 
     def find(self, item: ItemId) -> Run:
         """The item's place.
@@ -191,6 +235,16 @@ class _Runs:
         self.joints = array("I")
         self._starts = array("I")
         self._codes = array("I")
+
+    @classmethod
+    def load(cls, dump: RunsDump) -> Self:
+        runs = cls()
+        runs.end = dump.end
+        runs.joints, runs._starts, runs._codes = (unpack("I", raw) for raw in (dump.joints, dump.starts, dump.codes))
+        return runs
+
+    def dump(self, client: int) -> RunsDump:
+        return RunsDump(client, self.end, pack(self._starts), pack(self._codes), pack(self.joints))
 
     def append(self, run: Run, number: int) -> None:
         code = number << _PLACE_SHIFT | run.within << 2 | run.holds

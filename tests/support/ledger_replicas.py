@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from msgspec.structs import replace
 from pycrdt import Array, Map, Text, TransactionEvent
+from yjs_bytes import item, uint, update
 
 from lattica.errors import EntryRefusedError
 from lattica.identity import IdentityKey
 from lattica.store.absorb import absorb, check_signatures, prove_fraud
-from lattica.store.control import EVERYBODY, Grant, Revoke, Role
-from lattica.store.entry import ChainId, Entry, Lane, Verifier
+from lattica.store.chain import client_id
+from lattica.store.control import EVERYBODY, Grant, Revoke, Role, encode_action
+from lattica.store.entry import ChainId, Entry, Kind, Lane, Verifier, sign_entry
 from lattica.store.ledger import Fraud
 from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.snapshot import dump_snapshot, load_snapshot, take_snapshot
 
 NOW = 1_700_000_000_000 << 16
 ROOTS = ("map:settings", "list:log", "text:notes")
@@ -121,8 +125,44 @@ class SimReplica:
     def restart(self) -> None:
         self.replica, _ = replay(self.genesis, self.key.peer_id.raw, self.frauds, self.stored)
 
+    def reload(self) -> None:
+        """Take what a snapshot holds in place of what is in memory."""
+        raw = dump_snapshot(take_snapshot(self.replica))
+        loaded = load_snapshot(self.genesis, self.key.peer_id.raw, self.frauds, raw)
+        assert loaded is not None
+        self.replica = loaded
+
+    # what no honest author does
+
+    def rewind(self, number: int) -> Entry:
+        """Go on after an earlier entry of ours, and leave out what we wrote since."""
+        lane = Lane.CONTROL if number % 7 == 0 else Lane.DATA
+        chain = self.replica.ledger.chain(ChainId(self.key.peer_id.raw, lane))
+        own = [entry for entry in self.stored if entry.chain == (self.key.peer_id.raw, lane)]
+        places = [(0, self.genesis.namespace.raw), *((entry.body.seq, entry.hash) for entry in own)]
+        after, prev = places[number % len(places)]
+        seq = max(chain.head, self.replica.tops[lane], after) + 1 + number // 16 % 3
+        client = client_id(self.genesis.namespace, self.key.peer_id.raw, seq)
+        payload = update({client: (0, [item(8, b"\x01\x7d" + uint(number % 64), root="list:log")])})
+        entry = self.replica.write(self.key, payload, NOW)
+        body = replace(entry.body, seq=seq, after=after, prev=prev, time=max(entry.body.time, NOW + seq))
+        if lane is Lane.CONTROL:
+            body = replace(
+                body, lane=lane, kind=Kind.GRANT, deps=(), payload=encode_action(Grant(body.author, Role.WRITER))
+            )
+        entry = sign_entry(self.key, self.genesis.namespace, body)
+        self.receive([entry])
+        return entry
+
+    def damage(self, number: int) -> Entry:
+        """An entry of ours whose update is not as it was written."""
+        entry = self.replica.write(self.key, self.replica.ydoc.get_update() if number % 3 else b"\1\1\0\0", NOW)
+        payload = bytearray(entry.body.payload)
+        payload[number % len(payload)] ^= 1 << number // 256 % 8
+        return sign_entry(self.key, self.genesis.namespace, replace(entry.body, payload=bytes(payload)))
+
     def twin(self, skip: int = 0) -> SimReplica:
-        """Another replica with our key, which knows the same, and leaves out ``skip`` numbers: no honest author has one."""
+        """Another replica with our key, that knows the same, and leaves out ``skip`` numbers."""
         twin = SimReplica(self.genesis, self.key)
         twin.stored, twin.frauds = list(self.stored), dict(self.frauds)
         twin.restart()

@@ -20,7 +20,7 @@ from lattica.store.dump import dump
 from lattica.store.entry import Body, Kind, Lane, read_entry, sign_entry
 from lattica.store.namespace import NamespaceId, read_genesis
 
-ALICE, BOB = key_of(1), key_of(2)
+ALICE, BOB, CAROL = key_of(1), key_of(2), key_of(3)
 
 
 def path_of(key: IdentityKey, folder: Path) -> Path:
@@ -135,3 +135,29 @@ async def test_a_cut_archive_is_refused(tmp_path: Path) -> None:
     for size in range(0, len(whole), 7):
         with pytest.raises(ArchiveError):
             read_backup(io.BytesIO(whole[:size]))
+
+
+async def test_a_compacted_document_is_restored_and_merges_with_an_older_copy(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with network.open(ALICE, tmp_path) as store:
+        await write(await store.create(), 5)
+    old = packed(await parts_of(ALICE, tmp_path))
+    async with network.open(ALICE, tmp_path) as store:
+        document = await reopened(store)
+        assert await document.compact()
+        await write(document, 7)
+        digest, content = document.frontier().digest(), dump(document)
+    new = packed(await parts_of(ALICE, tmp_path))
+
+    for key, files in ((BOB, [new, old]), (CAROL, [old, new])):
+        for file in files:
+            file.seek(0)
+            await restored(key, tmp_path, file)
+        async with network.open(key, tmp_path) as store:
+            document = await reopened(store)
+            assert document.frontier().digest() == digest
+            assert dump(document) == content
+        assert len(await parts_of(key, tmp_path)) == 1 + 1 + 1 + 7  # genesis, state, checkpoint, entries
+    old.seek(0)
+    await restored(ALICE, tmp_path, old)
+    assert len(await parts_of(ALICE, tmp_path)) == 1 + 1 + 1 + 7

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
+from pycrdt import Map
 from store_network import MemoryNetwork, key_of
 
 from lattica.store.disk import open_store_disk
 from lattica.store.disk_batch import Batch
 from lattica.store.entry import read_entry, sign_entry
-from lattica.store.namespace import NamespaceId
+from lattica.store.loading import load_replica
+from lattica.store.namespace import NamespaceId, read_genesis
+from lattica.store.snapshot import dump_snapshot, take_snapshot
 from lattica.store.verify import Verified, verify_namespace
 
 ALICE, BOB = key_of(1), key_of(2)
@@ -123,3 +126,38 @@ async def test_a_fraud_is_shown_if_its_proof_is_one(file: Path) -> None:
     result = await verified(file)
     assert list(result.frauds) == []
     assert "is none" in result.problems[0]
+
+
+async def test_a_compacted_documents_state_is_checked_against_the_owners_hash(file: Path, tmp_path: Path) -> None:
+    async with MemoryNetwork().open(ALICE, tmp_path) as store:
+        document = await store.open(store.namespaces[0].namespace)
+        assert await document.compact()
+        frontier = document.frontier().digest()
+    result = await verified(file)
+    assert (result.problems, result.frontier, result.entries) == ([], frontier, 2)
+    assert [author.covered for author in result.authors] == [5, 0]
+    async with open_store_disk(file) as disk:
+        [raw_id] = await disk.namespaces()
+        raw, seq = await disk.base(raw_id) or (b"", 0)
+        batch = Batch(raw_id)
+        batch.base(flipped(raw, len(raw) // 2), seq)
+        await disk.commit(batch)
+    assert "does not have its hash" in (await verified(file)).problems[0]
+
+
+async def test_a_snapshot_is_held_against_the_entries(file: Path) -> None:
+    async with open_store_disk(file) as disk:
+        [(raw_id, genesis)] = (await disk.namespaces()).items()
+        replica = await load_replica(disk, read_genesis(genesis), ALICE.peer_id.raw)
+        good = dump_snapshot(take_snapshot(replica))
+        replica.ydoc.get("map:never", type=Map)["a"] = "written by nobody"
+        for raw, problem in (
+            (good, ""),
+            (flipped(good, -1), "is damaged"),
+            (dump_snapshot(take_snapshot(replica)), "is not what follows"),
+        ):
+            batch = Batch(raw_id)
+            batch.snapshot(raw, await disk.last_row(raw_id))
+            await disk.commit(batch)
+            result = await verify_namespace(disk, NamespaceId(raw_id), genesis, ALICE.peer_id.raw)
+            assert [problem in found for found in result.problems] == [True] * bool(problem)

@@ -1,0 +1,200 @@
+"""Namespaces are opened by their snapshots: quickly, and never to find anything else than all entries say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from ledger_replicas import SimReplica, key_of
+from pycrdt import Map
+from stored_journals import (
+    Writer,
+    open_journal,
+    replayed,
+    snapshot_size,
+    state,
+    stored_journal,
+    told,
+    wait_snapshot,
+)
+
+from lattica.identity import IdentityKey
+from lattica.store.control import EVERYBODY, Revoke
+from lattica.store.disk import StoreDisk, open_store_disk
+from lattica.store.disk_batch import Batch
+from lattica.store.entry import ChainId, Lane
+from lattica.store.journal import Journal
+from lattica.store.loading import load_replica, record_of
+from lattica.store.namespace import Genesis, Policy, create_genesis
+from lattica.store.snapshotter import SNAPSHOT_AFTER, SNAPSHOT_AT_CLOSE
+
+OWNER, WRITER = key_of(1), key_of(2)
+OWN = OWNER.peer_id.raw
+MANY = SNAPSHOT_AT_CLOSE + 1
+
+
+@pytest.fixture
+def genesis() -> Genesis:
+    return create_genesis(OWNER, policy=Policy.OPEN)
+
+
+@pytest.fixture
+async def disk(tmp_path: Path) -> AsyncIterator[StoreDisk]:
+    async with open_store_disk(tmp_path / "store") as disk:
+        yield disk
+
+
+async def set_key(journal: Journal, key: str, value: int) -> None:
+    async with journal.transaction():
+        journal.replica.ydoc.get("map:settings", type=Map)[key] = value
+
+
+async def revoke(journal: Journal, author: IdentityKey, last: int) -> None:
+    await journal.control(lambda _: [Revoke(author.peer_id.raw, EVERYBODY, last, 0)])
+
+
+async def test_a_closed_namespace_is_opened_by_its_snapshot_and_what_came_after(
+    disk: StoreDisk, genesis: Genesis
+) -> None:
+    writer = Writer(genesis, WRITER)
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(writer.write(MANY))
+        await set_key(journal, "mine", 1)
+    async with open_journal(disk, genesis, OWNER) as journal:
+        assert journal.replica.snapshotted == MANY + 1
+        await journal.receive(writer.write(10))
+        await set_key(journal, "mine", 2)
+        before = told(journal.replica)
+
+    loaded = await load_replica(disk, genesis, OWN)
+
+    assert (loaded.snapshotted, loaded.ledger.size) == (MANY + 1, MANY + 12)
+    assert told(loaded) == before == told(await replayed(disk, genesis, OWN))
+
+
+async def test_a_small_namespace_has_no_snapshot(disk: StoreDisk, genesis: Genesis) -> None:
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(Writer(genesis, WRITER).write(MANY - 1))
+
+    assert await disk.snapshot(genesis.namespace.raw) is None
+
+
+async def test_a_snapshot_is_made_while_entries_come_and_go_on_coming(disk: StoreDisk, genesis: Genesis) -> None:
+    writer = Writer(genesis, WRITER)
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(writer.write(SNAPSHOT_AFTER + 1))
+        for number in range(20):
+            await set_key(journal, "mine", number)
+        await wait_snapshot(disk, genesis)
+
+        assert SNAPSHOT_AFTER < await snapshot_size(disk, genesis, OWN) <= SNAPSHOT_AFTER + 21
+        assert told(await load_replica(disk, genesis, OWN)) == told(journal.replica)
+
+
+async def test_a_revocation_voids_the_snapshot_that_is_being_made(disk: StoreDisk, genesis: Genesis) -> None:
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(Writer(genesis, WRITER).write(SNAPSHOT_AFTER + 1))
+        await revoke(journal, WRITER, 5)
+        before = told(journal.replica)
+
+    loaded = await load_replica(disk, genesis, OWN)
+
+    assert await snapshot_size(disk, genesis, OWN) == 0
+    assert (loaded.snapshotted, loaded.ledger.size) == (0, 6)
+    assert told(loaded) == before
+
+
+async def test_a_proven_fraud_voids_the_snapshot(disk: StoreDisk, genesis: Genesis) -> None:
+    one, other = Writer(genesis, WRITER), Writer(genesis, WRITER, prefix="other key")
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(one.write(MANY))
+    async with open_journal(disk, genesis, OWNER) as journal:
+        assert journal.replica.snapshotted == MANY
+        await journal.receive(other.write(1))
+        before = told(journal.replica)
+
+    loaded = await load_replica(disk, genesis, OWN)
+
+    assert await disk.snapshot(genesis.namespace.raw) == (b"", 0)
+    assert loaded.ledger.size == 0
+    assert told(loaded) == before
+
+
+@pytest.mark.parametrize("at", [0, 5, -1])
+async def test_a_damaged_snapshot_is_done_without_and_replaced(disk: StoreDisk, genesis: Genesis, at: int) -> None:
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(Writer(genesis, WRITER).write(MANY))
+        before = told(journal.replica)
+    raw, row = await disk.snapshot(genesis.namespace.raw) or (b"", 0)
+    damaged = bytearray(raw)
+    damaged[at] ^= 1
+    batch = Batch(genesis.namespace.raw)
+    batch.snapshot(bytes(damaged), row)
+    await disk.commit(batch)
+
+    async with open_journal(disk, genesis, OWNER) as journal:
+        assert (journal.replica.snapshotted, told(journal.replica)) == (0, before)
+    assert await snapshot_size(disk, genesis, OWN) == MANY
+
+
+async def test_entries_that_change_what_counts_before_them_are_not_put_on_a_snapshot(
+    disk: StoreDisk, genesis: Genesis
+) -> None:
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(Writer(genesis, WRITER).write(MANY))
+    owner = SimReplica(genesis, OWNER)
+    revocation = owner.replica.control(OWNER, Revoke(WRITER.peer_id.raw, EVERYBODY, 7, 0), 1)
+    batch = Batch(genesis.namespace.raw)
+    batch.put(record_of(revocation))
+    await disk.commit(batch)
+
+    loaded = await load_replica(disk, genesis, OWN)
+
+    assert loaded.snapshotted == 0
+    assert loaded.ledger.chain(ChainId(WRITER.peer_id.raw, Lane.DATA)).head == 7
+
+
+async def test_what_is_no_entry_does_not_get_into_a_snapshot(disk: StoreDisk, genesis: Genesis) -> None:
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(Writer(genesis, WRITER).write(MANY))
+        journal.replica.ydoc.get("map:settings", type=Map)["stray"] = 1
+
+    assert "stray" not in state((await load_replica(disk, genesis, OWN)).ydoc)
+
+
+async def test_a_transaction_that_was_given_up_twice_does_not_get_into_a_snapshot(
+    disk: StoreDisk, genesis: Genesis
+) -> None:
+    writing = asyncio.Event()
+
+    async def write(journal: Journal) -> None:
+        async with journal.transaction():
+            del journal.replica.ydoc.get("map:settings", type=Map)["key 1"]
+            writing.set()
+            await asyncio.Event().wait()
+
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(Writer(genesis, WRITER).write(MANY))
+        task = asyncio.create_task(write(journal))
+        await writing.wait()
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        assert "key 1" not in state(journal.replica.ydoc), "it was undone after all"
+
+    assert "key 1" in state((await load_replica(disk, genesis, OWN)).ydoc)
+
+
+async def test_a_replica_whose_identity_has_changed_has_no_snapshot(tmp_path: Path, genesis: Genesis) -> None:
+    path = tmp_path / "store"
+    async with stored_journal(path, genesis, OWNER) as journal:
+        await journal.receive(Writer(genesis, WRITER).write(MANY))
+    async with stored_journal(path, genesis, key_of(3)) as journal:
+        assert journal.replica.snapshotted == 0
+        await set_key(journal, "mine", 1)
+    async with stored_journal(path, genesis, key_of(3)) as journal:
+        assert journal.replica.snapshotted == MANY + 1
+        await set_key(journal, "mine", 2)
+        assert state(journal.replica.ydoc)["mine"] == 2
