@@ -238,8 +238,8 @@ class Ledger:
 
     def _place_in_chain(self, entry: Entry, chain: Chain) -> Verdict:
         body = entry.body
-        if body.seq < chain.base:
-            return Verdict.KNOWN
+        if body.seq <= chain.base:
+            return Verdict.KNOWN  # or settled otherwise
         if body.seq <= chain.head:
             mark = chain.mark(body.seq)
             if mark is None:

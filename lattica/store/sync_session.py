@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lattica.background import background_tasks
 from lattica.errors import RemoteProtocolError, StreamError
@@ -28,11 +29,16 @@ MAX_EMPTY = 20
 what it offered."""
 
 
+STALE_S = 1.0
+"""Seconds without an entry after which others may be asked for what a peer was asked for: it may be cut off."""
+
+
 class FetchBoard:
-    """Which chains are being fetched, so that no two peers are asked for one."""
+    """Which chains are being fetched, so that no two peers are asked for one; ``now`` is in seconds, monotonic."""
 
     def __init__(self) -> None:
         self._busy: dict[ChainId, SyncSession] = {}
+        self._heard: dict[SyncSession, float] = {}
         self._sessions: set[SyncSession] = set()
         self._state: SyncSession | None = None
 
@@ -43,15 +49,23 @@ class FetchBoard:
     def leave(self, session: SyncSession) -> None:
         """A session has ended: what it was fetching is for the others."""
         self._sessions.discard(session)
+        self._heard.pop(session, None)
         self.release(session)
 
-    def busy(self, session: SyncSession) -> set[ChainId]:
+    def busy(self, session: SyncSession, now: float) -> set[ChainId]:
         """What others fetch."""
-        return {chain for chain, by in self._busy.items() if by is not session}
+        stale = {by for by, heard in self._heard.items() if now - heard > STALE_S}
+        return {chain for chain, by in self._busy.items() if by is not session and by not in stale}
 
-    def take(self, session: SyncSession, chains: Mapping[ChainId, Locator]) -> None:
+    def take(self, session: SyncSession, chains: Mapping[ChainId, Locator], now: float) -> None:
         """The session fetches these."""
-        self._busy.update(dict.fromkeys(chains, session))
+        if chains:
+            self._busy.update(dict.fromkeys(chains, session))
+            self._heard[session] = now
+
+    def heard(self, session: SyncSession, now: float) -> None:
+        """Something of what it fetches has come."""
+        self._heard[session] = now
 
     def may_take_state(self, session: SyncSession) -> bool:
         """Whether nobody else fetches a checkpoint's state."""
@@ -124,23 +138,27 @@ class SyncSession:
     # what we say
 
     async def _tell(self) -> None:
+        loop = asyncio.get_running_loop()
+        ping_at = loop.time()
         while True:
-            try:
-                async with asyncio.timeout(PING_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(ping_at):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
             self._wake.clear()
-            await self._send(self._news())
+            message = self._news()
+            if not message.is_empty or loop.time() >= ping_at:
+                await self._send(message)
+                ping_at = loop.time() + PING_S
             await asyncio.sleep(NEWS_PAUSE_S)
 
     def _news(self) -> SyncMessage:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
-        wanted = self._state.to_fetch(ledger, self._board.busy(self), time.monotonic())
-        self._board.take(self, wanted)
+        now = time.monotonic()
+        wanted = self._state.to_fetch(ledger, self._board.busy(self, now), now)
+        self._board.take(self, wanted, now)
         state_wanted = 0
         if not wanted and self._board.may_take_state(self):
-            state_wanted = self._state.state_to_fetch(ledger, time.monotonic())
+            state_wanted = self._state.state_to_fetch(ledger, now)
             if state_wanted:
                 self._board.take_state(self)
         proofs = [ledger.frozen[chain] for chain in self._state.new_proofs(frontier)]
@@ -166,10 +184,13 @@ class SyncSession:
             if isinstance(wanted, int):
                 await self._answer_state(wanted)
                 continue
+            last: Sequence[bytes] = ()
             async for entries in answer(self._journal, self._disk, wanted):
+                if last:
+                    await self._send(SyncMessage(entries=last))
+                last = entries
                 metrics.ENTRIES_SENT.inc(len(entries))
-                await self._send(SyncMessage(entries=entries))
-            await self._send(SyncMessage(answered=True))
+            await self._send(SyncMessage(entries=last, answered=True))
 
     async def _answer_state(self, base: int) -> None:
         offset = 0
@@ -241,6 +262,8 @@ class SyncSession:
     async def _take(self, message: SyncMessage) -> None:
         if message.entries and not self._state.fetching:
             raise RemoteProtocolError("entries that nobody has asked for", self.peer)
+        if message.entries:
+            self._board.heard(self, time.monotonic())
         received = await self._journal.receive(message.entries, message.proofs)
         self._empty = -1 if message.entries else self._empty  # the answer's end adds one
         metrics.ENTRIES_TAKEN.inc(received.added)

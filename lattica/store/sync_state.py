@@ -51,6 +51,7 @@ class _Futile:
         head: Ours of the chain, then.
         offer: The peer's.
         revision: Of the ledger, then: whatever comes in may be what was missing.
+        without: What was lacking too and not asked for, since it was fetched elsewhere: it may be what was missing.
         times: How often in a row.
         retry_at: When to ask again at the earliest, if there is something new.
     """
@@ -58,6 +59,7 @@ class _Futile:
     head: Offer
     offer: Offer
     revision: int
+    without: frozenset[ChainId]
     times: int
     retry_at: float
 
@@ -77,6 +79,7 @@ class LinkState:
         self._base_told = 0
         self._state_pause = FUTILE_PAUSE_S
         self._state_at = 0.0
+        self._without: frozenset[ChainId] = frozenset()
         self._told: dict[ChainId, Offer] = {}
         self._offers: dict[ChainId, Offer] = {}
         self._futile: dict[ChainId, _Futile] = {}
@@ -136,15 +139,16 @@ class LinkState:
         if self.fetching or self.fetching_state:
             return {}
         found = {}
-        folded = self._needs_state(ledger)
-        for chain, offer in self._offers.items():
-            if folded and chain.lane == Lane.DATA:
-                continue  # it has no entries that could be placed here
-            if chain in busy or not _lacks(ledger, chain, offer):
-                continue
-            known = ledger.chain(chain)
-            if not self._is_futile(chain, offer, ledger, now):
-                found[chain] = locator_of(known)
+        folded = self._needs_state(ledger)  # then it has no data that could be placed here
+        lacking = {
+            chain: offer
+            for chain, offer in self._offers.items()
+            if _lacks(ledger, chain, offer) and not (folded and chain.lane == Lane.DATA)
+        }
+        self._without = frozenset(lacking) & frozenset(busy)
+        for chain, offer in lacking.items():
+            if chain not in self._without and not self._is_futile(chain, offer, ledger, now):
+                found[chain] = locator_of(ledger.chain(chain))
         self.fetching = frozenset(found)
         return found
 
@@ -174,6 +178,8 @@ class LinkState:
         futile = self._futile.get(chain)
         if futile is None or futile.offer != offer or futile.head != _head(ledger.chain(chain)):
             return False
+        if futile.without - self._without:
+            return False
         return ledger.revision == futile.revision or now < futile.retry_at
 
     def answered(self, ledger: Ledger, now: float) -> None:
@@ -189,7 +195,7 @@ class LinkState:
                 continue
             times = before.times + 1 if before is not None and before.head == head else 0
             pause = min(FUTILE_PAUSE_S * 2.0 ** min(times, 16), LONGEST_FUTILE_PAUSE_S)
-            self._futile[chain] = _Futile(head, offer, ledger.revision, times, now + pause)
+            self._futile[chain] = _Futile(head, offer, ledger.revision, self._without, times, now + pause)
         self.fetching = frozenset()
 
 

@@ -70,6 +70,11 @@ class SyncMessage:
     state_wanted: int = 0
     state: bytes = b""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing but that the sender is there."""
+        return not any(getattr(self, name) for name in self.__slots__)
+
 
 class FrameWriter:
     """Writes one direction of a stream: an author's ID is sent once, then its number."""
