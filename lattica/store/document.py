@@ -13,6 +13,7 @@ from lattica.identity import PeerId
 from lattica.store.changes import Change
 from lattica.store.control import EVERYBODY, Grant, Revoke, Role
 from lattica.store.counter import Counter
+from lattica.store.description import AuthorInfo, describe_authors
 from lattica.store.entry import MAX_SEQ, ChainId, Lane
 from lattica.store.frontier import Frontier
 from lattica.store.journal import Journal
@@ -96,6 +97,14 @@ class Document:
         return OwnMap(self, name)
 
     # reading
+
+    def roots(self) -> Sequence[str]:
+        """The containers that were written or looked at, as ``"map:settings"``, sorted; some may be empty."""
+        return sorted(self.ydoc.keys())
+
+    def authors(self) -> Sequence[AuthorInfo]:
+        """Who may write, and has written, as far as is known here; the owner first."""
+        return describe_authors(self._journal.replica.ledger)
 
     def frontier(self) -> Frontier:
         """How far this replica goes, by what is durable. Replicas with equal frontiers hold equal documents."""
