@@ -227,6 +227,21 @@ class Journal:
                     raise StoreUsageError(f"this cannot be granted or revoked here: {error.reason}") from error
                 await _done(durable)
 
+    async def join(self, capability: bytes) -> None:
+        """Present a capability, unless that was done before; durable when this returns. Raises as `control`."""
+        if self.is_writing:
+            raise StoreUsageError("a capability cannot be presented in a transaction; end it first")
+        async with self._lock:
+            self._check_usable()
+            if capability in self._replica.ledger.chain(ChainId(self._replica.own, Lane.DATA)).capabilities:
+                return
+            entry = self._replica.join(self._key, capability, self.clock.tick(self._now()))
+            try:
+                durable = await self._take_own(entry)
+            except EntryRefusedError as error:
+                raise StoreUsageError(f"the capability is of no use here: {error.reason}") from error
+        await _done(durable)
+
     async def _take_own(self, entry: Entry) -> asyncio.Task[LatticaError | None]:
         verdict = self._replica.add_own(entry)
         if verdict not in (Verdict.ADDED, Verdict.CUTS):
