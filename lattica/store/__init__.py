@@ -9,8 +9,11 @@ from lattica.store.counter import Counter
 from lattica.store.document import Document
 from lattica.store.frontier import Frontier
 from lattica.store.grpc_link import GrpcPeers
+from lattica.store.lease_hold import Lease
+from lattica.store.members import Members, MembersChange
 from lattica.store.namespace import Genesis, Limits, NamespaceId, Policy
 from lattica.store.ports import ReplicaRouting, StorePeers, SyncLink
+from lattica.store.presence import Presence
 from lattica.store.replicated_list import ReplicatedList
 from lattica.store.replicated_map import OwnMap, Register, ReplicatedMap
 from lattica.store.replicated_set import Element, ReplicatedSet
@@ -32,11 +35,15 @@ __all__ = [
     "Frontier",
     "Genesis",
     "GrpcPeers",
+    "Lease",
     "Limits",
+    "Members",
+    "MembersChange",
     "NamespaceId",
     "OwnMap",
     "Place",
     "Policy",
+    "Presence",
     "Register",
     "ReplicaRouting",
     "ReplicatedList",

@@ -30,6 +30,26 @@ class Epoch(NamedTuple):
     client: int
 
 
+class Fold(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What is left of a chain's entries up to one of them, when these are dropped.
+
+    Attributes:
+        author: Whose chain of data it is.
+        seq: Number of that entry.
+        hash: Its hash.
+        time: Its hybrid time.
+        seen: Author, lane, and number of the last entry of each other chain that the author had seen; in order.
+        epochs: First number, Yjs client ID and next clock of each epoch.
+    """
+
+    author: bytes
+    seq: int
+    hash: bytes
+    time: int
+    seen: tuple[tuple[bytes, int, int], ...]
+    epochs: tuple[tuple[int, int, int], ...]
+
+
 class ChainDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A chain as a snapshot holds it; see `Chain`.
 
@@ -41,6 +61,8 @@ class ChainDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
         runs: The first number of each run of entries without gaps, and how many there are; at least one.
         marks: 16 bytes for each entry.
         clocks: 4 bytes for each entry, little endian.
+        base: See `Chain`.
+        covered: See `Chain`.
     """
 
     head_hash: bytes
@@ -50,6 +72,8 @@ class ChainDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     runs: list[tuple[int, int]]
     marks: bytes
     clocks: bytes
+    base: int
+    covered: dict[int, int]
 
 
 def client_id(namespace: NamespaceId, author: bytes, first: int) -> int:
@@ -80,6 +104,8 @@ class Chain:
         time: Its hybrid time.
         seen: For each other chain the last entry that the author has seen.
         epochs: Of a data chain, in order.
+        base: Number of the last entry that is covered by a checkpoint: those before it are not remembered. 0: none is.
+        covered: For each client ID the clock that it had reached there.
     """
 
     def __init__(self, namespace: NamespaceId) -> None:
@@ -89,6 +115,8 @@ class Chain:
         self.time = 0
         self.seen: dict[ChainId, int] = {}
         self.epochs: list[Epoch] = []
+        self.base = 0
+        self.covered: dict[int, int] = {}
         self._numbers: dict[int, int] = {}
         self._seqs = array("Q")
         self._marks = bytearray()
@@ -108,13 +136,41 @@ class Chain:
         chain._seqs, chain._clocks = from_runs(dump.runs), unpack("I", dump.clocks)
         chain._marks = bytearray(dump.marks)
         chain.head = chain._seqs[-1]
+        chain.base, chain.covered = dump.base, dump.covered
         return chain
 
     def dump(self, numbers: Mapping[ChainId, int]) -> ChainDump:
         """All of it, for `load`, with the other chains by number. It must have entries."""
         seen = [(numbers[chain], seq) for chain, seq in self.seen.items()]
         runs, clocks = to_runs(self._seqs), pack(self._clocks)
-        return ChainDump(self.head_hash, self.time, seen, list(self.epochs), runs, bytes(self._marks), clocks)
+        marks, epochs = bytes(self._marks), list(self.epochs)
+        return ChainDump(self.head_hash, self.time, seen, epochs, runs, marks, clocks, self.base, dict(self.covered))
+
+    @classmethod
+    def unfold(cls, namespace: NamespaceId, fold: Fold) -> Self:
+        """The chain that was folded, without its entries but the last."""
+        chain = cls(namespace)
+        chain.head, chain.head_hash, chain.time = fold.seq, fold.hash, fold.time
+        chain.seen = {ChainId(author, lane): seq for author, lane, seq in fold.seen}
+        for first, client, _ in fold.epochs:
+            chain.begin(Epoch(first, client))
+        chain._seqs.append(fold.seq)
+        chain._marks += fold.hash[:MARK_BYTES]
+        chain._clocks.append(fold.epochs[-1][2] if fold.epochs else 0)
+        chain.base, chain.covered = fold.seq, {client: clock for _, client, clock in fold.epochs}
+        return chain
+
+    def fold(self, author: bytes) -> Fold:
+        """What is left of it when all entries are dropped. It must have entries."""
+        seen = sorted((chain.author, int(chain.lane), seq) for chain, seq in self.seen.items())
+        epochs = [(epoch.first, epoch.client, self.clock_at(epoch.client, self.head)) for epoch in self.epochs]
+        return Fold(author, self.head, self.head_hash, self.time, tuple(seen), tuple(epochs))
+
+    def forget(self, fold: Fold) -> None:
+        """Remember no more of the entries up to the one of the fold than that says."""
+        at = bisect_left(self._seqs, fold.seq)
+        del self._seqs[:at], self._clocks[:at], self._marks[: at * MARK_BYTES]
+        self.base, self.covered = fold.seq, {client: clock for _, client, clock in fold.epochs}
 
     @property
     def clock(self) -> int:
@@ -149,8 +205,8 @@ class Chain:
         """How the entry of that number is named; ``None`` if there is none. What the first comes after is number 0."""
         if not seq:
             return self._origin
-        at = seq - 1
-        if at >= len(self._seqs) or self._seqs[at] != seq:
+        at = seq - self._seqs[0] if self._seqs else 0
+        if not 0 <= at < len(self._seqs) or self._seqs[at] != seq:
             at = bisect_left(self._seqs, seq)
             if at == len(self._seqs) or self._seqs[at] != seq:
                 return None
@@ -160,19 +216,22 @@ class Chain:
         """Number of the entry at an index."""
         return self._seqs[index]
 
-    def before(self, seq: int) -> int:
-        """Number of the last entry before ``seq``; 0 if there is none."""
-        at = bisect_left(self._seqs, seq)
-        return self._seqs[at - 1] if at else 0
-
     def first_of(self, client: int) -> int:
         """Number of the first entry of a client's, which has begun here."""
         return self.epochs[self._numbers[client]].first
 
     def clock_at(self, client: int, seq: int) -> int:
-        """The clock that the client had reached with the entry ``seq``; 0 if it had not begun."""
+        """The clock that the client had reached with the entry ``seq``; 0 if it had not begun.
+
+        For an entry that is covered by a checkpoint it is the clock that the client had reached at the last such.
+        """
         number = self._numbers.get(client)
+        if seq <= self.base:
+            return self.covered.get(client, 0)
         if number is None or self.epochs[number].first > seq:
             return 0
         end = self.epochs[number + 1].first if number + 1 < len(self.epochs) else self.head + 1
-        return self._clocks[bisect_right(self._seqs, min(seq, end - 1)) - 1]
+        last = min(seq, end - 1)
+        if last <= self.base:
+            return self.covered.get(client, 0)
+        return self._clocks[bisect_right(self._seqs, last) - 1]

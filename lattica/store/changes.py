@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from lattica.errors import DocumentError
@@ -37,12 +38,16 @@ class Change:
 
 
 class ChangeFeed:
-    """Hands changes to any number of observers, each at its own pace."""
+    """Hands changes to any number of observers, each at its own pace.
+
+    Attributes:
+        closed: Whether nothing more will come.
+    """
 
     def __init__(self) -> None:
-        self._observers: set[_Observer] = set()
+        self._observers: set[Observer] = set()
         self._failure: DocumentError | None = None
-        self._closed = False
+        self.closed = False
 
     @property
     def observed(self) -> bool:
@@ -56,38 +61,71 @@ class ChangeFeed:
 
     def close(self, failure: DocumentError | None = None) -> None:
         """End all iterations, after what they have not seen yet; with ``failure`` if there is one."""
-        self._closed = True
+        self.closed = True
         self._failure = failure
         for observer in self._observers:
-            observer.wake.set()
+            observer.wake()
 
-    async def changes(self) -> AsyncIterator[Change]:
-        """Yield changes from now on, until the document is closed."""
-        observer = _Observer()
+    @contextlib.contextmanager
+    def observe(self) -> Iterator[Observer]:
+        """Gather what changes during the block, for one who also waits for other things."""
+        observer = Observer()
         self._observers.add(observer)
         try:
-            while True:
-                while observer.pending:
-                    yield observer.pending.popleft()
-                if self._closed:
-                    break
-                observer.wake.clear()
-                await observer.wake.wait()
-            if self._failure is not None:
-                raise self._failure
+            yield observer
         finally:
             self._observers.discard(observer)
 
+    async def changes(self) -> AsyncIterator[Change]:
+        """Yield changes from now on, until the document is closed."""
+        with self.observe() as observer:
+            while True:
+                while observer.pending:
+                    yield observer.pending.popleft()
+                if self.closed:
+                    break
+                await observer.wait()
+            self.check()
 
-class _Observer:
+    def check(self) -> None:
+        """Raise the failure that it was closed with, if there is one."""
+        if self._failure is not None:
+            raise self._failure
+
+
+class Observer:
+    """What one who watches has not seen yet.
+
+    Attributes:
+        pending: The changes, the oldest first.
+    """
+
     def __init__(self) -> None:
         self.pending: deque[Change] = deque()
-        self.wake = asyncio.Event()
+        self._wake = asyncio.Event()
 
     def put(self, change: Change) -> None:
+        """Add a change; if there are too many, one that says so replaces them."""
         if len(self.pending) >= MAX_PENDING:
             lost = change.lost + sum(pending.lost for pending in self.pending)
             self.pending.clear()
             change = Change(author=None, everything=True, lost=lost)
         self.pending.append(change)
-        self.wake.set()
+        self.wake()
+
+    def take(self) -> list[Change]:
+        """The changes, which are no longer pending then."""
+        taken = list(self.pending)
+        self.pending.clear()
+        return taken
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        self._wake.set()
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Return when there is a change, the feed was closed, or somebody called `wake`; or after some seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()

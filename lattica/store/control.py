@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from itertools import takewhile
-from typing import Annotated, NamedTuple, Self, TypeAlias
+from typing import Annotated, Any, NamedTuple, Self, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,8 @@ MAX_CONTROL_ENTRIES = 100_000
 """Entries of one control chain: each costs memory in every replica, for ever."""
 MAX_GRANTS_EACH = 256
 """Rights that one author may give another: each entry of the latter is held against all of them."""
+MAX_STATE = 512 << 20
+"""Bytes of a checkpoint's state."""
 EVERYBODY = b""
 """Names the right that everybody has in an open namespace, in revocations."""
 
@@ -66,6 +68,39 @@ class Revoke(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
     last_control: Annotated[int, msgspec.Meta(ge=0, le=MAX_SEQ)] = 0
 
 
+class Cut(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """How far a checkpoint goes in one author's chain of data.
+
+    Attributes:
+        author: Whose.
+        seq: Number of the last entry that it covers.
+        mark: The first 16 bytes of that entry's hash.
+    """
+
+    author: _Author
+    seq: Annotated[int, msgspec.Meta(ge=1, le=MAX_SEQ)]
+    mark: Annotated[bytes, msgspec.Meta(min_length=MARK_BYTES, max_length=MARK_BYTES)]
+
+
+class Checkpoint(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Puts a state in the place of all data entries up to a cut through the chains. Only the owner's count.
+
+    What it covers is settled: no revocation and no proof of fraud takes it back.
+
+    Attributes:
+        cut: For each author that has written; none depends on what is beyond the cut.
+        state: BLAKE3 hash of the state there, as `lattica.store.state` has it in bytes.
+        size: How many bytes these are.
+    """
+
+    cut: Annotated[tuple[Cut, ...], msgspec.Meta(min_length=1, max_length=1 << 15)]
+    state: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    size: Annotated[int, msgspec.Meta(ge=1, le=MAX_STATE)]
+
+
+Action: TypeAlias = Grant | Revoke | Checkpoint
+
+
 class Control(NamedTuple):
     """One control entry, as far as it matters for rights.
 
@@ -79,7 +114,7 @@ class Control(NamedTuple):
     seq: int
     mark: bytes
     owner_seen: int
-    action: Grant | Revoke
+    action: Action
 
 
 class ControlDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -131,26 +166,31 @@ class Scope:
         return any(name[:at] in self._paths for at, letter in enumerate(name) if letter == "/")
 
 
-_decode: Mapping[Kind, msgspec.msgpack.Decoder[Grant] | msgspec.msgpack.Decoder[Revoke]] = {
-    Kind.GRANT: msgspec.msgpack.Decoder(Grant),
-    Kind.REVOKE: msgspec.msgpack.Decoder(Revoke),
+_KINDS: Mapping[type[Action], Kind] = {Grant: Kind.GRANT, Revoke: Kind.REVOKE, Checkpoint: Kind.CHECKPOINT}
+_decode: Mapping[Kind, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(action) for action, kind in _KINDS.items()
 }
 encode_action = msgspec.msgpack.Encoder().encode
 
 
-def read_action(entry: Entry) -> Grant | Revoke:
+def kind_of(action: Action) -> Kind:
+    """The kind of an entry that says this."""
+    return _KINDS[type(action)]
+
+
+def read_action(entry: Entry) -> Action:
     """What a control entry says; raises `EntryRefusedError` if that is malformed."""
     try:
-        return _decode[entry.body.kind].decode(entry.body.payload)
+        action: Action = _decode[entry.body.kind].decode(entry.body.payload)
     except (KeyError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EntryRefusedError("it is malformed") from error
+    return action
 
 
 def dump_control(control: Control) -> ControlDump:
     """A control entry, for `load_control`."""
     seq, mark, owner_seen, action = control
-    kind = Kind.GRANT if isinstance(action, Grant) else Kind.REVOKE
-    return ControlDump(seq, mark, owner_seen, kind, encode_action(action))
+    return ControlDump(seq, mark, owner_seen, kind_of(action), encode_action(action))
 
 
 def load_control(dump: ControlDump) -> Control:
@@ -167,6 +207,7 @@ class Rights:
 
     Attributes:
         counting: For each author how many of its control entries, from the first, count.
+        checkpoints: The owner's, by number.
     """
 
     def __init__(self, genesis: Genesis, chains: Mapping[bytes, Iterable[Control]] | None = None) -> None:
@@ -191,6 +232,8 @@ class Rights:
         self._cuts: dict[tuple[bytes, bytes], int] = {}
         self._grants: Counter[tuple[bytes, bytes]] = Counter()
         self._found: dict[bytes, list[Right]] = {}
+        self._floors: dict[bytes, int] = {}
+        self.checkpoints: dict[int, Checkpoint] = {}
         owners = self._chains.get(self._owner, [])
         self._admins = _Admins(owners)
         self.counting = {self._owner: len(owners)}
@@ -226,6 +269,9 @@ class Rights:
     def _count(self, granter: bytes, control: Control) -> None:
         action = control.action
         by_owner = granter == self._owner
+        if isinstance(action, Checkpoint):
+            self._settle(control.seq, action)
+            return
         self._found.pop(action.author, None)
         if isinstance(action, Revoke):
             key = action.author, action.right
@@ -235,6 +281,16 @@ class Rights:
             right = Right(granter, control.seq, control.mark, action.paths, MAX_SEQ)
             self._writers.setdefault(action.author, []).append(right)
             self._grants[granter, action.author] += 1
+
+    def _settle(self, seq: int, checkpoint: Checkpoint) -> None:
+        self.checkpoints[seq] = checkpoint
+        for cut in checkpoint.cut:
+            self._floors[cut.author] = max(cut.seq, self.floor(cut.author))
+        self._found.clear()
+
+    def floor(self, author: bytes) -> int:
+        """Number of the author's last data entry that a checkpoint covers: up to there all is settled."""
+        return self._floors.get(author, 0)
 
     def grants(self, granter: bytes, author: bytes) -> int:
         """How many rights the one has given the other, those that have ended included."""
@@ -260,7 +316,8 @@ class Rights:
         return [*found, *self._ended(author, capabilities)]
 
     def _ended(self, author: bytes, rights: Iterable[Right]) -> list[Right]:
-        return [right._replace(last=self._cuts.get((author, right.mark), MAX_SEQ)) for right in rights]
+        floor = self.floor(author)
+        return [right._replace(last=max(floor, self._cuts.get((author, right.mark), MAX_SEQ))) for right in rights]
 
 
 class _Admins:
@@ -273,7 +330,7 @@ class _Admins:
             if isinstance(action, Revoke):
                 key = action.author, action.right
                 self._cuts[key] = min(self._cuts.get(key, MAX_SEQ), action.last_control)
-            elif action.role is Role.ADMIN:
+            elif isinstance(action, Grant) and action.role is Role.ADMIN:
                 self._rights.setdefault(action.author, {})[mark] = seq
 
     def is_right(self, author: bytes, mark: bytes) -> bool:
@@ -285,7 +342,7 @@ class _Admins:
         action = control.action
         if isinstance(action, Revoke):
             return self.is_right(action.author, action.right)
-        return action.role is Role.ADMIN
+        return isinstance(action, Grant) and action.role is Role.ADMIN
 
     def allow(self, author: bytes, seq: int, owner_seen: int) -> bool:
         """Whether the entry counts."""

@@ -42,6 +42,7 @@ class Kind(IntEnum):
     UPDATE = 0
     GRANT = 1
     REVOKE = 2
+    CHECKPOINT = 3
 
 
 class ChainId(NamedTuple):
@@ -89,7 +90,7 @@ class Body(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
         prev: That entry's hash; at first the namespace's ID.
         time: Hybrid time.
         deps: What else the author has seen since.
-        payload: A Yjs update, or what is granted or revoked.
+        payload: A Yjs update, or what is granted, revoked or folded.
     """
 
     author: _Author

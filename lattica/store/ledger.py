@@ -10,15 +10,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
+from typing import NamedTuple
 
 import msgspec
 
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
-from lattica.store.chain import Chain, ChainDump, Epoch, new_client
+from lattica.store.canonical import STATE_LIMITS
+from lattica.store.chain import Chain, ChainDump, Epoch, Fold, new_client
 from lattica.store.control import (
     MAX_CONTROL_ENTRIES,
     MAX_GRANTS_EACH,
+    Action,
+    Checkpoint,
     Control,
     ControlDump,
     Grant,
@@ -29,10 +33,11 @@ from lattica.store.control import (
     Scope,
     read_action,
 )
-from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
+from lattica.store.entry import MARK_BYTES, MAX_SEQ, ChainId, Dep, Entry, Lane
 from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis
 from lattica.store.roots import RootKind, TextRoots, parse_root
+from lattica.store.state import State
 from lattica.store.yupdate import Kind, UpdateLimits, YUpdate, check_own, read_update
 from lattica.store.yupdate_places import ItemParents, ItemsDump, Place
 
@@ -74,6 +79,18 @@ class Fraud:
     other: bytes
 
 
+class Base(NamedTuple):
+    """The state that stands for what a checkpoint covers.
+
+    Attributes:
+        seq: Number of the checkpoint among the owner's control entries.
+        state: The state.
+    """
+
+    seq: int
+    state: State
+
+
 class LedgerDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A ledger as a snapshot holds it, without what is frozen.
 
@@ -82,12 +99,14 @@ class LedgerDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
         entries: Of each chain.
         controls: For each author its control entries.
         items: Where the document's items are.
+        base: See `Ledger`.
     """
 
     chains: list[ChainId]
     entries: list[ChainDump]
     controls: dict[bytes, list[ControlDump]]
     items: ItemsDump
+    base: int
 
 
 class Ledger:
@@ -100,9 +119,12 @@ class Ledger:
         rights: Who may write what, by the control entries that are here.
         touched: The places that the latest data entry wrote to.
         revision: Changes whenever anything is added; no two ledgers have the same.
+        base: Number of the owner's checkpoint whose state stands for what it covers; 0: there is none.
     """
 
-    def __init__(self, genesis: Genesis, frozen: Mapping[ChainId, Fraud] | None = None) -> None:
+    def __init__(
+        self, genesis: Genesis, frozen: Mapping[ChainId, Fraud] | None = None, base: Base | None = None
+    ) -> None:
         self.genesis = genesis
         self.chains: dict[ChainId, Chain] = {}
         self.frozen = dict(frozen or {})
@@ -113,6 +135,42 @@ class Ledger:
         self._clients: dict[int, ChainId] = {}
         self._names: dict[bytes, str] = {}
         self._limits = UpdateLimits(size=genesis.limits.entry)
+        self.base = 0
+        if base is not None:
+            self._begin(base)
+
+    def _begin(self, base: Base) -> None:
+        self.base = base.seq
+        for fold in base.state.folds:
+            chain = ChainId(fold.author, Lane.DATA)
+            self.chains[chain] = Chain.unfold(self.genesis.namespace, fold)
+            self._clients.update((client, chain) for _, client, _ in fold.epochs)
+        update = read_update(base.state.update, limits=STATE_LIMITS)
+        _check_flat(update)
+        self._places.accept(update)
+
+    def forget(self, base: int, folds: Iterable[Fold]) -> None:
+        """Remember no more of what a checkpoint covers, all of which is here, than its state does."""
+        self.base = base
+        for fold in folds:
+            self.chains[ChainId(fold.author, Lane.DATA)].forget(fold)
+
+    def reaches(self, checkpoint: Checkpoint) -> bool:
+        """Whether all that a checkpoint covers is here."""
+        return all(
+            (chain := self.chain(ChainId(cut.author, Lane.DATA))).base >= cut.seq or chain.mark(cut.seq) == cut.mark
+            for cut in checkpoint.cut
+        )
+
+    def frozen_from(self, chain: ChainId) -> int:
+        """Number of the first entry of the chain that does not count for a fraud; beyond all if there is none."""
+        fraud = self.frozen.get(chain)
+        if fraud is None:
+            return MAX_SEQ + 1
+        return max(fraud.seq, self._floor(chain) + 1)
+
+    def _floor(self, chain: ChainId) -> int:
+        return self.rights.floor(chain.author) if chain.lane == Lane.DATA else 0
 
     def dump(self) -> LedgerDump:
         """All of it but what is frozen, for `load`."""
@@ -122,10 +180,12 @@ class Ledger:
             [chain.dump(numbers) for chain in self.chains.values()],
             self.rights.dump(),
             self._places.dump(),
+            self.base,
         )
 
     def load(self, dump: LedgerDump) -> None:
         """Add what was dumped; there must be nothing yet. Raises `msgspec.DecodeError`."""
+        self.base = dump.base
         for name, chain in zip(dump.chains, dump.entries, strict=True):
             self.chains[name] = Chain.load(self.genesis.namespace, chain, dump.chains)
             self._clients.update((epoch.client, name) for epoch in chain.epochs)
@@ -179,21 +239,33 @@ class Ledger:
 
     def _place_in_chain(self, entry: Entry, chain: Chain) -> Verdict:
         body = entry.body
-        fraud = self.frozen.get(entry.chain)
+        if body.seq < chain.base:
+            return Verdict.KNOWN
         if body.seq <= chain.head:
             mark = chain.mark(body.seq)
             if mark is None:
                 return Verdict.SKIPPED
             return Verdict.KNOWN if mark == entry.mark else Verdict.FORK
-        if fraud is not None and body.seq >= fraud.seq:
+        if body.seq >= self.frozen_from(entry.chain) or body.seq > self._floor(entry.chain) > body.after:
             return Verdict.MOOT
-        if self._clients.get(new_client(self.genesis.namespace, entry), entry.chain) != entry.chain:
+        if self._is_taken(entry):
             return Verdict.FORK
         if body.after == chain.head:
             return Verdict.ADDED if body.prev == chain.head_hash else Verdict.MISSING
         if body.after > chain.head:
             return Verdict.MISSING
         return Verdict.RESUMES if chain.mark(body.after) == body.prev[:MARK_BYTES] else Verdict.MISSING
+
+    def _is_taken(self, entry: Entry) -> bool:
+        """Whether it begins with another author's client ID. Of what a checkpoint covers nobody can prove that."""
+        client = new_client(self.genesis.namespace, entry)
+        whose = self._clients.get(client, entry.chain)
+        if whose == entry.chain:
+            return False
+        chain = self.chains[whose]
+        if chain.first_of(client) <= chain.base:
+            raise EntryRefusedError("it begins with another author's client ID")
+        return True
 
     def rival(self, fork: Entry) -> tuple[ChainId, int]:
         """Chain and number of the entry here that one contradicts, which was found to be a fork."""
@@ -211,8 +283,9 @@ class Ledger:
             chain = ChainId(dep.author, dep.lane)
             if chain == own or (own.lane is Lane.CONTROL and chain != (owner, Lane.CONTROL)):
                 raise EntryRefusedError("it depends on what it must not depend on")
-            known = self.chains.get(chain)
-            if known is None or known.mark(dep.seq) != dep.mark:
+            known = self.chain(chain)
+            settled = dep.seq <= self._floor(chain) <= known.head
+            if not settled and known.mark(dep.seq) != dep.mark:
                 good = False
         return good
 
@@ -221,8 +294,8 @@ class Ledger:
     def _add_control(self, entry: Entry, chain: Chain, seen: Mapping[ChainId, int]) -> Verdict:
         body = entry.body
         action = read_action(entry)
-        if isinstance(action, Grant) and action.role is Role.ADMIN and body.author != self.genesis.owner.raw:
-            raise EntryRefusedError("only the owner makes admins")
+        if _is_for_owner(action) and body.author != self.genesis.owner.raw:
+            raise EntryRefusedError("only the owner makes admins and checkpoints")
         owner_seen = seen.get(ChainId(self.genesis.owner.raw, Lane.CONTROL), 0)
         if not self.rights.may_control(body.author, body.seq, owner_seen):
             if self.rights.was_admin(body.author, owner_seen):
@@ -292,7 +365,7 @@ class Ledger:
             if whose == own:
                 known = chain.clock_at(client, chain.head)
             elif whose is not None and whose in seen:
-                known = self.chains[whose].clock_at(client, seen[whose])
+                known = self.chains[whose].clock_at(client, max(seen[whose], self._floor(whose)))
             else:
                 known = 0
             if end > known:
@@ -317,6 +390,10 @@ class Ledger:
         if name is None:
             name = self._names[author] = str(PeerId(author))
         return name
+
+
+def _is_for_owner(action: Action) -> bool:
+    return isinstance(action, Checkpoint) or (isinstance(action, Grant) and action.role is Role.ADMIN)
 
 
 _FLAT = frozenset((Kind.DELETED, Kind.BINARY, Kind.STRING, Kind.EMBED, Kind.FORMAT, Kind.ANY))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from lattica.errors import EntryRefusedError
 from lattica.store.entry import ChainId, Entry, Lane
-from lattica.store.ledger import Fraud, Verdict
+from lattica.store.ledger import Base, Fraud, Ledger, Verdict
 from lattica.store.namespace import Genesis
 from lattica.store.replica import Replica
 
@@ -14,7 +14,11 @@ _GOOD = (Verdict.ADDED, Verdict.CUTS)
 
 
 def replay(
-    genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud], entries: Sequence[Entry]
+    genesis: Genesis,
+    own: bytes,
+    frozen: Mapping[ChainId, Fraud],
+    entries: Sequence[Entry],
+    base: Base | None = None,
 ) -> tuple[Replica, list[Entry]]:
     """A replica of those entries that count, and the others.
 
@@ -26,20 +30,29 @@ def replay(
         own: Our peer ID.
         frozen: The proven frauds.
         entries: Whose signatures are good, each after those that it builds on, none twice.
+        base: The state of a checkpoint, whose entry is among them; what it covers does not have to be.
     """
-    candidates = [entry for entry in entries if not _is_frozen(entry, frozen)]
+    control = [entry for entry in entries if entry.body.lane is Lane.CONTROL and not _is_frozen(entry, frozen)]
     while True:
-        replica = Replica(genesis, own, frozen)
-        chosen = _chosen(candidates)
-        failed = _add_all(replica, (entry for entry in chosen if entry.body.lane is Lane.CONTROL))
-        without = _beyond_rights(replica, chosen)
-        if not without:
-            failed += _add_all(replica, (entry for entry in chosen if entry.body.lane is Lane.DATA))
-            without = _skipping(failed, chosen, candidates)
+        replica = Replica(genesis, own, frozen, base)
+        chosen = _chosen(control)
+        failed = _add_all(replica, chosen)
+        without = _beyond_rights(replica, chosen) or _skipping(failed, chosen, control)
         if not without:
             break
-        candidates = [entry for entry in candidates if entry.hash not in without]
-    counting = {entry.hash for entry in chosen} - {entry.hash for entry in failed}
+        control = _without(control, without)
+    control = _without(chosen, {entry.hash for entry in failed})
+    data = [entry for entry in entries if entry.body.lane is Lane.DATA and _may_count(replica.ledger, entry)]
+    while True:
+        chosen = _chosen(data)
+        failed = _add_all(replica, chosen)
+        without = _skipping(failed, chosen, data)
+        if not without:
+            break
+        data = _without(data, without)
+        replica = Replica(genesis, own, frozen, base)
+        _add_all(replica, control)
+    counting = {entry.hash for entry in [*control, *chosen]} - {entry.hash for entry in failed}
     for lane in Lane:
         used = (entry.body.seq for entry in entries if entry.chain == (own, lane))
         replica.used(lane, max(used, default=0))
@@ -49,6 +62,19 @@ def replay(
 def _is_frozen(entry: Entry, frozen: Mapping[ChainId, Fraud]) -> bool:
     fraud = frozen.get(entry.chain)
     return fraud is not None and entry.body.seq >= fraud.seq
+
+
+def _may_count(ledger: Ledger, entry: Entry) -> bool:
+    """Whether a data entry is not beyond a fraud, nor at odds with a checkpoint."""
+    body = entry.body
+    floor = ledger.rights.floor(body.author)
+    if body.seq <= ledger.chain(entry.chain).base or body.seq > floor > body.after:
+        return False
+    return body.seq < ledger.frozen_from(entry.chain)
+
+
+def _without(entries: Sequence[Entry], hashes: Set[bytes]) -> list[Entry]:
+    return [entry for entry in entries if entry.hash not in hashes]
 
 
 def _chosen(candidates: Sequence[Entry]) -> list[Entry]:

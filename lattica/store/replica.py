@@ -9,7 +9,7 @@ from pycrdt import Doc
 
 from lattica.identity import IdentityKey
 from lattica.store.chain import client_id
-from lattica.store.control import Grant, Revoke, encode_action
+from lattica.store.control import Action, encode_action, kind_of
 from lattica.store.entry import (
     DEP_BYTES,
     MARK_BYTES,
@@ -23,7 +23,7 @@ from lattica.store.entry import (
     Lane,
     sign_entry,
 )
-from lattica.store.ledger import Fraud, Ledger, Verdict
+from lattica.store.ledger import Base, Fraud, Ledger, Verdict
 from lattica.store.namespace import Genesis
 
 
@@ -38,12 +38,20 @@ class Replica:
         snapshotted: How many of the entries the snapshot on disk holds that this was made from; 0 if from none.
     """
 
-    def __init__(self, genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud] | None = None) -> None:
-        self.ledger = Ledger(genesis, frozen)
+    def __init__(
+        self,
+        genesis: Genesis,
+        own: bytes,
+        frozen: Mapping[ChainId, Fraud] | None = None,
+        base: Base | None = None,
+    ) -> None:
+        self.ledger = Ledger(genesis, frozen, base)
         self.own = own
         self.tops = dict.fromkeys(Lane, 0)
         self.snapshotted = 0
         self.ydoc: Doc[Any] = Doc(client_id=self._client())
+        if base is not None:
+            self.ydoc.apply_update(base.state.update)
 
     @property
     def genesis(self) -> Genesis:
@@ -97,9 +105,9 @@ class Replica:
         """An entry of ours with what the document has written; not added yet."""
         return self._sign(key, Lane.DATA, Kind.UPDATE, update, time, self._fitting(self._news(Lane.DATA), update))
 
-    def control(self, key: IdentityKey, action: Grant | Revoke, time: int) -> Entry:
-        """An entry of ours that grants or revokes; not added yet."""
-        kind = Kind.GRANT if isinstance(action, Grant) else Kind.REVOKE
+    def control(self, key: IdentityKey, action: Action, time: int) -> Entry:
+        """An entry of ours that grants, revokes or folds; not added yet."""
+        kind = kind_of(action)
         owner = ChainId(self.genesis.owner.raw, Lane.CONTROL)
         news = [dep for dep in self._news(Lane.CONTROL) if (dep.author, dep.lane) == owner]
         return self._sign(key, Lane.CONTROL, kind, encode_action(action), time, news)

@@ -89,7 +89,7 @@ class Replicator:
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
-            missing = DEGREE - len(self._sessions) - len(self._calling)
+            missing = DEGREE - len({*self._sessions, *self._calling})
             if missing > 0:
                 for peer in self._book.due(now, missing, {*self._sessions, *self._calling}):
                     self._calling.add(peer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lattica.store.absorb import Absorbed
 from lattica.store.entry import ChainId, Entry
-from lattica.store.ledger import Fraud
+from lattica.store.ledger import Base, Fraud
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 
@@ -57,7 +57,11 @@ def early_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> di
 
 
 def settle(
-    replica: Replica, absorbed: Absorbed, frauds: Mapping[ChainId, Fraud], stored: Sequence[Entry] | None
+    replica: Replica,
+    absorbed: Absorbed,
+    frauds: Mapping[ChainId, Fraud],
+    stored: Sequence[Entry] | None,
+    base: Base | None = None,
 ) -> Settled:
     """What to keep.
 
@@ -66,12 +70,13 @@ def settle(
         absorbed: What.
         frauds: New ones.
         stored: All entries that were kept before, in order; needed if something must be replayed, or there are frauds.
+        base: The state that stands for entries that are not kept, if there is one; needed then too.
     """
     if stored is None:
         return Settled(replica, absorbed.added, (), {})
     ledger = replica.ledger
     entries = _distinct([*stored, *absorbed.added, *absorbed.resuming])
-    renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries)
+    renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries, base)
     for lane, top in replica.tops.items():
         renewed.used(lane, top)
     gone = {entry.hash for entry in lost}
