@@ -309,7 +309,10 @@ class Journal:
         raw = next((entry.raw for entry in absorbed.added if (entry.chain, entry.body.seq) == (chain, seq)), None)
         if raw is None:
             await self._flush()
-            [raw] = await self._disk.run(self.genesis.namespace.raw, chain.author, chain.lane, seq, seq, 0)
+            raws = await self._disk.run(self.genesis.namespace.raw, chain.author, chain.lane, seq, seq, 0)
+            if not raws:
+                return []  # a checkpoint covers it
+            raw = raws[0]
         return [(chain, Fraud(seq, raw, fork.raw)), (fork.chain, Fraud(fork.body.seq, fork.raw, raw))]
 
     # checkpoints
