@@ -174,6 +174,10 @@ class Journal:
         if self._failure is not None:
             raise self._failure
 
+    def _check_not_writing(self) -> None:
+        if self.is_writing:
+            raise StoreUsageError("this task is in a transaction of the document; do this after it")
+
     # writing
 
     @contextlib.asynccontextmanager
@@ -213,6 +217,7 @@ class Journal:
             StoreUsageError: We may not; what came before in the sequence is done.
             ReplicaStoreError: It is not durable, and the document cannot be used any more.
         """
+        self._check_not_writing()
         async with self._lock:
             self._check_usable()
             for action in make(self._replica):
@@ -287,6 +292,7 @@ class Journal:
             StoreUsageError: We are not the owner, or the cut is too large for an entry.
             ReplicaStoreError: It is not durable, and the document cannot be used any more.
         """
+        self._check_not_writing()
         async with self._lock:
             self._check_usable()
             await self._flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_a_block_that_raises_writes_nothing(document: SyncDocument) -> None:
     assert dict(document.map("m")) == {"a": 2}
 
 
-def test_errors_are_raised_where_they_are_made(document: SyncDocument) -> None:
+def test_errors_are_raised_where_they_are_made(node: SyncNode, document: SyncDocument) -> None:
     with pytest.raises(StoreUsageError, match="outside of a transaction"):
         document.map("m")["a"] = 1
     with document.transaction():
@@ -84,10 +85,18 @@ def test_errors_are_raised_where_they_are_made(document: SyncDocument) -> None:
             document.map("m")["a"] = 2**64
         with pytest.raises(KeyError):
             document.map("m")["a"]
-        with pytest.raises(StoreUsageError, match="within another one"), document.transaction():
+        with pytest.raises(StoreUsageError, match="in a transaction"), document.transaction():
             pass
+        for wait_for_it in (
+            partial(document.revoke, document.genesis.owner),
+            document.compact,
+            partial(node.store.forget, document.namespace),
+        ):
+            with pytest.raises(StoreUsageError, match="in a transaction"):
+                wait_for_it()
         document.map("m")["b"] = 1
     assert dict(document.map("m")) == {"b": 1}
+    assert document.compact()
     with pytest.raises(StoreUsageError):
         document.map("a\nb")
 
