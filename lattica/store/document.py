@@ -113,7 +113,8 @@ class Document:
     def changes(self) -> AsyncIterator[Change]:
         """Yield what changes from now on, by us and by others, once it is durable here.
 
-        A slow observer does not hold up anything: it misses details, and is told so. Ends when the document is closed.
+        A slow observer does not hold up anything: it misses details, and is told so. Ends when the document is closed;
+        raises `ReplicaStoreError` if the disk fails.
         """
         return self._journal.feed.changes()
 
@@ -160,10 +161,10 @@ class Document:
             async with document.hold("workers", {"layers": [0, 12]}) as lease:
                 await lease.update({"layers": [0, 24]})
 
-        The lease is renewed in the background, each third of its duration, by an entry that everybody keeps: the
-        shorter, the faster ghosts vanish, and the more there is to keep. It is our value in `own` of this name, where
-        nothing else should be written. At the end of the block it is withdrawn; if the block raised or was cancelled,
-        as far as that works within two seconds.
+        The lease is renewed in the background, each third of its duration, by an entry that all keep until `compact`:
+        the shorter, the faster ghosts vanish, and the more there is to keep. It is our value in `own` of this name,
+        where nothing else should be written. At the end of the block it is withdrawn; if the block raised or was
+        cancelled, as far as that works within two seconds.
 
         Args:
             name: As of a container.

@@ -11,6 +11,9 @@ from lattica.store.ledger import Base, Fraud
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 
+MAX_EARLY_FRAUDS = 256
+"""Frauds of authors without a right that are kept in mind: anybody can make any number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -44,6 +47,15 @@ def new_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict
     return news
 
 
+def early_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict[ChainId, Fraud]:
+    """Proven frauds of authors that have no right here, some of which may get to be known to have one.
+
+    A peer tells its proofs once, and perhaps before the grants.
+    """
+    early = {chain: fraud for chain, fraud in found if not replica.ledger.rights_of(chain.author)}
+    return dict(list(early.items())[-MAX_EARLY_FRAUDS:])
+
+
 def settle(
     replica: Replica,
     absorbed: Absorbed,
@@ -65,6 +77,8 @@ def settle(
     ledger = replica.ledger
     entries = _distinct([*stored, *absorbed.added, *absorbed.resuming])
     renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries, base)
+    for lane, top in replica.tops.items():
+        renewed.used(lane, top)
     gone = {entry.hash for entry in lost}
     before = {entry.hash for entry in stored}
     return Settled(

@@ -21,7 +21,7 @@ from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
-from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.settle import Settled, early_frauds, new_frauds, settle
 from lattica.store.snapshot import dump_snapshot, load_snapshot, take_snapshot
 from lattica.store.state import make_state, read_state
 
@@ -41,6 +41,7 @@ class SimReplica:
         self.key = key
         self.stored: list[Entry] = []
         self.frauds: dict[ChainId, Fraud] = {}
+        self.early: dict[ChainId, Fraud] = {}
         self.refused: list[tuple[Entry, str]] = []
         self.verifier = Verifier(genesis.namespace)
         self.replica = Replica(genesis, key.peer_id.raw)
@@ -120,9 +121,13 @@ class SimReplica:
         self.refused += absorbed.refused
         pairs = [(fraud.one, fraud.other) for fraud in frauds]
         known = {(entry.chain, entry.body.seq): entry for entry in [*self.stored, *absorbed.added]}
-        pairs += [(known[fork.chain, fork.body.seq].raw, fork.raw) for fork in absorbed.forks]
+        for fork in absorbed.forks:
+            rival = known[self.replica.ledger.rival(fork)]
+            pairs += [(rival.raw, fork.raw), (fork.raw, rival.raw)]
         proven = [prove_fraud(self.genesis.namespace, one, other, self.verifier) for one, other in pairs]
-        news = new_frauds(self.replica, [(entry.chain, fraud) for entry, fraud in proven])
+        found = [*self.early.items(), *((entry.chain, fraud) for entry, fraud in proven)]
+        self.early = early_frauds(self.replica, found)
+        news = new_frauds(self.replica, found)
         must = absorbed.must_replay or news
         self._settle(settle(self.replica, absorbed, news, self.stored if must else None, self.base))
         return self.digest != before
