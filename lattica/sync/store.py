@@ -20,6 +20,7 @@ from lattica.store import (
     Genesis,
     Json,
     Limits,
+    MembersChange,
     NamespaceId,
     OwnMap,
     Policy,
@@ -29,11 +30,15 @@ from lattica.store import (
     ReplicatedSet,
     ReplicatedText,
     Role,
+    Storable,
+    Value,
     dump,
 )
 from lattica.store.store import FIND_TIMEOUT_S
 from lattica.sync.containers import blocking
+from lattica.sync.held import held
 from lattica.sync.loop import LoopThread
+from lattica.sync.members import SyncLease, SyncPresence
 from lattica.sync.writing import Writing
 
 C = TypeVar("C", bound=Container)
@@ -226,6 +231,31 @@ class SyncDocument:
         """Put the state in the place of its history; see `lattica.store.Document.compact`."""
         self.check_not_writing()
         return self._loop.run(self.document.compact())
+
+    # members
+
+    @contextlib.contextmanager
+    def hold(self, name: str, value: Storable, *, ttl: float = 30.0) -> Iterator[SyncLease]:
+        """Be a member of ``name`` in this block, or until the node is closed; see `lattica.store.Document.hold`.
+
+        The block runs on if the lease is lost: look at `SyncLease.lost`.
+        """
+        self.check_not_writing()
+        with held(self._loop, lambda: self.document.hold(name, value, ttl=ttl)) as lease:
+            yield SyncLease(self._loop, lease)
+
+    def members(self, name: str) -> dict[PeerId, Value]:
+        """Those who `hold` the name now, and what they tell."""
+        return self._run(lambda: dict(self.document.members(name)))
+
+    def watch_members(self, name: str) -> Iterator[MembersChange]:
+        """Yield who joins, leaves, or tells something else; see `lattica.store.Members.changes`. Waits for each."""
+        return self._loop.watch(self.document.members(name).changes())
+
+    @property
+    def presence(self) -> SyncPresence:
+        """Who looks at the document now, and what they tell; never kept."""
+        return SyncPresence(self._loop, self.document.presence)
 
     # rights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -180,6 +181,34 @@ def test_two_nodes_share_a_document_by_right(tmp_path: Path) -> None:
             assert ours.list("log").to_list() == ["hello"]
             ours.revoke(two.peer_id)
             assert [author.role for author in ours.authors()] == ["owner", ""]
+
+
+def test_a_member_is_one_as_long_as_its_block_lasts(node: SyncNode, document: SyncDocument) -> None:
+    changes = document.watch_members("workers")
+    with document.hold("workers", {"load": 1}) as lease:
+        assert dict(next(changes).joined) == {node.peer_id: {"load": 1}}
+        lease.update({"load": 2})
+        assert document.members("workers") == {node.peer_id: {"load": 2}}
+        assert lease.lost is None
+        with pytest.raises(StoreUsageError, match="is held already"), document.hold("workers", 1):
+            pass
+    assert document.members("workers") == {}
+
+    document.presence.set("here")
+    assert document.presence.values() == {node.peer_id: "here"}
+    assert dict(next(document.presence.changes()).joined) == {node.peer_id: "here"}
+
+
+@pytest.mark.timeout(30)
+def test_a_node_that_closes_ends_membership(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        with lattica.sync.open_node(config(tmp_path / "node")) as node:
+            document = node.store.create()
+            stack.enter_context(document.hold("workers", 1))
+        with pytest.raises(UsageError, match="closed"):
+            document.members("workers")
+    with lattica.sync.open_node(config(tmp_path / "node")) as node:
+        assert node.store.open(document.namespace).members("workers") == {}
 
 
 @pytest.mark.timeout(30)
