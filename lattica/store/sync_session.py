@@ -28,7 +28,7 @@ STUCK_S = 30.0
 """Seconds for a peer to take a frame."""
 ANSWER_S = 60.0
 """Seconds for each frame of an answer."""
-LEASE_S = 5.0
+LEASE_S = 2.5
 """Seconds for which a peer that is asked for chains keeps others from being asked for them, if it sends nothing new."""
 MAX_EMPTY = 20
 """Answers in a row without an entry before a peer is taken for a liar. Once in a while an honest one has just dropped
