@@ -326,6 +326,8 @@ class Journal:
             StoreUsageError: We are not the owner, or the cut is too large for an entry.
             ReplicaStoreError: It is not durable, and the document cannot be used any more.
         """
+        if self.is_writing:
+            raise StoreUsageError("a document cannot be compacted in a transaction; end it first")
         async with self._lock:
             self._check_usable()
             await self._flush()
