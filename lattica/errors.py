@@ -608,3 +608,15 @@ class StoreValueError(StoreUsageError):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
+
+
+class LeaseLostError(DocumentError):
+    """A lease has ended though it is still wanted: others do not count us any more."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.args = (name, reason)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"the lease in {self.name!r} is lost: {self.reason}"

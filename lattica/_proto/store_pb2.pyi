@@ -130,10 +130,21 @@ class SyncFrame(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     ANSWERED_FIELD_NUMBER: _builtins.int
     PROOFS_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    STATE_WANTED_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.bytes
     """The namespace's ID, 32 bytes: in the first frame of the caller only."""
     answered: _builtins.bool
     """The answer ends here."""
+    base: _builtins.int
+    """Number, among the owner's control entries, of the checkpoint whose state the sender keeps in place of entries. 0: no
+    news of that.
+    """
+    state_wanted: _builtins.int
+    """Asks for that state, by the checkpoint's number. Not together with `wanted`, nor again before the answer's end. 0: no."""
+    state: _builtins.bytes
+    """The next part of a state that was asked for."""
     @_builtins.property
     def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainHead]:
         """News of the sender's. At most 65,536 in a frame."""
@@ -159,10 +170,13 @@ class SyncFrame(_message.Message):
         entries: _abc.Iterable[_builtins.bytes] | None = ...,
         answered: _builtins.bool = ...,
         proofs: _abc.Iterable[Global___FraudProof] | None = ...,
+        base: _builtins.int = ...,
+        state_wanted: _builtins.int = ...,
+        state: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "entries", b"entries", "heads", b"heads", "namespace", b"namespace", "proofs", b"proofs", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "base", b"base", "entries", b"entries", "heads", b"heads", "namespace", b"namespace", "proofs", b"proofs", "state", b"state", "state_wanted", b"state_wanted", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,11 +6,16 @@ from lattica.store.changes import Change
 from lattica.store.containers_host import Container, DocumentHost
 from lattica.store.control import Role
 from lattica.store.counter import Counter
+from lattica.store.description import AuthorInfo
 from lattica.store.document import Document
+from lattica.store.dump import Json, dump, dump_key, dump_root
 from lattica.store.frontier import Frontier
 from lattica.store.grpc_link import GrpcPeers
+from lattica.store.lease_hold import Lease
+from lattica.store.members import Members, MembersChange
 from lattica.store.namespace import Genesis, Limits, NamespaceId, Policy
 from lattica.store.ports import ReplicaRouting, StorePeers, SyncLink
+from lattica.store.presence import Presence
 from lattica.store.replicated_list import ReplicatedList
 from lattica.store.replicated_map import OwnMap, Register, ReplicatedMap
 from lattica.store.replicated_set import Element, ReplicatedSet
@@ -23,6 +28,7 @@ from lattica.store.yupdate_places import Place
 
 __all__ = [
     "MAX_VALUE_BYTES",
+    "AuthorInfo",
     "Change",
     "Container",
     "Counter",
@@ -32,11 +38,16 @@ __all__ = [
     "Frontier",
     "Genesis",
     "GrpcPeers",
+    "Json",
+    "Lease",
     "Limits",
+    "Members",
+    "MembersChange",
     "NamespaceId",
     "OwnMap",
     "Place",
     "Policy",
+    "Presence",
     "Register",
     "ReplicaRouting",
     "ReplicatedList",
@@ -53,6 +64,9 @@ __all__ = [
     "TextRoots",
     "Value",
     "add_store_servicer",
+    "dump",
+    "dump_key",
+    "dump_root",
     "open_store",
     "parse_root",
     "root_name",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lattica.errors import EntryRefusedError
-from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
+from lattica.store.chain import Chain, new_client
+from lattica.store.entry import MARK_BYTES, ChainId, Entry, Lane, Verifier, read_entry
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.namespace import NamespaceId
 from lattica.store.replica import Replica
@@ -36,7 +37,7 @@ class Absorbed:
         known: How many were here already, or do not count.
         missing: How many build on what is not here.
         forks: Each has the number of another entry of its author that is here.
-        resuming: Would replace entries that are here, if they count.
+        resuming: Would replace entries that are here, if they count; of each chain one way on, in order.
         cuts: What is here may not count any more.
         refused: Broke the rules, and how.
     """
@@ -56,6 +57,18 @@ class Absorbed:
         if entry.body.lane is Lane.DATA:
             self.written.append(Written(entry, replica.ledger.touched))
 
+    def note(self, replica: Replica, entry: Entry, verdict: Verdict, left: list[Entry]) -> None:
+        """Note what became of an entry; those that could not be added here are left."""
+        if verdict in (Verdict.ADDED, Verdict.CUTS):
+            self.take(replica, entry)
+            self.cuts |= verdict is Verdict.CUTS
+        elif verdict is Verdict.FORK:
+            self.forks.append(entry)
+        elif verdict in (Verdict.RESUMES, Verdict.MISSING, Verdict.SKIPPED):
+            left.append(entry)
+        else:
+            self.known += 1
+
     @property
     def must_replay(self) -> bool:
         """Whether the document has to be made anew."""
@@ -63,68 +76,89 @@ class Absorbed:
 
 
 def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
-    """Add entries whose signatures are good, in order; none is left half added."""
+    """Add entries whose signatures are good, in order; none is left half added.
+
+    The numbers of our own, which come back after a backup was restored, are not used again, whatever becomes of them.
+    """
     result = Absorbed()
-    left = []
+    left: list[Entry] = []
+    tops = dict.fromkeys(Lane, 0)
     for entry in entries:
         try:
             verdict = replica.add(entry)
         except EntryRefusedError as error:
             result.refused.append((entry, error.reason))
             continue
-        if verdict in (Verdict.ADDED, Verdict.CUTS):
-            result.take(replica, entry)
-            result.cuts |= verdict is Verdict.CUTS
-        elif verdict is Verdict.FORK:
-            result.forks.append(entry)
-        elif verdict is Verdict.RESUMES:
-            result.resuming.append(entry)
-        elif verdict in (Verdict.MISSING, Verdict.SKIPPED):
-            left.append(entry)
-        else:
-            result.known += 1
-    result.resuming += _returning(replica, left)
-    result.missing = len(left)
+        result.note(replica, entry, verdict, left)
+        if entry.body.author == replica.own:
+            tops[entry.body.lane] = max(tops[entry.body.lane], entry.body.seq)
+    for lane, top in tops.items():
+        replica.used(lane, top)
+    result.resuming = _resuming(replica, left)
+    result.missing = len({entry.hash for entry in left} - {entry.hash for entry in result.resuming})
     return result
 
 
-def _returning(replica: Replica, left: Sequence[Entry]) -> list[Entry]:
-    """Of entries that could not be added those of chains that go on with what they have skipped before.
+def _resuming(replica: Replica, left: Iterable[Entry]) -> list[Entry]:
+    """Of entries that could not be added those that would go on from an earlier entry of their chain than the last one.
 
-    No honest author's does. It would go back and forth between two chains, and the one that goes on longer counts.
+    Of each chain one way on, the longest: whether it counts takes a replay to tell, and nobody may cause many at once.
+    It may hold what was skipped here. No honest author's does, which would go back and forth; the longer way counts.
     """
-    back = {entry.chain for entry in left if entry.body.seq < replica.ledger.chain(entry.chain).head}
-    tops = {entry.chain: entry.body.seq for entry in left if entry.body.seq > replica.ledger.chain(entry.chain).head}
-    return [entry for entry in left if entry.chain in back and entry.chain in tops]
+    chains: dict[ChainId, dict[bytes, Entry]] = {}
+    for entry in left:
+        chains.setdefault(entry.chain, {})[entry.hash] = entry
+    found = []
+    for chain, entries in chains.items():
+        found += _longest_way(replica.ledger.chain(chain), entries)
+    return found
 
 
-def check_signatures(entries: Sequence[Entry], verifier: Verifier) -> None:
-    """Check that their authors have signed the entries.
+def _longest_way(known: Chain, entries: Mapping[bytes, Entry]) -> list[Entry]:
+    tried: set[bytes] = set()
+    for entry in sorted(entries.values(), key=lambda entry: entry.body.seq, reverse=True):
+        if entry.body.seq > known.head and entry.hash not in tried:
+            way = _way(entry, entries)
+            after = way[0].body.after
+            if after < known.head and known.mark(after) == way[0].body.prev[:MARK_BYTES]:
+                return way
+            tried.update(before.hash for before in way)
+    return []
 
-    Each holds the hash of the one before it in its author's chain. So a signature vouches for all that lead to its
-    entry, and of a run one is checked: the last.
+
+def _way(entry: Entry, entries: Mapping[bytes, Entry]) -> list[Entry]:
+    """The entry and those that lead to it, in order."""
+    way = [entry]
+    while (before := entries.get(way[-1].body.prev)) is not None and before.body.seq == way[-1].body.after:
+        way.append(before)
+    return way[::-1]
+
+
+def check_signatures(entries: Iterable[Entry], verifier: Verifier) -> None:
+    """Check that their authors have signed the entries: each of them.
+
+    An entry holds the hash of the one before it, but nobody else learns that its author has signed that one, once the
+    later entry was refused, cut off or skipped: it could not be passed on, nor prove a fraud.
 
     Raises:
         EntryRefusedError: One is forged.
     """
-    vouched: set[tuple[ChainId, bytes]] = (
-        set()
-    )  # anybody can name anybody's hash: a signature vouches for its own chain
-    for entry in reversed(entries):
-        chain = entry.chain
-        if (chain, entry.hash) not in vouched:
-            verifier.verify(entry)
-        vouched.add((chain, entry.body.prev))
+    for entry in entries:
+        verifier.verify(entry)
 
 
 def prove_fraud(namespace: NamespaceId, one: bytes, other: bytes, verifier: Verifier) -> tuple[Entry, Fraud]:
-    """One of two entries with one number, and that they prove a fraud of their author's.
+    """The first of two entries, and that they prove a fraud of its author's.
 
     Raises:
         EntryRefusedError: They do not.
     """
     first, second = read_entry(one, namespace), read_entry(other, namespace)
-    if first.chain != second.chain or first.body.seq != second.body.seq or first.hash == second.hash:
+    if first.chain == second.chain:
+        contradict = first.body.seq == second.body.seq and first.hash != second.hash
+    else:
+        contradict = new_client(namespace, first) == new_client(namespace, second) != 0
+    if not contradict:
         raise EntryRefusedError("it proves no fraud")
     verifier.verify(first)
     verifier.verify(second)

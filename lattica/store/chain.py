@@ -11,10 +11,11 @@ import msgspec
 from blake3 import blake3
 
 from lattica.store.arrays import from_runs, pack, to_runs, unpack
-from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry
+from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
 from lattica.store.namespace import NamespaceId
 
 _CLIENT_BITS = 53
+_STRETCH = 1 << 16
 
 
 class Epoch(NamedTuple):
@@ -76,9 +77,22 @@ class ChainDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 def client_id(namespace: NamespaceId, author: bytes, first: int) -> int:
-    """The Yjs client ID of the author's entries from number ``first`` on, until it resumes: 53 bits, never 0."""
+    """The Yjs client ID of the author's entries from number ``first`` on, until it resumes: 53 bits, never 0.
+
+    Two that are alike can be found by trying, and freeze their authors. So each try is made to take some 40 us: to find
+    two of one's own takes an hour still, to find another author's takes thousands of years.
+    """
     seed = b"lattica-store-client/1:" + namespace.raw + first.to_bytes(8) + author
-    return int.from_bytes(blake3(seed).digest(8)) % ((1 << _CLIENT_BITS) - 1) + 1
+    stretched = blake3(seed).digest(_STRETCH)
+    return int.from_bytes(blake3(stretched).digest(8)) % ((1 << _CLIENT_BITS) - 1) + 1
+
+
+def new_client(namespace: NamespaceId, entry: Entry) -> int:
+    """The Yjs client ID with which an entry of data begins; 0 if it goes on with that of the one before it."""
+    body = entry.body
+    if body.lane is not Lane.DATA or body.seq == body.after + 1 > 1:
+        return 0
+    return client_id(namespace, body.author, body.seq)
 
 
 class Chain:
@@ -97,6 +111,7 @@ class Chain:
     def __init__(self, namespace: NamespaceId) -> None:
         self.head = 0
         self.head_hash = namespace.raw
+        self._origin = namespace.raw[:MARK_BYTES]
         self.time = 0
         self.seen: dict[ChainId, int] = {}
         self.epochs: list[Epoch] = []
@@ -187,7 +202,9 @@ class Chain:
         return seen
 
     def mark(self, seq: int) -> bytes | None:
-        """How the entry of that number is named; ``None`` if there is none."""
+        """How the entry of that number is named; ``None`` if there is none. What the first comes after is number 0."""
+        if not seq:
+            return self._origin
         at = seq - self._seqs[0] if self._seqs else 0
         if not 0 <= at < len(self._seqs) or self._seqs[at] != seq:
             at = bisect_left(self._seqs, seq)
@@ -198,6 +215,10 @@ class Chain:
     def seq_at(self, index: int) -> int:
         """Number of the entry at an index."""
         return self._seqs[index]
+
+    def first_of(self, client: int) -> int:
+        """Number of the first entry of a client's, which has begun here."""
+        return self.epochs[self._numbers[client]].first
 
     def clock_at(self, client: int, seq: int) -> int:
         """The clock that the client had reached with the entry ``seq``; 0 if it had not begun.

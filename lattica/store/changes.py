@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 from lattica.errors import LatticaError
@@ -38,12 +39,16 @@ class Change:
 
 
 class ChangeFeed:
-    """Hands changes to any number of observers, each at its own pace."""
+    """Hands changes to any number of observers, each at its own pace.
+
+    Attributes:
+        closed: Whether nothing more will come.
+    """
 
     def __init__(self) -> None:
-        self._observers: weakref.WeakSet[_Observer] = weakref.WeakSet()  # who is not iterated over is not kept
+        self._observers: weakref.WeakSet[Observer] = weakref.WeakSet()  # who is not iterated over is not kept
         self._failure: LatticaError | None = None
-        self._closed = False
+        self.closed = False
 
     @property
     def observed(self) -> bool:
@@ -57,41 +62,80 @@ class ChangeFeed:
 
     def close(self, failure: LatticaError | None = None) -> None:
         """End all iterations, after what they have not seen yet; with ``failure`` if there is one."""
-        self._closed = True
+        self.closed = True
         self._failure = failure
         for observer in self._observers:
-            observer.wake.set()
+            observer.wake()
+
+    @contextlib.contextmanager
+    def observe(self) -> Iterator[Observer]:
+        """Gather what changes during the block, for one who also waits for other things."""
+        observer = self._observer()
+        try:
+            yield observer
+        finally:
+            self._observers.discard(observer)
+
+    def _observer(self) -> Observer:
+        observer = Observer()
+        self._observers.add(observer)
+        return observer
 
     def changes(self) -> AsyncIterator[Change]:
         """Yield changes from now on, not only from when it is first waited for, until the document is closed."""
-        observer = _Observer()
-        self._observers.add(observer)
-        return self._changes(observer)
+        return self._changes(self._observer())
 
-    async def _changes(self, observer: _Observer) -> AsyncIterator[Change]:
+    async def _changes(self, observer: Observer) -> AsyncIterator[Change]:
         try:
             while True:
                 while observer.pending:
                     yield observer.pending.popleft()
-                if self._closed:
+                if self.closed:
                     break
-                observer.wake.clear()
-                await observer.wake.wait()
-            if self._failure is not None:
-                raise self._failure
+                await observer.wait()
+            self.check()
         finally:
             self._observers.discard(observer)
 
+    def check(self) -> None:
+        """Raise the failure that it was closed with, if there is one."""
+        if self._failure is not None:
+            raise self._failure
 
-class _Observer:
+
+class Observer:
+    """What one who watches has not seen yet.
+
+    Attributes:
+        pending: The changes, the oldest first.
+    """
+
     def __init__(self) -> None:
         self.pending: deque[Change] = deque()
-        self.wake = asyncio.Event()
+        self._wake = asyncio.Event()
 
     def put(self, change: Change) -> None:
+        """Add a change; if there are too many, one that says so replaces them."""
         if len(self.pending) >= MAX_PENDING:
             lost = change.lost + sum(pending.lost for pending in self.pending)
             self.pending.clear()
             change = Change(author=None, everything=True, lost=lost)
         self.pending.append(change)
-        self.wake.set()
+        self.wake()
+
+    def take(self) -> list[Change]:
+        """The changes, which are no longer pending then."""
+        taken = list(self.pending)
+        self.pending.clear()
+        return taken
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        self._wake.set()
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Return when there is a change, the feed was closed, or somebody called `wake`; or after some seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()

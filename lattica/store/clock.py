@@ -42,6 +42,17 @@ class HybridClock:
         """Take note of somebody's time, which `check_time` has found good."""
         self.last = max(self.last, time)
 
+    def peek(self, now: float) -> float:
+        """The time of day, in seconds, that a `tick` now would give at least."""
+        return max(to_seconds(self.last), now)
+
+    def day_time(self, now: float) -> float:
+        """The time of day that leases end by: ``now``, or what was heard of if that shows that ``now`` is behind.
+
+        Not the latest time that was heard of: else whoever is ahead could end everybody's leases.
+        """
+        return max(to_seconds(self.last) - MAX_SKEW_S, now)
+
 
 def check_time(time: int, now: float) -> None:
     """Check that ``time`` is not too far ahead of ``now``, in seconds since 1970.

@@ -126,6 +126,14 @@ class StoreDisk:
         """The namespace's snapshot and the last row that it covers."""
         return await self._read(self._reader.snapshot, namespace)
 
+    async def base(self, namespace: bytes) -> tuple[bytes, int] | None:
+        """The state of the checkpoint that stands for dropped entries, and the checkpoint's number."""
+        return await self._read(self._reader.base, namespace)
+
+    async def base_part(self, namespace: bytes, seq: int, offset: int, length: int) -> bytes:
+        """A part of the state of checkpoint ``seq``; empty at its end, or if another one has replaced it."""
+        return await self._read(self._reader.base_part, namespace, seq, offset, length)
+
     async def last_row(self, namespace: bytes) -> int:
         """The last row that entries of the namespace have; 0 if there are none."""
         return await self._read(self._reader.last_row, namespace)

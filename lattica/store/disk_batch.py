@@ -75,11 +75,18 @@ class SnapshotChange(NamedTuple):
     row: int
 
 
+class BaseChange(NamedTuple):
+    """A checkpoint's state replaces the one before."""
+
+    raw: bytes
+    seq: int
+
+
 class ForgetChange(NamedTuple):
     """The namespace goes, with all that belongs to it."""
 
 
-Change = GenesisChange | Record | DropChange | ProofChange | SnapshotChange | ForgetChange
+Change = GenesisChange | Record | DropChange | ProofChange | SnapshotChange | BaseChange | ForgetChange
 
 
 class Batch:
@@ -134,6 +141,12 @@ class Batch:
         if not 0 <= row <= MAX_SEQ:
             raise ValueError(f"{row} is no row number; take one that the store has given")
         self._add(SnapshotChange(raw, row), raw)
+
+    def base(self, raw: bytes, seq: int) -> None:
+        """Replace the state of the checkpoint that stands for dropped entries; ``seq`` is the checkpoint's number."""
+        if not 1 <= seq <= MAX_SEQ:
+            raise ValueError(f"{seq} is no sequence number; they count from 1 to {MAX_SEQ}")
+        self._add(BaseChange(raw, seq), raw)
 
     def forget(self) -> None:
         """Delete the namespace and all that belongs to it; one that is not there is not missed."""

@@ -85,6 +85,20 @@ class DiskReader:
             found = self._database.execute(query, (namespace,)).fetchone()
         return (found[0], found[1]) if found else None
 
+    def base(self, namespace: bytes) -> tuple[bytes, int] | None:
+        """The state of the checkpoint that stands for dropped entries, and the checkpoint's number."""
+        query = f"SELECT raw, seq FROM bases WHERE namespace = {_NAMESPACE}"  # noqa: S608
+        with sqlite_errors(self._path):
+            found = self._database.execute(query, (namespace,)).fetchone()
+        return (found[0], found[1]) if found else None
+
+    def base_part(self, namespace: bytes, seq: int, offset: int, length: int) -> bytes:
+        """A part of it, without reading the rest; empty at the end, or if another one has replaced it."""
+        query = f"SELECT substr(raw, ?, ?) FROM bases WHERE namespace = {_NAMESPACE} AND seq = ?"  # noqa: S608
+        with sqlite_errors(self._path):
+            found = self._database.execute(query, (offset + 1, length, namespace, seq)).fetchone()
+        return bytes(found[0]) if found else b""
+
     def last_row(self, namespace: bytes) -> int:
         """The last row of the namespace's entries; 0 if there is none."""
         query = f"SELECT max(row) FROM entries INDEXED BY entries_by_row WHERE namespace = {_NAMESPACE}"  # noqa: S608

@@ -66,6 +66,12 @@ CREATE TABLE proofs (
     other BLOB NOT NULL,
     UNIQUE (namespace, author, lane)
 );
+-- The state of a checkpoint, which stands for entries that are not kept any more.
+CREATE TABLE bases (
+    namespace INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL,   -- the checkpoint's number among the owner's control entries
+    raw BLOB NOT NULL
+);
 CREATE TABLE snapshots (
     namespace INTEGER PRIMARY KEY,
     row INTEGER NOT NULL,   -- the last row that it covers

@@ -10,6 +10,7 @@ from typing import Final
 
 from lattica.errors import BatchRefusedError, ReplicaStoreError
 from lattica.store.disk_batch import (
+    BaseChange,
     Batch,
     Change,
     DropChange,
@@ -179,6 +180,8 @@ class DiskWriter:
                 execute(_PROOF, (namespace, self._author(namespace, author), lane, seq, one, other))
             case SnapshotChange(raw, row):
                 execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?, ?)", (self._namespace(id_), row, raw))
+            case BaseChange(raw, seq):
+                execute("INSERT OR REPLACE INTO bases VALUES (?, ?, ?)", (self._namespace(id_), seq, raw))
             case ForgetChange():
                 self._forget(id_)
 
@@ -186,7 +189,7 @@ class DiskWriter:
         found = self._execute("SELECT number FROM namespaces WHERE id = ?", (id_,)).fetchone()
         if found is None:
             return
-        for table in ("entries", "proofs", "snapshots", "authors"):
+        for table in ("entries", "proofs", "snapshots", "bases", "authors"):
             self._execute(f"DELETE FROM {table} WHERE namespace = ?", found)  # noqa: S608
         self._execute("DELETE FROM namespaces WHERE number = ?", found)
         self._forget_numbers()

@@ -13,15 +13,21 @@ from lattica.identity import PeerId
 from lattica.store.changes import Change
 from lattica.store.control import EVERYBODY, Grant, Revoke, Role
 from lattica.store.counter import Counter
+from lattica.store.description import AuthorInfo, describe_authors
 from lattica.store.entry import MAX_SEQ, ChainId, Lane
 from lattica.store.frontier import Frontier
 from lattica.store.journal import Journal
+from lattica.store.lease import MAX_LEASE_BYTES
+from lattica.store.lease_hold import Lease, hold
+from lattica.store.members import Members
 from lattica.store.namespace import Genesis, NamespaceId, Policy
+from lattica.store.presence import Presence
 from lattica.store.replica import Replica
 from lattica.store.replicated_list import ReplicatedList
 from lattica.store.replicated_map import OwnMap, Register, ReplicatedMap
 from lattica.store.replicated_set import ReplicatedSet
 from lattica.store.replicated_text import ReplicatedText
+from lattica.store.values import Storable
 
 
 class Document:
@@ -37,6 +43,8 @@ class Document:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._held: set[str] = set()
+        self._presence = Presence(journal)
 
     @property
     def namespace(self) -> NamespaceId:
@@ -90,6 +98,14 @@ class Document:
 
     # reading
 
+    def roots(self) -> Sequence[str]:
+        """The containers that were written or looked at, as ``"map:settings"``, sorted; some may be empty."""
+        return sorted(self.ydoc.keys())
+
+    def authors(self) -> Sequence[AuthorInfo]:
+        """Who may write, and has written, as far as is known here; the owner first."""
+        return describe_authors(self._journal.replica.ledger)
+
     def frontier(self) -> Frontier:
         """How far this replica goes, by what is durable. Replicas with equal frontiers hold equal documents."""
         return self._journal.frontier
@@ -122,6 +138,64 @@ class Document:
         """
         async with self._journal.transaction():
             yield self
+
+    async def compact(self) -> bool:
+        """Put the state in the place of its history, here and, when they hear of it, in all replicas.
+
+        The owner's node does this by itself once in a while. What is folded is settled: no later revocation or proof of
+        fraud takes it back. Writers wait meanwhile: some seconds for a million items. ``False``: there is nothing to
+        do.
+
+        Raises:
+            StoreUsageError: We are not the owner.
+            ReplicaStoreError: It is not durable, and the document cannot be used any more.
+        """
+        return await self._journal.compact()
+
+    # members
+
+    @contextlib.asynccontextmanager
+    async def hold(self, name: str, value: Storable, *, ttl: float = 30.0) -> AsyncIterator[Lease]:
+        """Be a member of ``name`` in this block: ``value`` is shown to all until we leave, or vanish.
+
+            async with document.hold("workers", {"layers": [0, 12]}) as lease:
+                await lease.update({"layers": [0, 24]})
+
+        The lease is renewed in the background, each third of its duration, by an entry that all keep until `compact`:
+        the shorter, the faster ghosts vanish, and the more there is to keep. It is our value in `own` of this name,
+        where nothing else should be written. At the end of the block it is withdrawn; if the block raised or was
+        cancelled, as far as that works within two seconds.
+
+        Args:
+            name: As of a container.
+            value: What to tell; 4 KiB at most.
+            ttl: Seconds after which others take us for gone if they hear nothing: 1 s to a day. Those whose clocks
+                differ from ours see us for longer or shorter, by at most 60 s.
+
+        Raises:
+            StoreUsageError: We may not write there, or hold this name already.
+            StoreValueError: The value cannot be kept.
+        """
+        if name in self._held:
+            raise StoreUsageError(f"{name!r} is held already by this document; use `update` of the lease")
+        self._held.add(name)
+        try:
+            async with hold(self._journal, OwnMap(self, name, max_bytes=MAX_LEASE_BYTES), value, ttl) as lease:
+                yield lease
+        finally:
+            self._held.discard(name)
+
+    def members(self, name: str) -> Members:
+        """Those who `hold` the name, as a mapping of peer IDs to what they tell.
+
+        Who vanishes without a word is in it for at most its ``ttl`` and 60 s after its last heartbeat came in.
+        """
+        return Members(self._journal, OwnMap(self, name))
+
+    @property
+    def presence(self) -> Presence:
+        """Who looks at the document now, and what they tell; never kept."""
+        return self._presence
 
     # rights
 

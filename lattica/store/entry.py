@@ -23,6 +23,8 @@ MAX_DEPS = 1 << 12
 SIGNATURE_BYTES = 64
 OVERHEAD = 256
 """Bytes that an entry may have beside its payload and its dependencies."""
+DEP_BYTES = 72
+"""Bytes of a dependency, at most, of authors with Ed25519 keys."""
 
 _DOMAIN = b"lattica-store-entry/1:"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +17,29 @@ from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, R
 from lattica.identity import IdentityKey, PeerId
 from lattica.store import metrics
 from lattica.store.absorb import Absorbed, Written, absorb, check_signatures, prove_fraud
-from lattica.store.changes import Change, ChangeFeed
+from lattica.store.chain import Fold
+from lattica.store.changes import Change, ChangeFeed, Observer
 from lattica.store.clock import HybridClock, check_time, to_seconds
-from lattica.store.control import Grant, Revoke
+from lattica.store.control import Checkpoint, Grant, Revoke
 from lattica.store.disk import StoreDisk
-from lattica.store.entry import ChainId, Entry, Verifier, read_entry
+from lattica.store.disk_batch import Batch
+from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
+from lattica.store.folding import check_cut, checkpoint_of, drop_covered, fold_at, folds_of, not_covered
 from lattica.store.frontier import Frontier, Head
-from lattica.store.ledger import Fraud, Verdict
-from lattica.store.loading import batch_of, load_replica, stored_entries
+from lattica.store.ledger import Base, Fraud, Verdict
+from lattica.store.loading import batch_of, load_replica, record_of, stored_base, stored_entries
 from lattica.store.replica import Replica
-from lattica.store.settle import Settled, new_frauds, settle
+from lattica.store.settle import Settled, early_frauds, new_frauds, settle
+from lattica.store.snapshot import is_faithful
 from lattica.store.snapshotter import Snapshotter
+from lattica.store.state import make_state, read_state
+
+logger = logging.getLogger(__name__)
+
+COMPACT_AFTER = 50_000
+"""Entries from which on the owner's replica makes a checkpoint by itself."""
+COMPACT_PAUSE_S = 600.0
+"""Seconds until that is tried again when it has failed."""
 
 T = TypeVar("T")
 
@@ -87,6 +100,7 @@ class Journal:
         self._tasks = tasks
         self._now = now
         self._verifier = Verifier(replica.genesis.namespace)
+        self._early: dict[ChainId, Fraud] = {}
         self._lock = asyncio.Lock()
         self._writer: asyncio.Task[Any] | None = None
         self._failure: LatticaError | None = None
@@ -94,6 +108,9 @@ class Journal:
         self._listeners: list[Callable[[], None]] = []
         self._snapshotter = Snapshotter(disk, replica)
         self._snapshotting: asyncio.Task[None] | None = None
+        self._folding: asyncio.Task[None] | None = None
+        self._compacting: asyncio.Task[None] | None = None
+        self._judged = 0
         self._is_astray = False  # memory holds what the disk has not got, and never will
 
     @property
@@ -106,10 +123,38 @@ class Journal:
         """Whether the current task is in a transaction."""
         return self._writer is not None and asyncio.current_task() is self._writer
 
+    @property
+    def key(self) -> IdentityKey:
+        """Ours."""
+        return self._key
+
+    @property
+    def tasks(self) -> Background:
+        """What runs as long as the replica is open."""
+        return self._tasks
+
+    def now(self) -> float:
+        """The time of day that leases end by, in seconds since 1970."""
+        return self.clock.day_time(self._now())
+
+    def entry_time(self) -> float:
+        """The time of day that an entry which is written now has at least."""
+        return self.clock.peek(self._now())
+
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call ``listener`` whenever the frontier has changed, until what is returned is called."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[Observer]:
+        """Gather changes, and wake also when only rights have changed, of which the feed does not tell."""
+        with self.feed.observe() as observer:
+            unsubscribe = self.subscribe(observer.wake)
+            try:
+                yield observer
+            finally:
+                unsubscribe()
 
     async def close(self) -> None:
         """Take no more, and wait for what is becoming durable; observers end. Whoever wrote it is told if it fails."""
@@ -235,7 +280,7 @@ class Journal:
         async with self._lock:
             self._check_usable()
             absorbed = absorb(self._replica, entries)
-            if absorbed.must_replay or absorbed.forks or proven:
+            if absorbed.must_replay or absorbed.forks or proven or self._early:
                 durable = await self._unbroken(self._settle_anew(absorbed, proven))
             else:
                 durable = self._settle(absorbed)
@@ -243,16 +288,117 @@ class Journal:
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
         return Received(len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
 
-    async def _prove(self, fork: Entry, absorbed: Absorbed) -> Fraud:
-        """The proof that an entry is, together with the one of its number that counts here."""
-        seq = fork.body.seq
-        for entry in absorbed.added:
-            if entry.chain == fork.chain and entry.body.seq == seq:
-                return Fraud(seq, entry.raw, fork.raw)
-        await self._flush()
-        author, lane = fork.chain
-        [raw] = await self._disk.run(self.genesis.namespace.raw, author, lane, seq, seq, 0)
-        return Fraud(seq, raw, fork.raw)
+    async def _prove(self, fork: Entry, absorbed: Absorbed) -> list[tuple[ChainId, Fraud]]:
+        """What an entry proves, together with the one here that it contradicts."""
+        chain, seq = self._replica.ledger.rival(fork)
+        raw = next((entry.raw for entry in absorbed.added if (entry.chain, entry.body.seq) == (chain, seq)), None)
+        if raw is None:
+            await self._flush()
+            [raw] = await self._disk.run(self.genesis.namespace.raw, chain.author, chain.lane, seq, seq, 0)
+        return [(chain, Fraud(seq, raw, fork.raw)), (fork.chain, Fraud(fork.body.seq, fork.raw, raw))]
+
+    # checkpoints
+
+    async def compact(self) -> bool:
+        """Put the state in the place of all entries of data, here and, when they hear of it, everywhere.
+
+        Only the owner can. Writers wait meanwhile: some seconds for a million items. ``False``: there is nothing to do.
+
+        Raises:
+            StoreUsageError: We are not the owner, or the cut is too large for an entry.
+            ReplicaStoreError: It is not durable, and the document cannot be used any more.
+        """
+        async with self._lock:
+            self._check_usable()
+            await self._flush()
+            ledger = self._replica.ledger
+            if not is_faithful(self._replica):
+                raise StoreUsageError("the document was written to without a transaction; open it again")
+            folds = folds_of(ledger)
+            if all(fold.seq == ledger.chain(ChainId(fold.author, Lane.DATA)).base for fold in folds):
+                return False
+            raw = await asyncio.to_thread(make_state, folds, self._replica.ydoc.get_update())
+            checkpoint = checkpoint_of(folds, raw)
+            entry = self._replica.control(self._key, checkpoint, self.clock.tick(self._now()))
+            try:
+                self._replica.add_own(entry)
+            except EntryRefusedError as error:
+                raise StoreUsageError(f"this document cannot be compacted here: {error.reason}") from error
+            batch = Batch(self.genesis.namespace.raw)
+            batch.put(record_of(entry))
+            durable = self._fold(batch, checkpoint, entry.body.seq, folds, raw)
+        await _done(durable)
+        return True
+
+    def _fold(
+        self, batch: Batch, checkpoint: Checkpoint, seq: int, folds: Sequence[Fold], raw: bytes
+    ) -> asyncio.Task[LatticaError | None]:
+        drop_covered(batch, checkpoint, seq, raw)
+        self._replica.ledger.forget(seq, folds)
+        self._snapshotter.since = self._replica.ledger.size
+        metrics.FOLDS.inc()
+        return self._commit(batch, _Commit({}, self._replica.ledger.frontier(), ()))
+
+    async def _fold_known(self) -> None:
+        """Drop what the owner's latest checkpoint covers, once its state is found to follow from the entries."""
+        try:
+            while (seq := self._foldable()) is not None:
+                async with self._lock:
+                    await self._flush()
+                    if self._failure is not None or self._is_astray or self._foldable() != seq:
+                        return
+                    stored = await stored_entries(self._disk, self.genesis.namespace)
+                    base = await stored_base(self._disk, self.genesis)
+                    ledger = self._replica.ledger
+                    checkpoint, frozen = ledger.rights.checkpoints[seq], dict(ledger.frozen)
+                folds, raw = await asyncio.to_thread(fold_at, self.genesis, frozen, stored, base, checkpoint)
+                self._judged = seq
+                if checkpoint_of(folds, raw) != checkpoint:
+                    metrics.FOLDS_REFUSED.inc()
+                    logger.error(
+                        "checkpoint is not what its entries say namespace=%s seq=%d", self.genesis.namespace, seq
+                    )
+                    continue
+                async with self._lock:
+                    await self._flush()
+                    ledger = self._replica.ledger
+                    if self._failure is None and ledger.base < seq and ledger.reaches(checkpoint):
+                        self._fold(Batch(self.genesis.namespace.raw), checkpoint, seq, folds, raw)
+        except (ReplicaStoreError, BatchRefusedError):
+            return  # whoever writes is told
+        finally:
+            self._folding = None
+
+    def _foldable(self) -> int | None:
+        """Number of the owner's latest checkpoint, if what it covers is here, and it was not judged yet."""
+        ledger = self._replica.ledger
+        seq = max(ledger.rights.checkpoints, default=0)
+        if seq <= max(ledger.base, self._judged) or not ledger.reaches(ledger.rights.checkpoints[seq]):
+            return None
+        return seq
+
+    async def adopt(self, seq: int, raw: bytes) -> None:
+        """Take over the state of the owner's checkpoint ``seq``, and drop all that it stands for.
+
+        Raises:
+            EntryRefusedError: ``raw`` is not its state.
+            ReplicaStoreError: It is not durable, and the document cannot be used any more.
+        """
+        async with self._lock:
+            self._check_usable()
+            await self._flush()
+            before = self._replica
+            checkpoint = before.ledger.rights.checkpoints.get(seq)
+            if checkpoint is None or before.ledger.base >= seq:
+                return
+            state = read_state(raw, checkpoint.state)
+            check_cut(checkpoint, state)
+            stored = not_covered(checkpoint, await stored_entries(self._disk, self.genesis.namespace))
+            settled = settle(before, Absorbed(), {}, stored, Base(seq, state))
+            batch = batch_of(self.genesis.namespace, settled)
+            drop_covered(batch, checkpoint, seq, raw)
+            durable = self._replace(settled, stored, batch)
+        await _done(durable)
 
     # to disk
 
@@ -263,14 +409,18 @@ class Journal:
             self.clock.observe(entry.body.time)
         heads = {entry.chain: Head(entry.body.seq, entry.hash) for entry in absorbed.added}
         changes = [_change(change, local=local) for change in absorbed.written] if self.feed.observed else []
-        return self._commit(Settled(self._replica, absorbed.added, (), {}), _Commit(heads, None, changes))
+        frontier = self._replica.ledger.frontier() if _may_thaw(self._replica, absorbed) else None
+        batch = batch_of(self.genesis.namespace, Settled(self._replica, absorbed.added, (), {}))
+        return self._commit(batch, _Commit(heads, frontier, changes))
 
     async def _settle_anew(
         self, absorbed: Absorbed, proven: Sequence[tuple[Entry, Fraud]]
     ) -> asyncio.Task[LatticaError | None]:
         """The same when something may not count any more."""
-        found = [(entry.chain, fraud) for entry, fraud in proven]
-        found += [(fork.chain, await self._prove(fork, absorbed)) for fork in absorbed.forks]
+        found = [*self._early.items(), *((entry.chain, fraud) for entry, fraud in proven)]
+        for fork in absorbed.forks:
+            found += await self._prove(fork, absorbed)
+        self._early = early_frauds(self._replica, found)
         frauds = new_frauds(self._replica, found)
         if not absorbed.must_replay and not frauds:
             return self._settle(absorbed)
@@ -279,26 +429,30 @@ class Journal:
         await self._flush()
         before = self._replica
         stored = await stored_entries(self._disk, self.genesis.namespace)
-        settled = settle(before, absorbed, frauds, stored)
+        base = await stored_base(self._disk, self.genesis)
+        settled = settle(before, absorbed, frauds, stored, base)
+        return self._replace(settled, [*stored, *absorbed.added], batch_of(self.genesis.namespace, settled))
+
+    def _replace(self, settled: Settled, entries: Sequence[Entry], batch: Batch) -> asyncio.Task[LatticaError | None]:
+        """Go on with another replica."""
+        before, self._replica = self._replica, settled.replica
         metrics.REPLAYS.inc()
         metrics.FRAUDS.inc(len(settled.frauds))
-        self._replica = settled.replica
         self._snapshotter.since = settled.replica.ledger.size
         lost = sum(
             entry.body.author == before.own and before.counts(entry) and not settled.replica.counts(entry)
-            for entry in [*stored, *absorbed.added]
+            for entry in entries
         )
         change = Change(author=None, everything=True, lost=lost)
-        return self._commit(settled, _Commit({}, settled.replica.ledger.frontier(), [change]))
+        return self._commit(batch, _Commit({}, settled.replica.ledger.frontier(), [change]))
 
-    def _commit(self, settled: Settled, commit: _Commit) -> asyncio.Task[LatticaError | None]:
-        self._latest = self._tasks.start(self._make_durable(settled, commit, self._latest))
+    def _commit(self, batch: Batch, commit: _Commit) -> asyncio.Task[LatticaError | None]:
+        self._latest = self._tasks.start(self._make_durable(batch, commit, self._latest))
         return self._latest
 
     async def _make_durable(
-        self, settled: Settled, commit: _Commit, before: asyncio.Task[LatticaError | None] | None
+        self, batch: Batch, commit: _Commit, before: asyncio.Task[LatticaError | None] | None
     ) -> LatticaError | None:
-        batch = batch_of(self.genesis.namespace, settled)
         try:
             if batch.changes:
                 await self._disk.commit(batch)
@@ -315,9 +469,27 @@ class Journal:
                 listener()
         for change in commit.changes:
             self.feed.publish(change)
+        self._upkeep()
+        return None
+
+    def _upkeep(self) -> None:
+        """Begin what is due: a snapshot, dropping what a checkpoint covers, a new checkpoint."""
+        if self._folding is None and self._foldable() is not None:
+            self._folding = self._tasks.start_unless_ending(self._fold_known())
+        ledger = self._replica.ledger
+        if self._compacting is None and self._replica.own == self.genesis.owner.raw and ledger.size > COMPACT_AFTER:
+            self._compacting = self._tasks.start_unless_ending(self._compact_soon())
         if self._snapshotting is None and self._snapshotter.is_due(self._replica):
             self._snapshotting = self._tasks.start_unless_ending(self._snapshot())
-        return None
+
+    async def _compact_soon(self) -> None:
+        try:
+            await self.compact()
+        except (LatticaError, ValueError) as error:
+            logger.warning("document not compacted namespace=%s reason=%s", self.genesis.namespace, error)
+            await asyncio.sleep(COMPACT_PAUSE_S)
+        finally:
+            self._compacting = None
 
     async def _snapshot(self) -> None:
         """Keep a snapshot. Writers wait while it is made, but not until it is durable."""
@@ -368,6 +540,11 @@ def _observed(ydoc: Doc[Any], updates: list[bytes]) -> Iterator[None]:
         yield
     finally:
         ydoc.unobserve(subscription)
+
+
+def _may_thaw(replica: Replica, absorbed: Absorbed) -> bool:
+    """Whether there may be other frozen chains in the frontier: of those whose authors have rights."""
+    return bool(replica.ledger.frozen) and any(entry.body.lane is Lane.CONTROL for entry in absorbed.added)
 
 
 def _change(written: Written, *, local: bool) -> Change:

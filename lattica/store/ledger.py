@@ -17,7 +17,7 @@ import msgspec
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
 from lattica.store.canonical import STATE_LIMITS
-from lattica.store.chain import Chain, ChainDump, Epoch, Fold, client_id
+from lattica.store.chain import Chain, ChainDump, Epoch, Fold, new_client
 from lattica.store.control import (
     MAX_CONTROL_ENTRIES,
     MAX_GRANTS_EACH,
@@ -57,7 +57,7 @@ class Verdict(Enum):
     MISSING = auto()
     """Something that it builds on is not here, or does not count here."""
     FORK = auto()
-    """Another entry of its author has its number: fraud."""
+    """Another entry of its author has its number, or another author's its client ID: fraud."""
     RESUMES = auto()
     """It would replace entries that are here: the namespace has to be replayed with it."""
     CUTS = auto()
@@ -66,11 +66,11 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fraud:
-    """Two entries of one author with one number.
+    """Two entries of one author with one number, or of two authors who begin with one client ID.
 
     Attributes:
         seq: The number; from it on none of the chain's entries counts.
-        one: An entry, as sent.
+        one: An entry of the chain, as sent.
         other: The other one.
     """
 
@@ -202,9 +202,10 @@ class Ledger:
         return sum(map(len, self.chains.values()))
 
     def frontier(self) -> Frontier:
-        """What is here: equal frontiers, equal states."""
+        """What is here: equal frontiers, equal states. Frauds of authors that have no right any more do not matter."""
         heads = {chain: Head(found.head, found.head_hash) for chain, found in self.chains.items()}
-        return Frontier(self.genesis.namespace, heads, {chain: fraud.seq for chain, fraud in self.frozen.items()})
+        frozen = {chain: fraud.seq for chain, fraud in self.frozen.items() if self.rights_of(chain.author)}
+        return Frontier(self.genesis.namespace, heads, frozen)
 
     def chain(self, chain: ChainId) -> Chain:
         """The chain; an empty one, not kept, if it has no entries."""
@@ -238,8 +239,8 @@ class Ledger:
 
     def _place_in_chain(self, entry: Entry, chain: Chain) -> Verdict:
         body = entry.body
-        if body.seq < chain.base:
-            return Verdict.KNOWN
+        if body.seq <= chain.base:
+            return Verdict.KNOWN  # or settled otherwise
         if body.seq <= chain.head:
             mark = chain.mark(body.seq)
             if mark is None:
@@ -247,12 +248,27 @@ class Ledger:
             return Verdict.KNOWN if mark == entry.mark else Verdict.FORK
         if body.seq >= self.frozen_from(entry.chain) or body.seq > self._floor(entry.chain) > body.after:
             return Verdict.MOOT
+        rival = self._clients.get(new_client(self.genesis.namespace, entry), entry.chain)
+        if rival != entry.chain:
+            return Verdict.MOOT if self._is_settled(rival, entry) else Verdict.FORK
         if body.after == chain.head:
             return Verdict.ADDED if body.prev == chain.head_hash else Verdict.MISSING
         if body.after > chain.head:
             return Verdict.MISSING
-        known = chain.mark(body.after) if body.after else self.genesis.namespace.raw[:MARK_BYTES]
-        return Verdict.RESUMES if known == body.prev[:MARK_BYTES] else Verdict.MISSING
+        return Verdict.RESUMES if chain.mark(body.after) == body.prev[:MARK_BYTES] else Verdict.MISSING
+
+    def _is_settled(self, rival: ChainId, fork: Entry) -> bool:
+        """Whether a checkpoint covers the entry in which another author has begun with the client ID of this one."""
+        client = new_client(self.genesis.namespace, fork)
+        return self.chains[rival].first_of(client) <= self._floor(rival)
+
+    def rival(self, fork: Entry) -> tuple[ChainId, int]:
+        """Chain and number of the entry here that one contradicts, which was found to be a fork."""
+        if self.chain(fork.chain).mark(fork.body.seq) is not None:
+            return fork.chain, fork.body.seq
+        client = new_client(self.genesis.namespace, fork)
+        whose = self._clients[client]
+        return whose, self.chains[whose].first_of(client)
 
     def _has_all(self, deps: Iterable[Dep], own: ChainId) -> bool:
         """Whether the dependencies are here. A control entry can depend on the owner's only."""
@@ -331,11 +347,11 @@ class Ledger:
 
     def _epoch(self, entry: Entry, chain: Chain) -> Epoch:
         body = entry.body
-        if chain.epochs and body.seq == chain.head + 1:
+        client = new_client(self.genesis.namespace, entry)
+        if not client:
             return chain.epochs[-1]
-        client = client_id(self.genesis.namespace, body.author, body.seq)
         if client in self._clients:
-            raise EntryRefusedError("its author's client ID is taken")
+            raise EntryRefusedError("its author has had this client ID before")
         return Epoch(body.seq, client)
 
     def _check_needs(self, update: YUpdate, own: ChainId, chain: Chain, seen: Mapping[ChainId, int]) -> None:
@@ -349,6 +365,11 @@ class Ledger:
                 known = 0
             if end > known:
                 raise EntryRefusedError("it refers to what its author has not declared to have seen")
+
+    def chains_needed(self, update: bytes) -> set[ChainId]:
+        """The chains that wrote what an update refers to."""
+        needs = read_update(update, limits=self._limits).needs()
+        return {self._clients[client] for client in needs if client in self._clients}
 
     def _check_place(self, place: Place, author: bytes, scope: Scope) -> None:
         kind, name = parse_root(place.root)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from blake3 import blake3
+
 from lattica.errors import EntryRefusedError
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Batch, Record
 from lattica.store.entry import ChainId, Entry, Lane, read_entry
-from lattica.store.ledger import Fraud, Verdict
+from lattica.store.ledger import Base, Fraud, Verdict
 from lattica.store.namespace import Genesis, NamespaceId
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled
 from lattica.store.snapshot import load_snapshot
+from lattica.store.state import read_state
 
 
 def record_of(entry: Entry) -> Record:
@@ -59,6 +62,12 @@ async def _entries(disk: StoreDisk, namespace: NamespaceId, after: int = 0) -> A
         after = records[-1][0]
 
 
+async def stored_base(disk: StoreDisk, genesis: Genesis) -> Base | None:
+    """The state on disk that stands for entries that are not."""
+    raw, seq = await disk.base(genesis.namespace.raw) or (b"", 0)
+    return Base(seq, read_state(raw, blake3(raw).digest())) if seq else None
+
+
 async def load_replica(disk: StoreDisk, genesis: Genesis, own: bytes) -> Replica:
     """What counts of what is on disk: by the snapshot and what came after it, or else by all entries."""
     frozen = {
@@ -67,7 +76,8 @@ async def load_replica(disk: StoreDisk, genesis: Genesis, own: bytes) -> Replica
     }
     replica = await _from_snapshot(disk, genesis, own, frozen)
     if replica is None:
-        replica, _ = replay(genesis, own, frozen, await stored_entries(disk, genesis.namespace))
+        base = await stored_base(disk, genesis)
+        replica, _ = replay(genesis, own, frozen, await stored_entries(disk, genesis.namespace), base)
     return replica
 
 

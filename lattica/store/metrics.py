@@ -16,3 +16,5 @@ REPLAYS: Final = Counter("lattica_store_replays_total", "Documents made anew, si
 FRAUDS: Final = Counter("lattica_store_frauds_total", "Proven frauds of authors.")
 PEERS_REFUSED: Final = Counter("lattica_store_refused_peers_total", "Streams ended since the peer broke the rules.")
 BYTES_SENT: Final = Counter("lattica_store_sent_bytes_total", "Bytes of frames sent to peers.")
+FOLDS: Final = Counter("lattica_store_folds_total", "Checkpoints whose state was put in the place of entries.")
+FOLDS_REFUSED: Final = Counter("lattica_store_refused_folds_total", "Checkpoints that were not what the entries say.")

@@ -10,7 +10,19 @@ from pycrdt import Doc
 from lattica.identity import IdentityKey
 from lattica.store.chain import client_id
 from lattica.store.control import Action, encode_action, kind_of
-from lattica.store.entry import MARK_BYTES, Body, ChainId, Dep, Entry, Kind, Lane, sign_entry
+from lattica.store.entry import (
+    DEP_BYTES,
+    MARK_BYTES,
+    MAX_DEPS,
+    OVERHEAD,
+    Body,
+    ChainId,
+    Dep,
+    Entry,
+    Kind,
+    Lane,
+    sign_entry,
+)
 from lattica.store.ledger import Base, Fraud, Ledger, Verdict
 from lattica.store.namespace import Genesis
 
@@ -75,8 +87,9 @@ class Replica:
 
     def used(self, lane: Lane, seq: int) -> None:
         """Take note of a number that an entry of ours has, though it may not count."""
-        self.tops[lane] = max(self.tops[lane], seq)
-        self.renew_client()
+        if seq > self.tops[lane]:
+            self.tops[lane] = seq
+            self.renew_client()
 
     def renew_client(self) -> None:
         """Let the document write as the client ID that our next entry has."""
@@ -90,7 +103,7 @@ class Replica:
 
     def write(self, key: IdentityKey, update: bytes, time: int) -> Entry:
         """An entry of ours with what the document has written; not added yet."""
-        return self._sign(key, Lane.DATA, Kind.UPDATE, update, time, self._news(Lane.DATA))
+        return self._sign(key, Lane.DATA, Kind.UPDATE, update, time, self._fitting(self._news(Lane.DATA), update))
 
     def control(self, key: IdentityKey, action: Action, time: int) -> Entry:
         """An entry of ours that grants, revokes or folds; not added yet."""
@@ -113,6 +126,15 @@ class Replica:
             payload=payload,
         )
         return sign_entry(key, self.genesis.namespace, body)
+
+    def _fitting(self, news: list[Dep], update: bytes) -> list[Dep]:
+        """As many as fit into an entry, those first without which it would not count; others can be said later."""
+        room = min((self.genesis.limits.entry - OVERHEAD - len(update)) // DEP_BYTES, MAX_DEPS)
+        if len(news) <= room:
+            return news
+        needed = self.ledger.chains_needed(update)
+        news.sort(key=lambda dep: (dep.lane is Lane.DATA) + ((dep.author, dep.lane) not in needed))
+        return news[: max(room, 0)]
 
     def _news(self, lane: Lane) -> list[Dep]:
         own = ChainId(self.own, lane)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from lattica.store.absorb import Absorbed
 from lattica.store.entry import ChainId, Entry
-from lattica.store.ledger import Fraud
+from lattica.store.ledger import Base, Fraud
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
+
+MAX_EARLY_FRAUDS = 256
+"""Frauds of authors without a right that are kept in mind: anybody can make any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,21 @@ def new_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict
     return news
 
 
+def early_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict[ChainId, Fraud]:
+    """Proven frauds of authors that have no right here, some of which may get to be known to have one.
+
+    A peer tells its proofs once, and perhaps before the grants.
+    """
+    early = {chain: fraud for chain, fraud in found if not replica.ledger.rights_of(chain.author)}
+    return dict(list(early.items())[-MAX_EARLY_FRAUDS:])
+
+
 def settle(
-    replica: Replica, absorbed: Absorbed, frauds: Mapping[ChainId, Fraud], stored: Sequence[Entry] | None
+    replica: Replica,
+    absorbed: Absorbed,
+    frauds: Mapping[ChainId, Fraud],
+    stored: Sequence[Entry] | None,
+    base: Base | None = None,
 ) -> Settled:
     """What to keep.
 
@@ -54,12 +70,15 @@ def settle(
         absorbed: What.
         frauds: New ones.
         stored: All entries that were kept before, in order; needed if something must be replayed, or there are frauds.
+        base: The state that stands for entries that are not kept, if there is one; needed then too.
     """
     if stored is None:
         return Settled(replica, absorbed.added, (), {})
     ledger = replica.ledger
     entries = _distinct([*stored, *absorbed.added, *absorbed.resuming])
-    renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries)
+    renewed, lost = replay(ledger.genesis, replica.own, {**ledger.frozen, **frauds}, entries, base)
+    for lane, top in replica.tops.items():
+        renewed.used(lane, top)
     gone = {entry.hash for entry in lost}
     before = {entry.hash for entry in stored}
     return Settled(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lattica.background import background_tasks
 from lattica.errors import RemoteProtocolError, StreamError
@@ -13,7 +14,7 @@ from lattica.store.disk import StoreDisk
 from lattica.store.entry import ChainId
 from lattica.store.journal import Journal
 from lattica.store.ports import SyncLink
-from lattica.store.sync_answer import answer
+from lattica.store.sync_answer import ANSWER_BYTES, answer
 from lattica.store.sync_state import LinkState, offer_of
 from lattica.store.sync_wire import FrameReader, FrameWriter, Locator, SyncMessage
 
@@ -27,7 +28,7 @@ STUCK_S = 30.0
 """Seconds for a peer to take a frame."""
 ANSWER_S = 60.0
 """Seconds for each frame of an answer."""
-LEASE_S = 5.0
+LEASE_S = 2.5
 """Seconds for which a peer that is asked for chains keeps others from being asked for them, if it sends nothing new."""
 MAX_EMPTY = 20
 """Answers in a row without an entry before a peer is taken for a liar. Once in a while an honest one has just dropped
@@ -35,11 +36,12 @@ what it offered."""
 
 
 class FetchBoard:
-    """Which chains are being fetched, so that no two peers are asked for one."""
+    """Which chains are being fetched, so that no two peers are asked for one; ``now`` is in seconds, monotonic."""
 
     def __init__(self) -> None:
         self._busy: dict[ChainId, SyncSession] = {}
         self._sessions: set[SyncSession] = set()
+        self._state: SyncSession | None = None
 
     def join(self, session: SyncSession) -> None:
         """A session begins."""
@@ -58,12 +60,23 @@ class FetchBoard:
         """The session fetches these."""
         self._busy.update(dict.fromkeys(chains, session))
 
+    def may_take_state(self, session: SyncSession, now: float) -> bool:
+        """Whether nobody else fetches a checkpoint's state, and gets it."""
+        return self._state in (None, session) or now - self._state.useful_at >= LEASE_S
+
+    def take_state(self, session: SyncSession) -> None:
+        """The session fetches one."""
+        self._state = session
+
     def release(self, session: SyncSession) -> None:
         """It has got what it gets."""
+        had_state = self._state is session
+        if had_state:
+            self._state = None
         mine = [chain for chain, by in self._busy.items() if by is session]
         for chain in mine:
             del self._busy[chain]
-        if mine:
+        if mine or had_state:
             for other in self._sessions:
                 other.wake()
 
@@ -93,7 +106,8 @@ class SyncSession:
         self._reader = FrameReader()
         self._sending = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._asked: asyncio.Queue[Mapping[ChainId, Locator]] = asyncio.Queue(1)
+        self._asked: asyncio.Queue[Mapping[ChainId, Locator] | int] = asyncio.Queue(1)
+        self._parts = bytearray()
 
     def wake(self) -> None:
         """There may be something to say."""
@@ -122,16 +136,19 @@ class SyncSession:
     # what we say
 
     async def _tell(self) -> None:
+        loop = asyncio.get_running_loop()
+        ping_at = loop.time()
         while True:
-            try:
-                async with asyncio.timeout(PING_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(ping_at):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
             self._wake.clear()
-            if self._state.fetching and time.monotonic() - self._answer_at > ANSWER_S:
+            if self._state.is_asking and time.monotonic() - self._answer_at > ANSWER_S:
                 raise RemoteProtocolError("it does not answer what it was asked", self.peer)
-            await self._send(self._news())
+            message = self._news()
+            if not message.is_empty or loop.time() >= ping_at:
+                await self._send(message)
+                ping_at = loop.time() + PING_S
             if self._state.is_behind:
                 self.wake()
             await asyncio.sleep(NEWS_PAUSE_S)
@@ -140,8 +157,14 @@ class SyncSession:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
         now = time.monotonic()
         wanted = self._state.to_fetch(ledger, self._board.busy(self, now), now)
+        state_wanted = 0
         if wanted:
             self._board.take(self, wanted)
+        elif self._board.may_take_state(self, now):
+            state_wanted = self._state.state_to_fetch(ledger, now)
+            if state_wanted:
+                self._board.take_state(self)
+        if wanted or state_wanted:
             self.useful_at = self._answer_at = now
         greet, self._greet = self._greet, b""
         return SyncMessage(
@@ -149,6 +172,8 @@ class SyncSession:
             heads=self._state.news(frontier),
             wanted=wanted,
             proofs=[(fraud.one, fraud.other) for fraud in self._state.new_proofs(frontier, ledger.frozen)],
+            base=self._state.new_base(ledger.base),
+            state_wanted=state_wanted,
         )
 
     async def _send(self, message: SyncMessage) -> None:
@@ -164,10 +189,24 @@ class SyncSession:
     async def _answer(self) -> None:
         while True:
             wanted = await self._asked.get()
+            if isinstance(wanted, int):
+                await self._answer_state(wanted)
+                continue
+            last: Sequence[bytes] = ()
             async for entries in answer(self._journal, self._disk, wanted):
+                if last:
+                    await self._send(SyncMessage(entries=last))
+                last = entries
                 metrics.ENTRIES_SENT.inc(len(entries))
-                await self._send(SyncMessage(entries=entries))
-            await self._send(SyncMessage(answered=True))
+            await self._send(SyncMessage(entries=last, answered=True))
+
+    async def _answer_state(self, base: int) -> None:
+        offset = 0
+        namespace = self._journal.genesis.namespace.raw
+        while part := await self._disk.base_part(namespace, base, offset, ANSWER_BYTES):
+            offset += len(part)
+            await self._send(SyncMessage(state=part))
+        await self._send(SyncMessage(answered=True))
 
     # what the peer says
 
@@ -186,22 +225,49 @@ class SyncSession:
     async def _hear(self, message: SyncMessage) -> None:
         if message.entries or message.proofs:
             await self._take(message)
-        self._state.hear(message.heads)
-        if message.wanted:
+        if message.state:
+            self._take_part(message.state)
+        self._state.hear(message.heads, message.base)
+        if message.wanted or message.state_wanted:
             try:
-                self._asked.put_nowait(message.wanted)
+                self._asked.put_nowait(message.wanted or message.state_wanted)
             except asyncio.QueueFull:
                 raise RemoteProtocolError("it asks before it was answered", self.peer) from None
         if message.answered:
-            if not self._state.fetching:
-                raise RemoteProtocolError("an answer to no question", self.peer)
-            self._state.answered(self._journal.replica.ledger, time.monotonic())
-            self._board.release(self)
-            self._empty += 1
-            if self._empty >= MAX_EMPTY:
-                raise RemoteProtocolError("it offers what it does not have", self.peer)
-        if message.heads or message.answered:
+            await self._answered()
+        if message.heads or message.base or message.answered:
             self.wake()
+
+    async def _answered(self) -> None:
+        now = time.monotonic()
+        if self._state.fetching_state:
+            await self._adopt(now)
+        elif self._state.fetching:
+            self._state.answered(self._journal.replica.ledger, now)
+        else:
+            raise RemoteProtocolError("an answer to no question", self.peer)
+        self._board.release(self)
+        self._empty += 1
+        if self._empty >= MAX_EMPTY:
+            raise RemoteProtocolError("it offers what it does not have", self.peer)
+
+    def _take_part(self, part: bytes) -> None:
+        """A part of a state. It is bounded by what the owner has signed."""
+        checkpoint = self._journal.replica.ledger.rights.checkpoints.get(self._state.fetching_state)
+        if checkpoint is None or len(self._parts) + len(part) > checkpoint.size:
+            raise RemoteProtocolError("a state that nobody has asked for", self.peer)
+        self._parts += part
+        self.useful_at = self._answer_at = time.monotonic()
+
+    async def _adopt(self, now: float) -> None:
+        base, raw = self._state.fetching_state, bytes(self._parts)
+        self._parts = bytearray()
+        checkpoint = self._journal.replica.ledger.rights.checkpoints.get(base)
+        useful = checkpoint is not None and len(raw) == checkpoint.size
+        if useful:
+            self._empty = -1
+            await self._journal.adopt(base, raw)
+        self._state.got_state(now, useful=useful)
 
     async def _take(self, message: SyncMessage) -> None:
         if message.entries and not self._state.fetching:

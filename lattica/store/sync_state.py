@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from lattica.store.chain import Chain
-from lattica.store.entry import ChainId
+from lattica.store.entry import ChainId, Lane
 from lattica.store.frontier import Frontier, Head
 from lattica.store.ledger import Fraud, Ledger
 from lattica.store.sync_wire import MAX_PROOFS, MAX_WANTED, NOTHING, SHORT_MARK, Locator, Offer
@@ -56,6 +56,7 @@ class _Futile:
         head: Ours of the chain, then.
         offer: The peer's.
         revision: Of the ledger, then: whatever comes in may be what was missing.
+        without: What was lacking too and not asked for, since it was fetched elsewhere: it may be what was missing.
         times: How often in a row.
         retry_at: When to ask again at the earliest, if there is something new.
     """
@@ -63,6 +64,7 @@ class _Futile:
     head: Offer
     offer: Offer
     revision: int
+    without: frozenset[ChainId]
     times: int
     retry_at: float
 
@@ -72,22 +74,35 @@ class LinkState:
 
     Attributes:
         fetching: Chains that it was asked for, and has not answered yet.
+        fetching_state: Number of the checkpoint whose state it was asked for, and has not answered yet; 0: none.
         is_behind: Whether there is more to tell it than `news` and `new_proofs` gave for one frame.
     """
 
     def __init__(self) -> None:
         self.fetching: frozenset[ChainId] = frozenset()
+        self.fetching_state = 0
+        self._base = 0
+        self._base_told = 0
+        self._state_pause = FUTILE_PAUSE_S
+        self._state_at = 0.0
+        self._without: frozenset[ChainId] = frozenset()
         self.is_behind = False
         self._told: dict[ChainId, Offer] = {}
         self._offers: dict[ChainId, Offer] = {}
         self._futile: dict[ChainId, _Futile] = {}
         self._proofs_told: dict[ChainId, int] = {}
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether it has not answered yet."""
+        return bool(self.fetching or self.fetching_state)
+
     # what the peer says
 
-    def hear(self, heads: Mapping[ChainId, Offer]) -> None:
-        """Note what it has."""
+    def hear(self, heads: Mapping[ChainId, Offer], base: int = 0) -> None:
+        """Note what it has, and the checkpoint whose state it keeps in place of entries."""
         self._offers.update(heads)
+        self._base = max(base, self._base)
 
     def got(self, chains: Iterable[tuple[ChainId, Offer]]) -> None:
         """Note entries that it has sent: it need not be told of them."""
@@ -120,6 +135,13 @@ class LinkState:
                 found[chain] = NOTHING
         return found
 
+    def new_base(self, base: int) -> int:
+        """The checkpoint whose state we keep, if it has not been told, or else 0; it counts as told then."""
+        if base == self._base_told:
+            return 0
+        self._base_told = base
+        return base
+
     def new_proofs(self, frontier: Frontier, frauds: Mapping[ChainId, Fraud]) -> list[Fraud]:
         """Of ``frauds`` those that it has not been told of, for one frame; they count as told then."""
         found: list[Fraud] = []
@@ -140,23 +162,51 @@ class LinkState:
 
     def to_fetch(self, ledger: Ledger, busy: Collection[ChainId], now: float) -> dict[ChainId, Locator]:
         """Chains that it has more of than we have, unless they are fetched elsewhere. It is being asked then."""
-        if self.fetching:
+        if self.is_asking:
             return {}
         found = {}
-        for chain, offer in self._offers.items():
-            if chain in busy or not _lacks(ledger, chain, offer):
-                continue
-            known = ledger.chain(chain)
-            if not self._is_futile(chain, offer, ledger, now):
-                found[chain] = locator_of(known)
+        folded = self._needs_state(ledger)  # then it has no data that could be placed here
+        lacking = {
+            chain: offer
+            for chain, offer in self._offers.items()
+            if _lacks(ledger, chain, offer) and not (folded and chain.lane == Lane.DATA)
+        }
+        self._without = frozenset(lacking) & frozenset(busy)
+        for chain, offer in lacking.items():
+            if chain not in self._without and not self._is_futile(chain, offer, ledger, now):
+                found[chain] = locator_of(ledger.chain(chain))
                 if len(found) >= MAX_WANTED:
                     break
         self.fetching = frozenset(found)
         return found
 
+    def state_to_fetch(self, ledger: Ledger, now: float) -> int:
+        """Number of the checkpoint whose state has to be had before anything else, or 0. It is being asked then."""
+        if self.is_asking or now < self._state_at or not self._needs_state(ledger):
+            return 0
+        if self._base in ledger.rights.checkpoints:
+            self.fetching_state = self._base
+        return self.fetching_state
+
+    def got_state(self, now: float, *, useful: bool) -> None:
+        """Note that it has sent a state, or what was none any more."""
+        self.fetching_state = 0
+        if not useful:
+            self._state_at = now + self._state_pause
+            self._state_pause = min(2 * self._state_pause, LONGEST_FUTILE_PAUSE_S)
+
+    def _needs_state(self, ledger: Ledger) -> bool:
+        """Whether it has dropped entries that are not here."""
+        if self._base <= ledger.base:
+            return False
+        checkpoint = ledger.rights.checkpoints.get(self._base)
+        return checkpoint is None or not ledger.reaches(checkpoint)
+
     def _is_futile(self, chain: ChainId, offer: Offer, ledger: Ledger, now: float) -> bool:
         futile = self._futile.get(chain)
         if futile is None or futile.offer != offer or futile.head != _head(ledger.chain(chain)):
+            return False
+        if futile.without - self._without:
             return False
         return ledger.revision == futile.revision or now < futile.retry_at
 
@@ -173,7 +223,7 @@ class LinkState:
                 continue
             times = before.times + 1 if before is not None and before.head == head else 0
             pause = min(FUTILE_PAUSE_S * 2.0 ** min(times, 16), LONGEST_FUTILE_PAUSE_S)
-            self._futile[chain] = _Futile(head, offer, ledger.revision, times, now + pause)
+            self._futile[chain] = _Futile(head, offer, ledger.revision, self._without, times, now + pause)
         self.fetching = frozenset()
 
 
@@ -184,9 +234,9 @@ def _head(chain: Chain) -> Offer:
 def _lacks(ledger: Ledger, chain: ChainId, offer: Offer) -> bool:
     """Whether the other one has something of the chain that counts and is not here, as far as can be told."""
     known = ledger.chain(chain)
-    fraud = ledger.frozen.get(chain)
-    if fraud is not None and offer.seq >= fraud.seq:
-        return known.head < fraud.seq - 1
+    frozen_from = ledger.frozen_from(chain)
+    if offer.seq >= frozen_from:
+        return known.head < frozen_from - 1
     if offer.seq != known.head:
         return offer.seq > known.head
     return offer != _head(known)

@@ -57,6 +57,9 @@ class SyncMessage:
         entries: Part of an answer.
         answered: Whether the answer ends.
         proofs: Of frauds.
+        base: Number of the checkpoint whose state the sender keeps in place of entries; 0: no news of that.
+        state_wanted: Number of the checkpoint whose state is asked for; 0: none is.
+        state: Part of one.
     """
 
     namespace: bytes = b""
@@ -65,6 +68,14 @@ class SyncMessage:
     entries: Sequence[bytes] = ()
     answered: bool = False
     proofs: Sequence[tuple[bytes, bytes]] = ()
+    base: int = 0
+    state_wanted: int = 0
+    state: bytes = b""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it says nothing but that the sender is there."""
+        return not any(getattr(self, name) for name in self.__slots__)
 
 
 class FrameWriter:
@@ -79,6 +90,9 @@ class FrameWriter:
             namespace=message.namespace,
             entries=message.entries,
             answered=message.answered,
+            base=message.base,
+            state_wanted=message.state_wanted,
+            state=message.state,
             proofs=[store_pb2.FraudProof(one=one, other=other) for one, other in message.proofs],
         )
         for chain, head in message.heads.items():
@@ -129,6 +143,9 @@ class FrameReader:
             wanted=dict(self._wanted(wanted) for wanted in frame.wanted),
             entries=tuple(frame.entries),
             answered=frame.answered,
+            base=frame.base,
+            state_wanted=frame.state_wanted,
+            state=frame.state,
             proofs=[(proof.one, proof.other) for proof in frame.proofs],
         )
 

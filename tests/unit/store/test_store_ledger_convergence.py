@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from ledger_replicas import converge, key_of
 from ledger_stories import OWNER, Step, Story, histories, policies
 
+from lattica.store import chain
 from lattica.store.namespace import Policy, create_genesis
 
 
-def check_convergence(policy: Policy, history: list[Step]) -> None:
+def check_convergence(policy: Policy, history: list[Step], *, honest_are_safe: bool = True) -> None:
     story = Story(create_genesis(key_of(OWNER), policy=policy))
     for step in history:
         story.do(*step)
@@ -24,7 +25,8 @@ def check_convergence(policy: Policy, history: list[Step]) -> None:
         before = replica.digest
         replica.restart()
         assert (replica.digest, replica.state()) == (before, state)
-        assert {chain.author for chain in replica.frauds} <= story.dishonest
+        if honest_are_safe:
+            assert {frozen.author for frozen in replica.frauds} <= story.dishonest
 
 
 @settings(deadline=None, max_examples=60)
@@ -39,3 +41,11 @@ def test_replicas_that_know_the_same_hold_the_same(policy: Policy, history: list
 @given(policies, histories(80))
 def test_replicas_hold_the_same_after_long_stories(policy: Policy, history: list[Step]) -> None:
     check_convergence(policy, history)
+
+
+@settings(deadline=None, max_examples=40)
+@given(policies, histories(40))
+def test_authors_that_have_one_client_id_do_not_keep_replicas_apart(policy: Policy, history: list[Step]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chain, "_CLIENT_BITS", 2)
+        check_convergence(policy, history, honest_are_safe=False)

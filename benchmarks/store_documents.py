@@ -1,0 +1,83 @@
+"""Documents to measure with: entries as an author would have written them, without waiting for a disk each time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from pycrdt import Doc, Map, TransactionEvent
+
+from lattica.identity import IdentityKey
+from lattica.store.chain import client_id
+from lattica.store.clock import HybridClock
+from lattica.store.disk import Batch, open_store_disk
+from lattica.store.entry import Body, Entry, Kind, Lane, sign_entry
+from lattica.store.loading import record_of
+from lattica.store.namespace import Genesis, Policy, create_genesis
+
+ROOT = "map:m"
+KEYS = 1000
+"""Keys that are written, in turn: a document of state, not of history."""
+BATCH = 5000
+
+
+def open_genesis(key: IdentityKey) -> Genesis:
+    """A new namespace in which everybody may write."""
+    return create_genesis(key, title="benchmark", policy=Policy.OPEN)
+
+
+def edits(client: int, count: int) -> Iterator[bytes]:
+    """The update of each of so many writes of one small value, by plain pycrdt."""
+    doc: Doc[Map[float]] = Doc(client_id=client)
+    shared = doc.get(ROOT, type=Map)
+    updates: list[bytes] = []
+
+    def note(event: TransactionEvent) -> None:
+        updates.append(event.update)
+
+    doc.observe(note)
+    for number in range(count):
+        shared[f"key-{number % KEYS}"] = float(number)
+        yield updates.pop()
+
+
+def entries_of(key: IdentityKey, genesis: Genesis, count: int) -> Iterator[Entry]:
+    """An author's first entries, one write each."""
+    namespace, author = genesis.namespace, key.peer_id.raw
+    prev, clock = namespace.raw, HybridClock()
+    for number, update in enumerate(edits(client_id(namespace, author, 1), count)):
+        body = Body(
+            author=author,
+            lane=Lane.DATA,
+            kind=Kind.UPDATE,
+            seq=number + 1,
+            after=number,
+            prev=prev,
+            time=clock.tick(time.time()),
+            deps=(),
+            payload=update,
+        )
+        entry = sign_entry(key, namespace, body)
+        prev = entry.hash
+        yield entry
+
+
+async def write_document(path: Path, keys: Sequence[IdentityKey], count: int) -> Genesis:
+    """A store's file with one document of so many entries, written by authors that have not heard of each other.
+
+    The first one owns it.
+    """
+    genesis = open_genesis(keys[0])
+    async with open_store_disk(path) as disk:
+        batch = Batch(genesis.namespace.raw)
+        batch.genesis(genesis.raw)
+        for key in keys:
+            entries = entries_of(key, genesis, count // len(keys))
+            while some := list(islice(entries, BATCH)):
+                for entry in some:
+                    batch.put(record_of(entry))
+                await disk.commit(batch)
+                batch = Batch(genesis.namespace.raw)
+    return genesis

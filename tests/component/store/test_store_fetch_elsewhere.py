@@ -1,0 +1,43 @@
+"""A peer that was asked and does not answer, as one that is cut off, does not keep others from being asked."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from store_network import MemoryLink, MemoryNetwork, converged, key_of
+
+from lattica.background import background_tasks
+from lattica.store.namespace import Policy
+from lattica.store.sync_session import LEASE_S, PING_S, SILENCE_S
+from lattica.store.sync_state import offer_of
+from lattica.store.sync_wire import FrameReader, FrameWriter, SyncMessage
+
+
+async def test_what_a_peer_does_not_deliver_is_fetched_from_another_one(tmp_path: Path) -> None:
+    network, mute = MemoryNetwork(), key_of(3).peer_id
+    async with network.open(key_of(1), tmp_path) as alice, network.open(key_of(2), tmp_path) as bob:
+        written = await alice.create(policy=Policy.OPEN)
+        copy = await bob.open(written.namespace)
+        await converged([written, copy])
+        network.partition([key_of(1).peer_id], [key_of(2).peer_id])
+        async with written.transaction():
+            written.register("r").set(1)
+
+        replicator = bob.replicator_of(written.namespace)
+        assert replicator is not None
+        ours, theirs = MemoryLink(network, mute, key_of(2).peer_id), MemoryLink(network, key_of(2).peer_id, mute)
+        ours.other, theirs.other = theirs, ours
+        async with background_tasks() as tasks:
+            tasks.start(replicator.serve(theirs))
+            heads = {chain: offer_of(head) for chain, head in written.frontier().heads.items()}
+            await ours.send(FrameWriter().write(SyncMessage(namespace=written.namespace.raw, heads=heads)))
+            reader = FrameReader()
+            while not reader.read(await ours.receive() or b"").wanted:
+                pass
+            asked = time.monotonic()
+            network.heal()
+            await converged([written, copy])
+            assert time.monotonic() - asked < SILENCE_S
+            assert mute in replicator.peers, "it was not given up before"
+    assert LEASE_S + PING_S < SILENCE_S

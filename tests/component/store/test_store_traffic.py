@@ -1,0 +1,27 @@
+"""What it costs to get a write to many replicas: little more than its own bytes, once to each."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from store_swarm import measure_traffic
+
+WRITERS = 5
+OVERHEAD = 1.5
+"""Bytes that a replica sends for a write, as a multiple of the entry; 1.1 to 1.2 is usual."""
+FRAMES = 6.0
+"""Frames that a replica sends for a write; 3 to 4 are usual."""
+
+
+@pytest.mark.timeout(120)
+async def test_bytes_of_a_write_grow_no_faster_than_the_logarithm_of_the_replicas(tmp_path: Path) -> None:
+    few, many = [
+        await measure_traffic(tmp_path / f"{replicas}", replicas, writers=WRITERS, rounds=6) for replicas in (5, 20)
+    ]
+    print(few, many)
+    for traffic in (few, many):
+        assert traffic.bytes_each < OVERHEAD * traffic.entry
+        assert traffic.frames_each < FRAMES
+    assert many.bytes_each / few.bytes_each < math.log(many.replicas) / math.log(few.replicas)
