@@ -177,18 +177,20 @@ class Replicator:
             if old.outgoing is not outgoing and outgoing is not (self._me < peer):
                 raise BusyError("there is a stream between us already")
             await cancelled(old.task)
-            if self._sessions.get(peer) is old:
-                del self._sessions[peer]
+            self._forget(peer, old)
         if self._ended:
             raise BusyError("this replica is being closed")
         task = self._start(self._session(link, outgoing=outgoing))
         running = self._sessions[peer] = _Running(task, outgoing)
+        task.add_done_callback(lambda _: self._forget(peer, running))
         try:
             await asyncio.wait([task])
         finally:
             await cancelled(task)
-            if self._sessions.get(peer) is running:
-                del self._sessions[peer]
+
+    def _forget(self, peer: PeerId, running: _Running) -> None:
+        if self._sessions.get(peer) is running:
+            del self._sessions[peer]
 
     async def _session(self, link: SyncLink, *, outgoing: bool) -> None:
         peer, loop = link.peer, asyncio.get_running_loop()

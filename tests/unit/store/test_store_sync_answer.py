@@ -126,7 +126,7 @@ async def test_what_nobody_vouches_for_is_not_taken(forge: Forge, tmp_path: Path
 async def test_of_an_answer_what_does_not_count_any_more_is_left_out(forge: Forge, tmp_path: Path) -> None:
     for _ in range(3):
         forge.write(WRITER)
-    async with stored_journal(tmp_path / "store", forge.genesis, OWNER) as journal:
+    async with stored_journal(tmp_path / "store", forge.genesis, WRITER) as journal:
         await journal.receive([entry.raw for entry in forge.entries])
         revocation = forge.revoke(OWNER, WRITER, None, last=1)
         await journal.receive([revocation.raw])
