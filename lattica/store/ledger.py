@@ -43,6 +43,9 @@ from lattica.store.yupdate import Kind as Content
 from lattica.store.yupdate import UpdateLimits, YUpdate, check_own, read_update
 from lattica.store.yupdate_places import ItemParents, ItemsDump, Place
 
+MAX_STRUCTS = 1 << 13
+"""Structs of one entry: two authors who put thousands at one place make yrs compare each with each."""
+
 _REVISIONS = count()
 
 
@@ -137,7 +140,7 @@ class Ledger:
         self._clients: dict[int, ChainId] = {}
         self._names: dict[bytes, str] = {}
         self._presented: dict[bytes, list[Right]] = {}
-        self._limits = UpdateLimits(size=genesis.limits.entry)
+        self._limits = UpdateLimits(size=genesis.limits.entry, structs=MAX_STRUCTS)
         self.base = 0
         if base is not None:
             self._begin(base)
