@@ -74,8 +74,7 @@ def test_a_document_is_shared_by_right_and_replicated(start_node: StartNode) -> 
     wait_until(has_come, "the value's arrival")
 
     def is_the_same() -> bool:  # once it is on disk
-        shown = [command.json("store", "show", namespace)["frontier"] for command in (owner, writer)]
-        return bool(shown[0] == shown[1])
+        return len({command.json("store", "show", namespace)["frontier"] for command in (owner, writer)}) == 1
 
     wait_until(is_the_same, "the same state")
     assert owner.json("store", "show", namespace)["peers"] == [other.peer_id]
