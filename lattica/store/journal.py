@@ -201,8 +201,8 @@ class Journal:
             await _done(durable)
 
     async def _write(self, update: bytes) -> asyncio.Task[LatticaError | None]:
-        entry = self._replica.write(self._key, update, self.clock.tick(self._now()))
         try:
+            entry = self._replica.write(self._key, update, self.clock.tick(self._now()))
             return await self._take_own(entry)
         except EntryRefusedError as error:
             await self._undo([update])
@@ -308,6 +308,8 @@ class Journal:
             StoreUsageError: We are not the owner, or the cut is too large for an entry.
             ReplicaStoreError: It is not durable, and the document cannot be used any more.
         """
+        if self.is_writing:
+            raise StoreUsageError("a document cannot be compacted in a transaction; end it first")
         async with self._lock:
             self._check_usable()
             await self._flush()
@@ -321,7 +323,8 @@ class Journal:
             checkpoint = checkpoint_of(folds, raw)
             entry = self._replica.control(self._key, checkpoint, self.clock.tick(self._now()))
             try:
-                self._replica.add_own(entry)
+                if self._replica.add_own(entry) not in (Verdict.ADDED, Verdict.CUTS):
+                    raise EntryRefusedError("what our identity writes is frozen")
             except EntryRefusedError as error:
                 raise StoreUsageError(f"this document cannot be compacted here: {error.reason}") from error
             batch = Batch(self.genesis.namespace.raw)
