@@ -201,8 +201,8 @@ class Journal:
             await _done(durable)
 
     async def _write(self, update: bytes) -> asyncio.Task[LatticaError | None]:
-        entry = self._replica.write(self._key, update, self.clock.tick(self._now()))
         try:
+            entry = self._replica.write(self._key, update, self.clock.tick(self._now()))
             return await self._take_own(entry)
         except EntryRefusedError as error:
             await self._undo([update])
@@ -341,7 +341,8 @@ class Journal:
             checkpoint = checkpoint_of(folds, raw)
             entry = self._replica.control(self._key, checkpoint, self.clock.tick(self._now()))
             try:
-                self._replica.add_own(entry)
+                if self._replica.add_own(entry) not in (Verdict.ADDED, Verdict.CUTS):
+                    raise EntryRefusedError("what our identity writes is frozen")
             except EntryRefusedError as error:
                 raise StoreUsageError(f"this document cannot be compacted here: {error.reason}") from error
             batch = Batch(self.genesis.namespace.raw)
