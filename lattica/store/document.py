@@ -13,6 +13,7 @@ from lattica.identity import PeerId
 from lattica.store.changes import Change
 from lattica.store.control import EVERYBODY, Grant, Revoke, Role
 from lattica.store.counter import Counter
+from lattica.store.description import AuthorInfo, describe_authors
 from lattica.store.entry import MAX_SEQ, ChainId, Lane
 from lattica.store.frontier import Frontier
 from lattica.store.journal import Journal
@@ -97,6 +98,14 @@ class Document:
 
     # reading
 
+    def roots(self) -> Sequence[str]:
+        """The containers that were written or looked at, as ``"map:settings"``, sorted; some may be empty."""
+        return sorted(self.ydoc.keys())
+
+    def authors(self) -> Sequence[AuthorInfo]:
+        """Who may write, and has written, as far as is known here; the owner first."""
+        return describe_authors(self._journal.replica.ledger)
+
     def frontier(self) -> Frontier:
         """How far this replica goes, by what is durable. Replicas with equal frontiers hold equal documents."""
         return self._journal.frontier
@@ -104,7 +113,8 @@ class Document:
     def changes(self) -> AsyncIterator[Change]:
         """Yield what changes from now on, by us and by others, once it is durable here.
 
-        A slow observer does not hold up anything: it misses details, and is told so. Ends when the document is closed.
+        A slow observer does not hold up anything: it misses details, and is told so. Ends when the document is closed;
+        raises `ReplicaStoreError` if the disk fails.
         """
         return self._journal.feed.changes()
 
@@ -151,10 +161,10 @@ class Document:
             async with document.hold("workers", {"layers": [0, 12]}) as lease:
                 await lease.update({"layers": [0, 24]})
 
-        The lease is renewed in the background, each third of its duration, by an entry that everybody keeps: the
-        shorter, the faster ghosts vanish, and the more there is to keep. It is our value in `own` of this name, where
-        nothing else should be written. At the end of the block it is withdrawn; if the block raised or was cancelled,
-        as far as that works within two seconds.
+        The lease is renewed in the background, each third of its duration, by an entry that all keep until `compact`:
+        the shorter, the faster ghosts vanish, and the more there is to keep. It is our value in `own` of this name,
+        where nothing else should be written. At the end of the block it is withdrawn; if the block raised or was
+        cancelled, as far as that works within two seconds.
 
         Args:
             name: As of a container.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeAlias
@@ -110,8 +111,13 @@ def _errors(peer: PeerId) -> Iterator[None]:
         if isinstance(error, NetworkError):
             raise
         raise StreamError(f"{peer} ended the stream: {error.details() or error.code().name}") from error
-    except (grpc.aio.InternalError, grpc.aio.UsageError) as error:
+    except (grpc.aio.InternalError, grpc.aio.UsageError, asyncio.InvalidStateError) as error:
         raise StreamError(f"the stream with {peer} has ended") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise StreamError(f"the stream with {peer} was cancelled") from error
 
 
 def _checked(frame: object, peer: PeerId) -> bytes | None:

@@ -20,7 +20,7 @@ from lattica.store.clock import MAX_SKEW_S
 from lattica.store.values import Storable, Value
 
 MIN_TTL_S: Final = 1.0
-"""The shortest lease: each third of it is an entry, which everybody keeps."""
+"""The shortest lease: each third of it is an entry, which all keep until the history is folded."""
 MAX_TTL_S: Final = 86_400.0
 """The longest lease: a day."""
 MAX_LEASE_BYTES: Final = 4096

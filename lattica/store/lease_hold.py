@@ -131,13 +131,20 @@ class Lease:
             self._renewal.set(self.ttl * RETRY_AFTER)
 
     async def _write(self, value: Storable) -> None:
-        async with self._journal.transaction():
-            until = self._journal.entry_time() + self.ttl
-            self._own.set(lease_record(value, until))
-            held = read_lease(self._own[self._author])
-        self.until = until
-        self._value = None if held is None else held.value
-        self._renewal.set(renewal_pause(self.ttl))
+        try:
+            async with self._journal.transaction():
+                self._own.set(lease_record(value, self._journal.entry_time() + self.ttl))
+        except asyncio.CancelledError:
+            self._note()  # it may have been written, and then has to be withdrawn
+            raise
+        self._note()
+
+    def _note(self) -> None:
+        """Go by what is in the document."""
+        held = read_lease(self._own.get(self._author))
+        if held is not None:
+            self.until, self._value = held.until / 1000, held.value
+            self._renewal.set(renewal_pause(self.ttl))
 
 
 def renewal_pause(ttl: float) -> float:

@@ -239,8 +239,8 @@ class Ledger:
 
     def _place_in_chain(self, entry: Entry, chain: Chain) -> Verdict:
         body = entry.body
-        if body.seq < chain.base:
-            return Verdict.KNOWN
+        if body.seq <= chain.base:
+            return Verdict.KNOWN  # or settled otherwise
         if body.seq <= chain.head:
             mark = chain.mark(body.seq)
             if mark is None:
@@ -248,24 +248,19 @@ class Ledger:
             return Verdict.KNOWN if mark == entry.mark else Verdict.FORK
         if body.seq >= self.frozen_from(entry.chain) or body.seq > self._floor(entry.chain) > body.after:
             return Verdict.MOOT
-        if self._is_taken(entry):
-            return Verdict.FORK
+        rival = self._clients.get(new_client(self.genesis.namespace, entry), entry.chain)
+        if rival != entry.chain:
+            return Verdict.MOOT if self._is_settled(rival, entry) else Verdict.FORK
         if body.after == chain.head:
             return Verdict.ADDED if body.prev == chain.head_hash else Verdict.MISSING
         if body.after > chain.head:
             return Verdict.MISSING
         return Verdict.RESUMES if chain.mark(body.after) == body.prev[:MARK_BYTES] else Verdict.MISSING
 
-    def _is_taken(self, entry: Entry) -> bool:
-        """Whether it begins with another author's client ID. Of what a checkpoint covers nobody can prove that."""
-        client = new_client(self.genesis.namespace, entry)
-        whose = self._clients.get(client, entry.chain)
-        if whose == entry.chain:
-            return False
-        chain = self.chains[whose]
-        if chain.first_of(client) <= chain.base:
-            raise EntryRefusedError("it begins with another author's client ID")
-        return True
+    def _is_settled(self, rival: ChainId, fork: Entry) -> bool:
+        """Whether a checkpoint covers the entry in which another author has begun with the client ID of this one."""
+        client = new_client(self.genesis.namespace, fork)
+        return self.chains[rival].first_of(client) <= self._floor(rival)
 
     def rival(self, fork: Entry) -> tuple[ChainId, int]:
         """Chain and number of the entry here that one contradicts, which was found to be a fork."""

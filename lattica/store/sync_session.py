@@ -24,13 +24,15 @@ PING_S = 2.0
 """Seconds after which a frame is sent though there is nothing to say."""
 SILENCE_S = 5.0
 """Seconds after which a peer that says nothing is taken for gone."""
+STUCK_S = 30.0
+"""Seconds for a peer to take a frame."""
+ANSWER_S = 60.0
+"""Seconds for each frame of an answer."""
+LEASE_S = 2.5
+"""Seconds for which a peer that is asked for chains keeps others from being asked for them, if it sends nothing new."""
 MAX_EMPTY = 20
 """Answers in a row without an entry before a peer is taken for a liar. Once in a while an honest one has just dropped
 what it offered."""
-
-
-STALE_S = 1.0
-"""Seconds without an entry after which others may be asked for what a peer was asked for: it may be cut off."""
 
 
 class FetchBoard:
@@ -38,7 +40,6 @@ class FetchBoard:
 
     def __init__(self) -> None:
         self._busy: dict[ChainId, SyncSession] = {}
-        self._heard: dict[SyncSession, float] = {}
         self._sessions: set[SyncSession] = set()
         self._state: SyncSession | None = None
 
@@ -49,27 +50,19 @@ class FetchBoard:
     def leave(self, session: SyncSession) -> None:
         """A session has ended: what it was fetching is for the others."""
         self._sessions.discard(session)
-        self._heard.pop(session, None)
         self.release(session)
 
     def busy(self, session: SyncSession, now: float) -> set[ChainId]:
-        """What others fetch."""
-        stale = {by for by, heard in self._heard.items() if now - heard > STALE_S}
-        return {chain for chain, by in self._busy.items() if by is not session and by not in stale}
+        """What others fetch, and get."""
+        return {chain for chain, by in self._busy.items() if by is not session and now - by.useful_at < LEASE_S}
 
-    def take(self, session: SyncSession, chains: Mapping[ChainId, Locator], now: float) -> None:
+    def take(self, session: SyncSession, chains: Mapping[ChainId, Locator]) -> None:
         """The session fetches these."""
-        if chains:
-            self._busy.update(dict.fromkeys(chains, session))
-            self._heard[session] = now
+        self._busy.update(dict.fromkeys(chains, session))
 
-    def heard(self, session: SyncSession, now: float) -> None:
-        """Something of what it fetches has come."""
-        self._heard[session] = now
-
-    def may_take_state(self, session: SyncSession) -> bool:
-        """Whether nobody else fetches a checkpoint's state."""
-        return self._state in (None, session)
+    def may_take_state(self, session: SyncSession, now: float) -> bool:
+        """Whether nobody else fetches a checkpoint's state, and gets it."""
+        return self._state in (None, session) or now - self._state.useful_at >= LEASE_S
 
     def take_state(self, session: SyncSession) -> None:
         """The session fetches one."""
@@ -93,10 +86,15 @@ class SyncSession:
 
     Attributes:
         peer: Who.
+        was_heard: Whether it has said anything.
+        useful_at: When it was asked for something, or sent something new, the last time.
     """
 
     def __init__(self, link: SyncLink, journal: Journal, disk: StoreDisk, board: FetchBoard, *, greet: bytes) -> None:
         self.peer = link.peer
+        self.was_heard = False
+        self.useful_at = 0.0
+        self._answer_at = 0.0
         self._empty = 0
         self._link = link
         self._journal = journal
@@ -145,29 +143,35 @@ class SyncSession:
                 async with asyncio.timeout_at(ping_at):
                     await self._wake.wait()
             self._wake.clear()
+            if self._state.is_asking and time.monotonic() - self._answer_at > ANSWER_S:
+                raise RemoteProtocolError("it does not answer what it was asked", self.peer)
             message = self._news()
             if not message.is_empty or loop.time() >= ping_at:
                 await self._send(message)
                 ping_at = loop.time() + PING_S
+            if self._state.is_behind:
+                self.wake()
             await asyncio.sleep(NEWS_PAUSE_S)
 
     def _news(self) -> SyncMessage:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
         now = time.monotonic()
         wanted = self._state.to_fetch(ledger, self._board.busy(self, now), now)
-        self._board.take(self, wanted, now)
         state_wanted = 0
-        if not wanted and self._board.may_take_state(self):
+        if wanted:
+            self._board.take(self, wanted)
+        elif self._board.may_take_state(self, now):
             state_wanted = self._state.state_to_fetch(ledger, now)
             if state_wanted:
                 self._board.take_state(self)
-        proofs = [ledger.frozen[chain] for chain in self._state.new_proofs(frontier)]
+        if wanted or state_wanted:
+            self.useful_at = self._answer_at = now
         greet, self._greet = self._greet, b""
         return SyncMessage(
             namespace=greet,
             heads=self._state.news(frontier),
             wanted=wanted,
-            proofs=[(fraud.one, fraud.other) for fraud in proofs],
+            proofs=[(fraud.one, fraud.other) for fraud in self._state.new_proofs(frontier, ledger.frozen)],
             base=self._state.new_base(ledger.base),
             state_wanted=state_wanted,
         )
@@ -176,7 +180,11 @@ class SyncSession:
         async with self._sending:
             frame = self._writer.write(message)
             metrics.BYTES_SENT.inc(len(frame))
-            await self._link.send(frame)
+            try:
+                async with asyncio.timeout(STUCK_S):
+                    await self._link.send(frame)
+            except TimeoutError:
+                raise StreamError(f"the replica at {self.peer} has not taken a frame in {STUCK_S:.0f} s") from None
 
     async def _answer(self) -> None:
         while True:
@@ -211,6 +219,7 @@ class SyncSession:
                 raise StreamError(f"the replica at {self.peer} has been silent for {SILENCE_S:.0f} s") from None
             if raw is None:
                 return
+            self.was_heard = True
             await self._hear(self._reader.read(raw))
 
     async def _hear(self, message: SyncMessage) -> None:
@@ -248,6 +257,7 @@ class SyncSession:
         if checkpoint is None or len(self._parts) + len(part) > checkpoint.size:
             raise RemoteProtocolError("a state that nobody has asked for", self.peer)
         self._parts += part
+        self.useful_at = self._answer_at = time.monotonic()
 
     async def _adopt(self, now: float) -> None:
         base, raw = self._state.fetching_state, bytes(self._parts)
@@ -262,10 +272,12 @@ class SyncSession:
     async def _take(self, message: SyncMessage) -> None:
         if message.entries and not self._state.fetching:
             raise RemoteProtocolError("entries that nobody has asked for", self.peer)
-        if message.entries:
-            self._board.heard(self, time.monotonic())
         received = await self._journal.receive(message.entries, message.proofs)
-        self._empty = -1 if message.entries else self._empty  # the answer's end adds one
+        if message.entries:
+            self._empty = -1  # the answer's end adds one
+            self._answer_at = time.monotonic()
+            if received.added:
+                self.useful_at = self._answer_at
         metrics.ENTRIES_TAKEN.inc(received.added)
         metrics.ENTRIES_KNOWN.inc(len(message.entries) - received.added)
         self._state.got((chain, offer_of(head)) for chain, head in received.lasts.items())

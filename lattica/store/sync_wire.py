@@ -16,6 +16,8 @@ MAX_FRAME = 3 << 20
 """Bytes of a frame: one entry of the largest size and the rest of a full answer fit."""
 MAX_HEADS = 1 << 16
 """Chains of one frame, and authors of one stream."""
+MAX_WANTED = 1 << 10
+"""Chains that one frame asks for: that many locators are some 200 KB."""
 MAX_LOCATOR = 64
 """Entries by which a common one is looked for; with gaps that double, more than any chain needs."""
 MAX_FRAME_ENTRIES = 4096
@@ -129,7 +131,7 @@ class FrameReader:
             raise RemoteProtocolError("a malformed frame") from error
         for what, count, most in (
             ("heads", len(frame.heads), MAX_HEADS),
-            ("wanted chains", len(frame.wanted), MAX_HEADS),
+            ("wanted chains", len(frame.wanted), MAX_WANTED),
             ("entries", len(frame.entries), MAX_FRAME_ENTRIES),
             ("proofs", len(frame.proofs), MAX_PROOFS),
         ):

@@ -14,6 +14,7 @@ import msgspec
 from lattica.errors import DocumentUpdateError
 from lattica.store.arrays import pack, unpack
 from lattica.store.yupdate import ItemId, Kind, Struct, YUpdate
+from lattica.store.yupdate_order import ItemOrder, OrderDump
 
 
 class Place(NamedTuple):
@@ -95,11 +96,13 @@ class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
         roots: Names of roots.
         places: Number of a root, and the key in it.
         clients: Each one's items.
+        order: The order of items in lists and texts.
     """
 
     roots: list[str]
     places: list[tuple[int, str | None]]
     clients: list[RunsDump]
+    order: OrderDump
 
 
 _HOLDS = {Kind.TEXT: Holder.TEXT, Kind.TYPE: Holder.OTHER, Kind.DELETED: Holder.UNKNOWN, Kind.GC: Holder.UNKNOWN}
@@ -108,7 +111,10 @@ _NEVER_IN_TEXTS = (Kind.ANY, Kind.BINARY, Kind.DOC)
 
 
 class ItemParents:
-    """The place of every item in the updates that were accepted; 8 bytes for each run of items that are alike.
+    """The place of every item in the updates that were accepted.
+
+    Kept are 8 bytes for each run of items that are alike, and 36 for each run in a list or text that was put there item
+    after item.
 
     An update's effect depends on where the items are that it refers to, not on which of them a document still keeps:
     so updates have to be accepted in causal order, each once, as they were written. Do not rebuild this from a
@@ -119,8 +125,9 @@ class ItemParents:
     Texts hold strings, embeds and formats, and nothing else does: yrs loops for ever on a list with an emoji from a
     string, and panics when a text with other values is cleared. The format does not tell which roots are texts.
 
-    Not found out is an item whose left neighbour is on the right of its right one: no honest author's is, and documents
-    that get it in different orders differ. To tell, the order of all items would have to be kept here.
+    In lists and texts an item's neighbours must be in order, see `lattica.store.yupdate_order`. Honest authors' are,
+    but for one case: when the deletion of a shared type is undone, yrs writes the type and what it held anew, sometimes
+    with neighbours out of order, and that is refused. Documents of which only roots hold items know no such case.
 
     Args:
         texts: Names of the roots that are texts. ``None``: what roots hold is not checked, only what is below.
@@ -131,19 +138,22 @@ class ItemParents:
         self._clients: dict[int, _Runs] = {}
         self._places: list[Place | None] = [None]
         self._numbers: dict[Place | None, int] = {None: 0}
+        self.order = ItemOrder()
 
     def dump(self) -> ItemsDump:
         """All that is known, for `load`."""
         places = [place for place in self._places if place is not None]
         roots = {root: number for number, root in enumerate(dict.fromkeys(place.root for place in places))}
         named = [(roots[root], key) for root, key in places]
-        return ItemsDump(list(roots), named, [runs.dump(client) for client, runs in self._clients.items()])
+        clients = [runs.dump(client) for client, runs in self._clients.items()]
+        return ItemsDump(list(roots), named, clients, self.order.dump())
 
     def load(self, dump: ItemsDump) -> None:
         """Learn what was dumped; nothing must be known yet."""
         self._places = [None, *(Place(dump.roots[root], key) for root, key in dump.places)]
         self._numbers = {place: number for number, place in enumerate(self._places)}
         self._clients = {runs.client: _Runs.load(runs) for runs in dump.clients}
+        self.order.load(dump.order)
 
     def end(self, client: int) -> int:
         """The client's next clock."""
@@ -177,8 +187,9 @@ class ItemParents:
         """The places in which the update writes or deletes. Nothing is changed; an update refused here has no effect.
 
         Raises:
-            DocumentUpdateError: It refers to unknown items, puts items where they cannot be or between items of
-                different places, cuts a character in two, or does not start at its clients' next clocks.
+            DocumentUpdateError: It refers to unknown items, puts items where they cannot be, between items of
+                different places or not in this order, cuts a character in two, or does not start at its clients' next
+                clocks.
         """
         return self.place(update).touched
 
@@ -203,6 +214,7 @@ class ItemParents:
 
     def add(self, placement: Placement) -> None:
         """Add the items of the update that was placed last."""
+        self.order.keep()
         for client, added in placement.runs.items():
             runs = self._clients.setdefault(client, _Runs())
             for run in added:
@@ -272,6 +284,7 @@ class _Added:
 
     def __init__(self, known: ItemParents, update: YUpdate) -> None:
         self._known = known
+        known.order.begin()
         self.runs: dict[int, list[Run]] = {}
         for client in update.structs:
             first = update.span(client)[0]
@@ -312,6 +325,7 @@ class _Added:
                 break
             place, within = self._place(struct)
             _check_content(struct.kind, within)
+            self._known.order.add(client, struct, nowhere=within is Within.KEY or self._is_gone(struct))
             holds = _HOLDS.get(struct.kind, Holder.NONE)
             runs.append(Run(struct.clock, struct.clock + struct.length, place, within, holds))
             done += 1
@@ -342,8 +356,14 @@ class _Added:
             raise DocumentUpdateError("an item is put into one that holds nothing")
         return place, Within(holder) if struct.parent_sub is None else Within.KEY
 
+    def _is_gone(self, struct: Struct) -> bool:
+        """Whether it is garbage, or in what is not known any more."""
+        if isinstance(struct.parent, ItemId):
+            return self._find(struct.parent).holds is Holder.UNKNOWN
+        return struct.kind is Kind.GC
+
     def _between(self, struct: Struct) -> tuple[Place | None, Within]:
-        """Where both neighbours are. If the left one is gone, yrs takes where the right one is, and Yjs nowhere."""
+        """Where both neighbours are; if one is nowhere, where the other is, until `ItemOrder` refuses that."""
         if struct.origin is not None:
             self._check_cut(struct.origin.client, struct.origin.clock + 1)
         if struct.right_origin is not None:

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from blake3 import blake3
 from msgspec.structs import replace
 from pycrdt import Array, Map, Text, TransactionEvent
 from yjs_bytes import item, uint, update
 
 from lattica.errors import EntryRefusedError
 from lattica.identity import IdentityKey
-from lattica.store.absorb import absorb, check_signatures, prove_fraud
+from lattica.store.absorb import Absorbed, absorb, check_signatures, prove_fraud
 from lattica.store.chain import client_id
 from lattica.store.control import EVERYBODY, Grant, Revoke, Role, encode_action
 from lattica.store.entry import ChainId, Entry, Kind, Lane, Verifier, sign_entry
-from lattica.store.ledger import Fraud
+from lattica.store.folding import check_cut, checkpoint_of, fold_at, folds_of, not_covered
+from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, early_frauds, new_frauds, settle
 from lattica.store.snapshot import dump_snapshot, load_snapshot, take_snapshot
+from lattica.store.state import make_state, read_state
 
 NOW = 1_700_000_000_000 << 16
 ROOTS = ("map:settings", "list:log", "text:notes")
@@ -42,6 +45,14 @@ class SimReplica:
         self.refused: list[tuple[Entry, str]] = []
         self.verifier = Verifier(genesis.namespace)
         self.replica = Replica(genesis, key.peer_id.raw)
+        self.state_raw = b""
+
+    @property
+    def base(self) -> Base | None:
+        """The state that stands for what is not stored."""
+        if not self.state_raw:
+            return None
+        return Base(self.replica.ledger.base, read_state(self.state_raw, blake3(self.state_raw).digest()))
 
     @property
     def digest(self) -> bytes:
@@ -97,7 +108,7 @@ class SimReplica:
             self.restart()
             return None
         self.stored.append(entry)
-        self._settle(settle(self.replica, absorb(self.replica, ()), {}, self.stored))
+        self._settle(settle(self.replica, absorb(self.replica, ()), {}, self.stored, self.base))
         return entry
 
     # reading
@@ -118,7 +129,7 @@ class SimReplica:
         self.early = early_frauds(self.replica, found)
         news = new_frauds(self.replica, found)
         must = absorbed.must_replay or news
-        self._settle(settle(self.replica, absorbed, news, self.stored if must else None))
+        self._settle(settle(self.replica, absorbed, news, self.stored if must else None, self.base))
         return self.digest != before
 
     def _settle(self, settled: Settled) -> None:
@@ -128,7 +139,60 @@ class SimReplica:
         self.replica = settled.replica
 
     def restart(self) -> None:
-        self.replica, _ = replay(self.genesis, self.key.peer_id.raw, self.frauds, self.stored)
+        self.replica, _ = replay(self.genesis, self.key.peer_id.raw, self.frauds, self.stored, self.base)
+
+    # checkpoints
+
+    def compact(self) -> bool:
+        """Put the state in the place of all data, as the owner may."""
+        folds = folds_of(self.replica.ledger)
+        if not folds:
+            return False
+        raw = make_state(folds, self.replica.ydoc.get_update())
+        checkpoint = checkpoint_of(folds, raw)
+        entry = self.replica.control(self.key, checkpoint, NOW)
+        try:
+            self.replica.add_own(entry)
+        except EntryRefusedError:
+            return False
+        self.stored = not_covered(checkpoint, [*self.stored, entry])
+        self.replica.ledger.forget(entry.body.seq, folds)
+        self.state_raw = raw
+        return True
+
+    def fold(self) -> bool:
+        """Drop what the latest checkpoint covers, if all that is here; what follows from it must be its state."""
+        ledger = self.replica.ledger
+        seq = max(ledger.rights.checkpoints, default=0)
+        if seq <= ledger.base or not ledger.reaches(ledger.rights.checkpoints[seq]):
+            return False
+        checkpoint = ledger.rights.checkpoints[seq]
+        folds, raw = fold_at(self.genesis, self.frauds, self.stored, self.base, checkpoint)
+        assert checkpoint_of(folds, raw) == checkpoint
+        self.stored = not_covered(checkpoint, self.stored)
+        ledger.forget(seq, folds)
+        self.state_raw = raw
+        return True
+
+    def adopt(self, other: SimReplica) -> bool:
+        """Take over the state that the other keeps in place of entries, if some of these are not here."""
+        ledger, seq = self.replica.ledger, other.replica.ledger.base
+        checkpoint = ledger.rights.checkpoints.get(seq)
+        if seq <= ledger.base or checkpoint is None or ledger.reaches(checkpoint):
+            return False
+        state = read_state(other.state_raw, checkpoint.state)
+        check_cut(checkpoint, state)
+        self.stored = not_covered(checkpoint, self.stored)
+        self.state_raw = other.state_raw
+        self._settle(settle(self.replica, Absorbed(), {}, self.stored, Base(seq, state)))
+        return True
+
+    def hear(self, other: SimReplica) -> bool:
+        """Learn all that counts for the other; whether anything changed."""
+        sent = other.counting
+        changed = self.receive([entry for entry in sent if entry.body.lane is Lane.CONTROL], other.frauds.values())
+        changed |= self.adopt(other)
+        return self.receive(sent) or changed
 
     def reload(self) -> None:
         """Take what a snapshot holds in place of what is in memory."""
@@ -169,7 +233,8 @@ class SimReplica:
     def twin(self, skip: int = 0) -> SimReplica:
         """Another replica with our key, that knows the same, and leaves out ``skip`` numbers."""
         twin = SimReplica(self.genesis, self.key)
-        twin.stored, twin.frauds = list(self.stored), dict(self.frauds)
+        twin.stored, twin.frauds, twin.state_raw = list(self.stored), dict(self.frauds), self.state_raw
+        twin.replica.ledger.base = self.replica.ledger.base
         twin.restart()
         if skip:
             twin.replica.used(Lane.DATA, max(twin.replica.tops[Lane.DATA], 0) + skip)
@@ -183,7 +248,7 @@ def converge(replicas: Sequence[SimReplica]) -> None:
         for one in replicas:
             for other in replicas:
                 if one is not other:
-                    changed |= other.receive(one.counting, one.frauds.values())
+                    changed |= other.hear(one)
         if not changed:
             return
     raise AssertionError("they go on telling each other news")

@@ -13,15 +13,16 @@ from lattica.store.namespace import Genesis, Policy
 
 OWNER, ADMIN, WRITERS, GUEST = 1, 2, (3, 4), 5
 HONEST = ("write", "write", "write", "tell", "hint", "restart", "revoke", "grant", "admin")
+COMPACTING = ("compact", "fold", "hear")
 DISHONEST = ("twin", "skip", "rewind", "damage")
 
 Step = tuple[str, int, int, int]
 policies = st.sampled_from((Policy.ALLOW_LIST, Policy.OPEN))
 
 
-def histories(size: int) -> st.SearchStrategy[list[Step]]:
+def histories(size: int, *, compacting: bool = False) -> st.SearchStrategy[list[Step]]:
     """Stories of so many steps, at most, in which some go astray."""
-    actions = st.sampled_from((*HONEST * 2, *DISHONEST))
+    actions = st.sampled_from((*HONEST * 2, *DISHONEST, *COMPACTING * compacting))
     return st.lists(st.tuples(actions, st.integers(0, 4), st.integers(0, 4), st.integers(0, 1 << 12)), max_size=size)
 
 
@@ -31,12 +32,13 @@ steps = histories(40)
 class Story:
     """An owner, an admin, two writers and a guest without rights; some of these, or all, may be dishonest."""
 
-    def __init__(self, genesis: Genesis) -> None:
+    def __init__(self, genesis: Genesis, *, owner_is_honest: bool = False) -> None:
         self.keys = [key_of(number) for number in (OWNER, ADMIN, *WRITERS, GUEST)]
         self.replicas = [SimReplica(genesis, key) for key in self.keys]
         self.twins: list[SimReplica] = []
         self.dishonest: set[bytes] = set()
         self.loose: list[Entry] = []
+        self.owner_is_honest = owner_is_honest
         self.replicas[0].grant(self.keys[1], Role.ADMIN)
         self.replicas[0].grant(self.keys[2])
         if genesis.policy is Policy.ALLOW_LIST:
@@ -50,7 +52,10 @@ class Story:
     def do(self, action: str, who: int, whom: int, number: int) -> None:
         one, other = self.replicas[who], self.replicas[whom]
         if action in DISHONEST:
-            self.cheat(action, one, number)
+            if who or not self.owner_is_honest:
+                self.cheat(action, one, number)
+        elif action in COMPACTING:
+            self.compact(action, one, other)
         elif action == "write":
             writer = self.twins[number % len(self.twins)] if self.twins and number % 4 == 0 else one
             writer.write(number)
@@ -63,6 +68,14 @@ class Story:
             one.restart()
         else:
             self.control(action, one, whom, number)
+
+    def compact(self, action: str, one: SimReplica, other: SimReplica) -> None:
+        if action == "compact":
+            self.replicas[0].compact()
+        elif action == "fold":
+            one.fold()
+        else:
+            one.hear(other)
 
     def control(self, action: str, one: SimReplica, whom: int, number: int) -> None:
         key = self.keys[whom]

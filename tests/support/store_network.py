@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lattica.errors import PeerUnreachableError, StreamError
+from lattica.errors import NetworkError, PeerUnreachableError, StreamError
 from lattica.identity import IdentityKey, PeerId
 from lattica.store.document import Document
 from lattica.store.namespace import NamespaceId
@@ -129,7 +129,7 @@ class _Side:
             if replicator is not None:
                 link.inbox._queue.appendleft(first)  # type: ignore[attr-defined]
                 link.inbox._unfinished_tasks += 1  # type: ignore[attr-defined]
-                with contextlib.suppress(StreamError, PeerUnreachableError):
+                with contextlib.suppress(NetworkError):
                     await replicator.serve(link)
         with contextlib.suppress(asyncio.QueueFull):
             link.other.inbox.put_nowait(None)

@@ -209,6 +209,22 @@ async def test_a_cancelled_block_withdraws_its_lease(alice: Desk, bob: Desk) -> 
     assert dict(alice.document.members("workers")) == {}
 
 
+async def test_a_block_that_is_cancelled_while_it_begins_leaves_no_lease(alice: Desk) -> None:
+    async def work() -> None:
+        async with alice.document.hold("workers", 1):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    assert alice.peer in alice.document.members("workers")  # though it is not durable yet
+    assert alice.document.frontier().heads == {}
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert dict(alice.document.members("workers")) == {}
+
+
 async def test_an_error_of_the_block_comes_out_as_it_is(alice: Desk) -> None:
     with pytest.raises(ZeroDivisionError):
         async with alice.document.hold("workers", 1):
@@ -268,3 +284,15 @@ async def test_a_lease_that_was_left_behind_is_taken_over_after_a_restart(tmp_pa
         async with dora.document.hold("workers", "after"):
             assert dict(dora.document.members("workers")) == {dora.peer: "after"}
         assert dict(dora.document.members("workers")) == {}
+
+
+async def test_a_lease_outlives_the_folding_of_its_history(alice: Desk, bob: Desk) -> None:
+    async with bob.document.hold("workers", 1) as lease:
+        await lease.update(2)
+        await alice.hear(bob)
+
+        assert await alice.document.compact()
+        assert dict(alice.document.members("workers")) == {bob.peer: 2}
+        await lease.update(3)
+        await alice.hear(bob)
+        assert dict(alice.document.members("workers")) == {bob.peer: 3}

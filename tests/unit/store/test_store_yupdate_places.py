@@ -70,10 +70,20 @@ def test_what_was_sent_as_garbage_is_nowhere(index: ItemParents) -> None:
     assert touched(index) == set()
 
 
-def test_with_a_neighbour_nowhere_an_item_is_where_the_other_is(index: ItemParents) -> None:
+def test_between_neighbours_nowhere_an_item_is_nowhere(index: ItemParents) -> None:
+    index.accept(read_update(update({9: (0, [b"\0\x02"])})))
+
+    assert touched(index, item(ANY, VALUE, origin=(9, 0), right=(9, 1))) == set()
+
+
+@pytest.mark.parametrize(("origin", "right"), [((9, 0), (7, 2)), ((7, 2), (9, 0))])
+def test_between_one_nowhere_and_one_somewhere_an_item_is_refused(
+    index: ItemParents, origin: tuple[int, int], right: tuple[int, int]
+) -> None:
     index.accept(read_update(update({9: (0, [b"\0\x01"])})))
 
-    assert touched(index, item(ANY, VALUE, origin=(9, 0), right=(7, 2))) == {LIST}
+    with pytest.raises(DocumentUpdateError, match="one that is nowhere"):
+        touched(index, item(ANY, VALUE, origin=origin, right=right))
 
 
 @pytest.mark.parametrize(
