@@ -151,7 +151,7 @@ class Document:
             StoreUsageError: We are not the owner.
             ReplicaStoreError: It is not durable, and the document cannot be used any more.
         """
-        return await self._journal.compact()
+        return await self._journal.upkeep.compact()
 
     # members
 

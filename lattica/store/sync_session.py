@@ -133,7 +133,7 @@ class SyncSession:
             RemoteProtocolError, EntryRefusedError: The peer breaks the rules.
             LatticaError: The document cannot be used any more.
         """
-        unsubscribe = self._journal.subscribe(self.wake)
+        unsubscribe = self._journal.commits.subscribe(self.wake)
         self._board.join(self)
         self._presences.join(self._outlet)
         self._wake.set()
@@ -283,7 +283,7 @@ class SyncSession:
         useful = checkpoint is not None and len(raw) == checkpoint.size
         if useful:
             self._empty = -1
-            await self._journal.adopt(base, raw)
+            await self._journal.upkeep.adopt(base, raw)
         self._state.got_state(now, useful=useful)
 
     async def _take(self, message: SyncMessage) -> None:
