@@ -112,6 +112,7 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
     """A signed entry; two with equal hashes are one.
 
     Attributes:
+        chain: The chain that it belongs to.
         body: What was signed.
         signed: Its bytes.
         hash: Of these; the signature does not count.
@@ -119,16 +120,12 @@ class Entry(msgspec.Struct, frozen=True, eq=False):
         raw: As stored and sent.
     """
 
+    chain: ChainId
     body: Body
     signed: bytes
     hash: bytes
     signature: bytes
     raw: bytes
-
-    @property
-    def chain(self) -> ChainId:
-        """The chain that it belongs to."""
-        return ChainId(self.body.author, self.body.lane)
 
     @property
     def mark(self) -> bytes:
@@ -145,7 +142,7 @@ def sign_entry(key: IdentityKey, namespace: NamespaceId, body: Body) -> Entry:
     """The entry of ``body``, whose author ``key`` is."""
     signed = _encode(body)
     signature = key.sign(_DOMAIN + namespace.raw + signed)
-    return Entry(body, signed, _hash(namespace, signed), signature, _encode((signed, signature)))
+    return _entry(namespace, body, signed, signature)
 
 
 def read_entry(raw: bytes, namespace: NamespaceId) -> Entry:
@@ -163,7 +160,12 @@ def read_entry(raw: bytes, namespace: NamespaceId) -> Entry:
         raise EntryRefusedError("its signature has the wrong length")
     if body.after >= body.seq or (body.kind in _DATA) is not (body.lane is Lane.DATA):
         raise EntryRefusedError("it contradicts itself")
-    return Entry(body, signed, _hash(namespace, signed), signature, _encode((signed, signature)))
+    return _entry(namespace, body, signed, signature)
+
+
+def _entry(namespace: NamespaceId, body: Body, signed: bytes, signature: bytes) -> Entry:
+    chain = ChainId(body.author, body.lane)
+    return Entry(chain, body, signed, _hash(namespace, signed), signature, _encode((signed, signature)))
 
 
 class Verifier:
