@@ -29,7 +29,7 @@ MAX_EMPTY = 20
 what it offered."""
 
 
-STALE_S = 1.0
+STALE_S = 0.5
 """Seconds without an entry after which others may be asked for what a peer was asked for: it may be cut off."""
 
 
@@ -108,6 +108,7 @@ class SyncSession:
         self._reader = FrameReader()
         self._sending = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._spoken = asyncio.Event()
         self._asked: asyncio.Queue[Mapping[ChainId, Locator] | int] = asyncio.Queue(1)
         self._parts = bytearray()
 
@@ -149,6 +150,7 @@ class SyncSession:
             if not message.is_empty or loop.time() >= ping_at:
                 await self._send(message)
                 ping_at = loop.time() + PING_S
+            await self._spoken.wait()  # news for a peer that cannot be reached would only pile up
             await asyncio.sleep(NEWS_PAUSE_S)
 
     def _news(self) -> SyncMessage:
@@ -211,6 +213,7 @@ class SyncSession:
                 raise StreamError(f"the replica at {self.peer} has been silent for {SILENCE_S:.0f} s") from None
             if raw is None:
                 return
+            self._spoken.set()
             await self._hear(self._reader.read(raw))
 
     async def _hear(self, message: SyncMessage) -> None:
