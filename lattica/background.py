@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 E = TypeVar("E", bound=Exception)
+T = TypeVar("T")
 
 
 class Background:
@@ -62,6 +63,21 @@ async def background_tasks() -> AsyncIterator[Background]:
         raise errors from failure
     if failure is not None:
         raise failure
+
+
+async def outlast(future: asyncio.Future[T]) -> T:
+    """The future's result. Cancellation takes effect only when the future is done."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not future.cancelled():
+            future.exception()  # nobody asks for it any more
+        raise cancelled
+    return future.result()
 
 
 async def cancelled(task: asyncio.Task[Any]) -> None:

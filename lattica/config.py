@@ -53,6 +53,8 @@ class NodeConfig(BaseSettings):
             it as it is.
         keep_freed_memory: Whether the C library should keep 64 MiB of freed memory for what is allocated next, not
             give it back: streams are faster by a third. For the whole process, and not undone when the node ends.
+        replicate: Namespaces of documents that this node keeps up to date while it runs, whoever writes them; it looks
+            for those that it does not have until somebody is there who has.
         dht_protocol: Protocol ID of the DHT to join; ``/ipfs/kad/1.0.0`` is the public one.
     """
 
@@ -71,9 +73,10 @@ class NodeConfig(BaseSettings):
     reflection: bool = False
     gc_threshold: int = Field(default=DEFAULT_GC_THRESHOLD, ge=0)
     keep_freed_memory: bool = True
+    replicate: Annotated[tuple[str, ...], NoDecode] = ()
     dht_protocol: str = Field(default="/lattica/kad/1.0.0", pattern=r"^/[!-~]{1,200}$")
 
-    @field_validator("bootstrap", "announce", "relays", mode="before")
+    @field_validator("bootstrap", "announce", "relays", "replicate", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -535,6 +535,10 @@ class EntryRefusedError(DocumentError):
         return f"the entry is refused: {self.reason}"
 
 
+class EarlyEntryError(EntryRefusedError):
+    """An entry's time has not come by our clock: it can be taken later. Whoever sent it may go by another one."""
+
+
 class DocumentUpdateError(EntryRefusedError):
     """An update of a shared document is malformed, or holds what its author may not write."""
 

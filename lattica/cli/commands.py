@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import click
 from lattica._version import __version__
 from lattica.cli.output import Output, TransferProgress, size_text
 from lattica.cli.path_commands import show_paths, watch_paths
-from lattica.cli.session import Session, control_errors, run, wait_for_signal
-from lattica.config import DEFAULT_PORT, NodeConfig
-from lattica.errors import UsageError
+from lattica.cli.session import Common, Session, control_errors, open_session, run, wait_for_signal
+from lattica.cli.store_commands import store
+from lattica.cli.store_files import export, import_, verify
+from lattica.config import DEFAULT_PORT
 
 _LEVELS = {0: logging.ERROR, 1: logging.INFO, 2: logging.DEBUG}
 
@@ -24,12 +24,6 @@ _REACHABLE = {
     "private": "through relays and hole punching; a NAT or firewall is in the way",
     "unknown": "nobody has told yet",
 }
-
-
-@dataclass(frozen=True)
-class _Common:
-    home: Path | None
-    output: Output
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -43,7 +37,12 @@ def main(context: click.Context, home: Path | None, as_json: bool, verbose: int)
     logging.basicConfig(level=_LEVELS[min(verbose, 2)], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("multiaddr", "asyncio"):  # they tell of every address that they parse
         logging.getLogger(chatty).setLevel(logging.INFO)
-    context.obj = _Common(home, Output(as_json=as_json))
+    context.obj = Common(home, Output(as_json=as_json))
+
+
+main.add_command(store)
+for _command in (verify, export, import_):
+    store.add_command(_command)
 
 
 def _network_options(command: Any) -> Any:
@@ -56,20 +55,11 @@ def _network_options(command: Any) -> Any:
     return command
 
 
-def _session(common: _Common, **settings: Any) -> Session:
-    """The settings of a command; misuse ends it here."""
-    given = {name: value for name, value in settings.items() if value not in (None, ())}
-    try:
-        return Session(NodeConfig.load(home=common.home, **given), common.output)
-    except UsageError as error:
-        raise click.UsageError(str(error)) from error
-
-
 @main.command(name="id")
 @click.pass_obj
-def show_id(common: _Common, /) -> None:
+def show_id(common: Common, /) -> None:
     """Print this node's peer ID; a new key is made if there is none."""
-    session = _session(common)
+    session = open_session(common)
 
     async def command() -> None:
         from lattica.identity import load_or_create_key
@@ -85,12 +75,13 @@ def show_id(common: _Common, /) -> None:
 @_network_options
 @click.option("--announce", multiple=True, metavar="MULTIADDR", help="Also reachable here (a forwarded port).")
 @click.option("--dht", type=click.Choice(["server", "client"]), help="Answer lookups, or only ask.")
+@click.option("--replicate", multiple=True, metavar="NAMESPACE", help="Keep this document; may be repeated.")
 @click.pass_obj
-def up(common: _Common, /, port: int | None, **settings: Any) -> None:
+def up(common: Common, /, port: int | None, **settings: Any) -> None:
     """Run a node until interrupted."""
-    session = _session(common, port=port, require_bootstrap=False, **settings)
+    session = open_session(common, port=port, require_bootstrap=False, **settings)
     if port is None and "port" not in session.config.model_fields_set:
-        session = _session(common, port=DEFAULT_PORT, require_bootstrap=False, **settings)
+        session = open_session(common, port=DEFAULT_PORT, require_bootstrap=False, **settings)
 
     async def command() -> None:
         from lattica.node import open_node
@@ -109,12 +100,12 @@ def up(common: _Common, /, port: int | None, **settings: Any) -> None:
 @click.option("--name", help="What to call it. [default: its file name]")
 @_network_options
 @click.pass_obj
-def publish(common: _Common, /, path: Path, name: str | None, **settings: Any) -> None:
+def publish(common: Common, /, path: Path, name: str | None, **settings: Any) -> None:
     """Publish a file or folder; print its content ID.
 
     With a running node it is that node's to serve; otherwise this command serves it until interrupted.
     """
-    session = _session(common, **settings)
+    session = open_session(common, **settings)
 
     async def command() -> None:
         from lattica._proto import control_pb2
@@ -151,9 +142,9 @@ def publish(common: _Common, /, path: Path, name: str | None, **settings: Any) -
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @_network_options
 @click.pass_obj
-def fetch(common: _Common, /, cid: str, destination: Path, overwrite: bool, **settings: Any) -> None:
+def fetch(common: Common, /, cid: str, destination: Path, overwrite: bool, **settings: Any) -> None:
     """Get content into a file or folder, verified. Repeat it to go on after an interruption."""
-    session = _session(common, **settings)
+    session = open_session(common, **settings)
 
     async def command() -> None:
         from lattica._proto import control_pb2
@@ -208,9 +199,9 @@ def _print_fetched(output: Output, result: Any) -> None:
 
 @main.command()
 @click.pass_obj
-def peers(common: _Common, /) -> None:
+def peers(common: Common, /) -> None:
     """List the peers that the running node is connected to."""
-    session = _session(common)
+    session = open_session(common)
 
     async def command() -> None:
         from lattica._proto import control_pb2
@@ -235,9 +226,9 @@ def peers(common: _Common, /) -> None:
 
 @main.command()
 @click.pass_obj
-def status(common: _Common, /) -> None:
+def status(common: Common, /) -> None:
     """Say who and where the running node is, and whom it knows."""
-    session = _session(common)
+    session = open_session(common)
 
     async def command() -> None:
         from lattica._proto import control_pb2
@@ -274,9 +265,9 @@ def status(common: _Common, /) -> None:
 @click.argument("peer", default="")
 @click.option("--watch", is_flag=True, help="Print what happens to paths, until interrupted.")
 @click.pass_obj
-def paths(common: _Common, /, peer: str, watch: bool) -> None:
+def paths(common: Common, /, peer: str, watch: bool) -> None:
     """Show how bytes travel to PEER, or to every peer, and why not better."""
-    session = _session(common)
+    session = open_session(common)
 
     async def command() -> None:
         async with session.running_node() as control:
@@ -294,12 +285,12 @@ def paths(common: _Common, /, peer: str, watch: bool) -> None:
 )
 @_network_options
 @click.pass_obj
-def ping(common: _Common, /, peer: str, count: int, interval: float, **settings: Any) -> None:
+def ping(common: Common, /, peer: str, count: int, interval: float, **settings: Any) -> None:
     """Call PEER (a peer ID, or a multiaddr that ends in one) over gRPC and print how long it took.
 
     The first call also finds the peer and opens a path to it.
     """
-    session = _session(common, **settings)
+    session = open_session(common, **settings)
 
     async def command() -> None:
         from lattica._proto import control_pb2

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,11 +18,19 @@ from lattica.config import NodeConfig
 from lattica.errors import LatticaError, NoNodeError, UsageError
 
 if TYPE_CHECKING:
-    from lattica._proto import control_pb2_grpc
+    from lattica._proto import control_pb2_grpc, documents_pb2_grpc
 
 EXIT_FAILED = 1
 EXIT_MISUSE = 2
 EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Common:
+    """The options of all commands."""
+
+    home: Path | None
+    output: Output
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,17 @@ class Session:
             yield control
 
     @contextlib.asynccontextmanager
+    async def documents(self) -> AsyncIterator[documents_pb2_grpc.DocumentsAsyncStub]:
+        """The part of its control API that is about documents; errors in the block are those that it tells."""
+        from lattica.node import connect_documents
+
+        async with connect_documents(self.config.home) as documents:
+            if documents is None:
+                raise NoNodeError(self.config.home)
+            with control_errors():
+                yield documents
+
+    @contextlib.asynccontextmanager
     async def any_node(self) -> AsyncIterator[tuple[control_pb2_grpc.ControlAsyncStub, bool]]:
         """The control API of the running node, or of one that runs for this command alone; and whether it is ours."""
         from lattica.node import connect_control
@@ -61,6 +81,15 @@ class Session:
             if control is None:
                 raise NoNodeError(self.config.home)
             yield control, True
+
+
+def open_session(common: Common, **settings: Any) -> Session:
+    """The settings of a command; misuse ends it here."""
+    given = {name: value for name, value in settings.items() if value not in (None, ())}
+    try:
+        return Session(NodeConfig.load(home=common.home, **given), common.output)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def run(command: Coroutine[Any, Any, None]) -> None:

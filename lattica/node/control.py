@@ -8,17 +8,17 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
-from lattica._proto import control_pb2, control_pb2_grpc
+from lattica._proto import control_pb2, control_pb2_grpc, documents_pb2_grpc
 from lattica._version import __version__
 from lattica.content import FetchResult
-from lattica.errors import LatticaError, UsageError
 from lattica.node.control_client import CONTROL_FILE
+from lattica.node.control_documents import DocumentsServicer
+from lattica.node.control_errors import Context, errors_told
 from lattica.node.control_paths import encode_event, encode_paths
 from lattica.rpc.local import open_local_server
 
@@ -31,8 +31,6 @@ MAX_PINGS = 1000
 MAX_PING_INTERVAL_S = 3600.0
 PROGRESS_INTERVAL_S = 0.1
 """Seconds between two progress messages at least."""
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ControlServicer(control_pb2_grpc.ControlServicer):
@@ -74,7 +72,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
 
     async def Paths(self, request: control_pb2.PathsRequest, context: Context) -> control_pb2.PathsResponse:  # noqa: N802
         """How bytes travel to peers, and why not better."""
-        async with _errors_told(context):
+        async with errors_told(context):
             peers = [self._node.resolve(request.peer)] if request.peer else self._node.mesh.peers_with_paths()
             return encode_paths(self._node.mesh, peers)
 
@@ -83,7 +81,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
     ) -> AsyncIterator[control_pb2.PathEvent]:
         """What happens to paths from now on."""
         started = time.monotonic()
-        async with _errors_told(context):
+        async with errors_told(context):
             peer = self._node.resolve(request.peer) if request.peer else None
             with self._node.mesh.watch_paths() as events:
                 await context.send_initial_metadata(())  # whoever waits for that misses nothing
@@ -97,7 +95,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
         """One gRPC call after the other over the data path; the first finds the peer and opens a path, if it must."""
         started = time.monotonic()
         pause = _ping_interval(request.interval_s)
-        async with _errors_told(context):
+        async with errors_told(context):
             peer = self._node.resolve(request.peer)
             for number in range(min(max(request.count, 1), MAX_PINGS)):
                 if number > 0:
@@ -124,7 +122,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
                 warnings=published.warnings,
             )
 
-        async with _errors_told(context):
+        async with errors_told(context):
             async for message in _with_progress(publish):
                 yield message
 
@@ -139,7 +137,7 @@ class ControlServicer(control_pb2_grpc.ControlServicer):
             )
             return encode_result(result)
 
-        async with _errors_told(context):
+        async with errors_told(context):
             async for message in _with_progress(fetch):
                 yield message
 
@@ -215,21 +213,14 @@ async def _with_progress(
 
 
 @contextlib.asynccontextmanager
-async def _errors_told(context: Context) -> AsyncIterator[None]:
-    try:
-        yield
-    except LatticaError as error:
-        code = grpc.StatusCode.INVALID_ARGUMENT if isinstance(error, UsageError) else grpc.StatusCode.ABORTED
-        await context.abort(code, str(error))
-    except TimeoutError:
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "it took too long")
-
-
-@contextlib.asynccontextmanager
 async def open_control(node: Node, home: Path, runtime: Path) -> AsyncIterator[None]:
     """Serve the control API while the block runs; commands find it through a file in the home folder."""
     path, file = runtime / "control", home / CONTROL_FILE
-    register = partial(control_pb2_grpc.add_ControlServicer_to_server, ControlServicer(node))
+
+    def register(server: grpc.aio.Server) -> None:
+        control_pb2_grpc.add_ControlServicer_to_server(ControlServicer(node), server)
+        documents_pb2_grpc.add_DocumentsServicer_to_server(DocumentsServicer(node), server)
+
     async with open_local_server(path, register):
         _write_atomically(file, str(path))
         try:

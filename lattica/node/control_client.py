@@ -8,7 +8,9 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from lattica._proto import control_pb2_grpc
+import grpc
+
+from lattica._proto import control_pb2_grpc, documents_pb2_grpc
 from lattica.errors import ConfigError
 from lattica.rpc.local import open_local_channel
 
@@ -23,6 +25,19 @@ CONNECT_TIMEOUT_S = 2.0
 @contextlib.asynccontextmanager
 async def connect_control(home: Path) -> AsyncIterator[control_pb2_grpc.ControlAsyncStub | None]:
     """The control API of the node that runs with this home; ``None`` if none does."""
+    async with _channel(home) as channel:
+        yield None if channel is None else control_pb2_grpc.ControlStub(channel)
+
+
+@contextlib.asynccontextmanager
+async def connect_documents(home: Path) -> AsyncIterator[documents_pb2_grpc.DocumentsAsyncStub | None]:
+    """The part of it that is about replicated documents."""
+    async with _channel(home) as channel:
+        yield None if channel is None else documents_pb2_grpc.DocumentsStub(channel)
+
+
+@contextlib.asynccontextmanager
+async def _channel(home: Path) -> AsyncIterator[grpc.aio.Channel | None]:
     try:
         path = Path((home / CONTROL_FILE).read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -41,4 +56,4 @@ async def connect_control(home: Path) -> AsyncIterator[control_pb2_grpc.ControlA
             logger.info("no node answers at its control socket path=%s", path)
             yield None
             return
-        yield control_pb2_grpc.ControlStub(channel)
+        yield channel

@@ -27,9 +27,10 @@ from lattica.node.dht_transport import DhtPeerFinder, SwarmDhtTransport
 from lattica.node.garbage import COLLECTOR
 from lattica.node.home import DOCUMENTS_FILE, KEY_FILE, STORE_FOLDER, hold_home, runtime_folder
 from lattica.node.peer_service import PeerServicer
+from lattica.node.permanent import keep_open
 from lattica.node.providers import DhtRouting, DhtServiceRouting, MeshChannels
 from lattica.rpc import Rpc, caller_id, open_replicas, open_rpc
-from lattica.store import GrpcPeers, ReplicatedStore, StoreServicer, add_store_servicer, open_store
+from lattica.store import GrpcPeers, NamespaceId, ReplicatedStore, StoreServicer, add_store_servicer, open_store
 from lattica.swarm import PeerInfo, Swarm, open_swarm
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         config: Its settings; by default those of the environment and the home's ``config.toml``.
 
     Raises:
-        ConfigError, AddressError: A setting is wrong.
+        ConfigError, AddressError, NamespaceError: A setting is wrong.
         KeyFileError: The identity key cannot be used.
         NodeRunningError: Another node runs with this home.
         PortInUseError: The port is taken.
@@ -186,6 +187,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     config = config or NodeConfig.load()
     bootstrap = parse_peer_addresses(config.bootstrap, "bootstrap")
     announce = _parse_announce(config.announce)
+    replicate = [NamespaceId.parse(text) for text in config.replicate]
     relays = {**bootstrap, **parse_peer_addresses(config.relays, "relay")}
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(hold_home(config.home))
@@ -233,6 +235,8 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         await _settle(mesh, joined=bool(swarm.connections()))
         tasks.start(bootstrapper.keep_joined(), name="lattica-bootstrap")
         tasks.start(_keep_announced(content, mesh), name="lattica-announce")
+        for namespace in replicate:
+            tasks.start(keep_open(documents, namespace), name="lattica-replicate")
         await stack.enter_async_context(open_control(node, config.home, runtime))
         logger.info("node up peer=%s addresses=%s", node.peer_id, [address.text for address in node.addresses])
         yield node

@@ -6,7 +6,9 @@ from lattica.store.changes import Change
 from lattica.store.containers_host import Container, DocumentHost
 from lattica.store.control import Role
 from lattica.store.counter import Counter
+from lattica.store.description import AuthorInfo
 from lattica.store.document import Document
+from lattica.store.dump import Json, dump, dump_key, dump_root
 from lattica.store.frontier import Frontier
 from lattica.store.grpc_link import GrpcPeers
 from lattica.store.lease_hold import Lease
@@ -26,6 +28,7 @@ from lattica.store.yupdate_places import Place
 
 __all__ = [
     "MAX_VALUE_BYTES",
+    "AuthorInfo",
     "Change",
     "Container",
     "Counter",
@@ -35,6 +38,7 @@ __all__ = [
     "Frontier",
     "Genesis",
     "GrpcPeers",
+    "Json",
     "Lease",
     "Limits",
     "Members",
@@ -60,6 +64,9 @@ __all__ = [
     "TextRoots",
     "Value",
     "add_store_servicer",
+    "dump",
+    "dump_key",
+    "dump_root",
     "open_store",
     "parse_root",
     "root_name",

@@ -2,7 +2,8 @@
 
 `MAGIC`, then frames of a kind (1 byte), a length (4 bytes, big-endian) and a body; the last frame holds the BLAKE3 of
 all bytes before it, its own head included. A genesis comes before the entries and proofs of its namespace. A proof's
-body is the length of its first entry (4 bytes, big-endian) and both entries. The format promises nothing about what
+body is the length of its first entry (4 bytes, big-endian) and both entries; a state's is its checkpoint's number (8
+bytes, big-endian) and the state. The format promises nothing about what
 is in the parts: whoever reads checks signatures as if they came from a stranger.
 """
 
@@ -29,14 +30,19 @@ MAX_GENESIS_SIZE: Final = 1 << 20
 MAX_ENTRY_SIZE: Final = 4 << 20
 """Bytes of a signed entry: four times the largest update (`UpdateLimits.size`)."""
 
+MAX_STATE_SIZE: Final = 512 << 20
+"""Bytes of a checkpoint's state, as in `lattica.store.control`."""
+
 _HEAD: Final = struct.Struct(">BI")
 _LENGTH: Final = struct.Struct(">I")
-_END, _GENESIS, _ENTRY, _PROOF = range(4)
+_SEQ: Final = struct.Struct(">Q")
+_END, _GENESIS, _ENTRY, _PROOF, _STATE = range(5)
 _LIMITS: Final = {
     _END: blake3.blake3.digest_size,
     _GENESIS: NAMESPACE_SIZE + MAX_GENESIS_SIZE,
     _ENTRY: MAX_ENTRY_SIZE,
     _PROOF: _LENGTH.size + 2 * MAX_ENTRY_SIZE,
+    _STATE: _SEQ.size + MAX_STATE_SIZE,
 }
 _DAMAGED: Final = "take another copy of it, or export again"
 
@@ -69,7 +75,20 @@ class ProofPart:
     other: bytes
 
 
-ArchivePart = Genesis | EntryPart | ProofPart
+@dataclass(frozen=True, slots=True)
+class StatePart:
+    """What a checkpoint of the owner's puts in the place of entries.
+
+    Attributes:
+        seq: The checkpoint's number.
+        raw: The state.
+    """
+
+    seq: int
+    raw: bytes
+
+
+ArchivePart = Genesis | EntryPart | ProofPart | StatePart
 
 
 def write_archive(file: BinaryIO, parts: Iterable[ArchivePart]) -> None:
@@ -176,6 +195,9 @@ def _encode(part: ArchivePart) -> tuple[int, bytes]:
             _check_size("an entry of a proof", one, MAX_ENTRY_SIZE)
             _check_size("an entry of a proof", other, MAX_ENTRY_SIZE)
             return _PROOF, _LENGTH.pack(len(one)) + one + other
+        case StatePart(seq, raw):
+            _check_size("a checkpoint's state", raw, MAX_STATE_SIZE)
+            return _STATE, _SEQ.pack(seq) + raw
 
 
 def _check_size(what: str, raw: bytes, limit: int) -> None:
@@ -188,6 +210,9 @@ def _decode(kind: int, body: bytes) -> ArchivePart:
         return EntryPart(body)
     if kind == _GENESIS and len(body) >= NAMESPACE_SIZE:
         return Genesis(body[:NAMESPACE_SIZE], body[NAMESPACE_SIZE:])
+    if kind == _STATE and len(body) >= _SEQ.size:
+        (seq,) = _SEQ.unpack_from(body)
+        return StatePart(seq, body[_SEQ.size :])
     if kind == _PROOF and len(body) >= _LENGTH.size:
         (length,) = _LENGTH.unpack_from(body)
         one, other = body[_LENGTH.size :][:length], body[_LENGTH.size + length :]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from lattica.errors import DocumentError
+from lattica.errors import LatticaError
 from lattica.identity import PeerId
 from lattica.store.yupdate_places import Place
 
@@ -45,21 +46,21 @@ class ChangeFeed:
     """
 
     def __init__(self) -> None:
-        self._observers: set[Observer] = set()
-        self._failure: DocumentError | None = None
+        self._observers: weakref.WeakSet[Observer] = weakref.WeakSet()  # who is not iterated over is not kept
+        self._failure: LatticaError | None = None
         self.closed = False
 
     @property
     def observed(self) -> bool:
         """Whether anybody watches."""
-        return bool(self._observers)
+        return len(self._observers) > 0
 
     def publish(self, change: Change) -> None:
         """Tell everybody."""
         for observer in self._observers:
             observer.put(change)
 
-    def close(self, failure: DocumentError | None = None) -> None:
+    def close(self, failure: LatticaError | None = None) -> None:
         """End all iterations, after what they have not seen yet; with ``failure`` if there is one."""
         self.closed = True
         self._failure = failure
@@ -69,16 +70,23 @@ class ChangeFeed:
     @contextlib.contextmanager
     def observe(self) -> Iterator[Observer]:
         """Gather what changes during the block, for one who also waits for other things."""
-        observer = Observer()
-        self._observers.add(observer)
+        observer = self._observer()
         try:
             yield observer
         finally:
             self._observers.discard(observer)
 
-    async def changes(self) -> AsyncIterator[Change]:
-        """Yield changes from now on, until the document is closed."""
-        with self.observe() as observer:
+    def _observer(self) -> Observer:
+        observer = Observer()
+        self._observers.add(observer)
+        return observer
+
+    def changes(self) -> AsyncIterator[Change]:
+        """Yield changes from now on, not only from when it is first waited for, until the document is closed."""
+        return self._changes(self._observer())
+
+    async def _changes(self, observer: Observer) -> AsyncIterator[Change]:
+        try:
             while True:
                 while observer.pending:
                     yield observer.pending.popleft()
@@ -86,6 +94,8 @@ class ChangeFeed:
                     break
                 await observer.wait()
             self.check()
+        finally:
+            self._observers.discard(observer)
 
     def check(self) -> None:
         """Raise the failure that it was closed with, if there is one."""

@@ -5,7 +5,7 @@ Source: Kulkarni et al., "Logical Physical Clocks and Consistent Snapshots in Gl
 
 from __future__ import annotations
 
-from lattica.errors import EntryRefusedError
+from lattica.errors import EarlyEntryError, EntryRefusedError
 
 COUNTER_BITS = 16
 MAX_SKEW_S = 60.0
@@ -55,7 +55,14 @@ class HybridClock:
 
 
 def check_time(time: int, now: float) -> None:
-    """Raise `EntryRefusedError` if ``time`` is too far ahead of ``now``, in seconds since 1970."""
+    """Check that ``time`` is not too far ahead of ``now``, in seconds since 1970.
+
+    Raises:
+        EarlyEntryError: It is, but no further than for one who goes by another honest clock: it may come again.
+        EntryRefusedError: Nobody with a clock could take it.
+    """
     ahead = to_seconds(time) - now
+    if MAX_SKEW_S < ahead <= 2 * MAX_SKEW_S:
+        raise EarlyEntryError(f"its time is {ahead:.0f} s ahead of ours; at most {MAX_SKEW_S:.0f} s are taken")
     if ahead > MAX_SKEW_S:
         raise EntryRefusedError(f"its time is {ahead:.0f} s ahead of ours; at most {MAX_SKEW_S:.0f} s are taken")

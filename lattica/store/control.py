@@ -296,6 +296,11 @@ class Rights:
         """How many rights the one has given the other, those that have ended included."""
         return self._grants[granter, author]
 
+    @property
+    def authors(self) -> set[bytes]:
+        """The owner, and to whom something was granted, though it may have been revoked."""
+        return {self._owner, *self._writers}
+
     def may_control(self, author: bytes, seq: int, owner_seen: int) -> bool:
         """Whether a control entry counts, with what its author had seen of the owner's entries."""
         return author == self._owner or self._admins.allow(author, seq, owner_seen)
@@ -314,6 +319,10 @@ class Rights:
             found = self._ended(author, [*self._writers.get(author, ()), *everybody])
             self._found[author] = found
         return [*found, *self._ended(author, capabilities)]
+
+    def ended(self, author: bytes, right: Right) -> Right:
+        """A right that the author brings, with its end."""
+        return self._ended(author, [right])[0]
 
     def _ended(self, author: bytes, rights: Iterable[Right]) -> list[Right]:
         floor = self.floor(author)

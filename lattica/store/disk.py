@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
+from lattica.background import outlast
 from lattica.errors import ReplicaStoreError
 from lattica.store.disk_batch import MAX_SEQ, Batch, Record
 from lattica.store.disk_reader import DiskReader
@@ -142,7 +143,7 @@ class StoreDisk:
         self._closed = True
         self._grant_turn()
         while self._writing is not None:
-            await _outlast(self._writing)
+            await outlast(self._writing)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -224,14 +225,14 @@ async def open_store_disk(path: Path) -> AsyncIterator[StoreDisk]:
     ):
         threads = _Threads(write, read)
         try:
-            writer, reader = await _outlast(loop.run_in_executor(write, _open_files, path, threads, files))
+            writer, reader = await outlast(loop.run_in_executor(write, _open_files, path, threads, files))
             disk = StoreDisk(path, writer, reader, threads)
             try:
                 yield disk
             finally:
                 await disk.finish()
         finally:
-            await _outlast(loop.run_in_executor(write, files.close))
+            await outlast(loop.run_in_executor(write, files.close))
 
 
 def _open_files(path: Path, threads: _Threads, files: contextlib.ExitStack) -> tuple[DiskWriter, DiskReader]:
@@ -241,20 +242,6 @@ def _open_files(path: Path, threads: _Threads, files: contextlib.ExitStack) -> t
     reading = files.enter_context(contextlib.closing(open_reader(path)))
     files.callback(threads.read.shutdown)
     return DiskWriter(path, writing), DiskReader(path, reading)
-
-
-async def _outlast(future: asyncio.Future[T]) -> T:
-    """The future's result. Cancellation takes effect only when the future is done."""
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        future.exception()  # nobody asks for it any more
-        raise cancelled
-    return future.result()
 
 
 def _file_size(path: Path) -> int:

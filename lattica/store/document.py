@@ -10,9 +10,11 @@ from pycrdt import Doc
 
 from lattica.errors import StoreUsageError
 from lattica.identity import PeerId
+from lattica.store.capability import capability_text, parse_capability, sign_capability
 from lattica.store.changes import Change
 from lattica.store.control import EVERYBODY, Grant, Revoke, Role
 from lattica.store.counter import Counter
+from lattica.store.description import AuthorInfo, describe_authors
 from lattica.store.entry import MAX_SEQ, ChainId, Lane
 from lattica.store.frontier import Frontier
 from lattica.store.journal import Journal
@@ -97,6 +99,14 @@ class Document:
 
     # reading
 
+    def roots(self) -> Sequence[str]:
+        """The containers that were written or looked at, as ``"map:settings"``, sorted; some may be empty."""
+        return sorted(self.ydoc.keys())
+
+    def authors(self) -> Sequence[AuthorInfo]:
+        """Who may write, and has written, as far as is known here; the owner first."""
+        return describe_authors(self._journal.replica.ledger)
+
     def frontier(self) -> Frontier:
         """How far this replica goes, by what is durable. Replicas with equal frontiers hold equal documents."""
         return self._journal.frontier
@@ -104,7 +114,8 @@ class Document:
     def changes(self) -> AsyncIterator[Change]:
         """Yield what changes from now on, by us and by others, once it is durable here.
 
-        A slow observer does not hold up anything: it misses details, and is told so. Ends when the document is closed.
+        A slow observer does not hold up anything: it misses details, and is told so. Ends when the document is closed;
+        raises `ReplicaStoreError` if the disk fails.
         """
         return self._journal.feed.changes()
 
@@ -202,6 +213,32 @@ class Document:
             StoreUsageError: We are no admin, or not the owner, who alone makes admins.
         """
         await self._journal.control(lambda _: [Grant(peer.raw, role, tuple(paths))])
+
+    def capability(self, peer: PeerId, *, paths: Sequence[str] = ()) -> str:
+        """A right to write that the peer brings with it, by `join`: as text to be handed over. Nothing is written here.
+
+        For namespaces whose policy is ``capability``. Only that peer can use it; once it has, `revoke` ends it.
+
+        Args:
+            peer: Who.
+            paths: As for `grant`.
+
+        Raises:
+            StoreUsageError: We are not the owner, or the namespace has another policy.
+        """
+        if self.genesis.policy is not Policy.CAPABILITY:
+            raise StoreUsageError(
+                f"this namespace's policy is {self.genesis.policy}, so it takes no capabilities; grant"
+            )
+        return capability_text(sign_capability(self._journal.key, self.genesis, peer.raw, tuple(paths)))
+
+    async def join(self, capability: str) -> None:
+        """Present a capability: we may write then, here and wherever the entry that does so gets. Durable at the end.
+
+        Raises:
+            StoreUsageError: It is malformed, not for us or not for this namespace, or was revoked.
+        """
+        await self._journal.join(parse_capability(capability))
 
     async def revoke(self, peer: PeerId) -> None:
         """End all rights of a peer that are known here; durable when this returns.

@@ -8,13 +8,13 @@ from blake3 import blake3
 
 from lattica.errors import EntryRefusedError
 from lattica.store.chain import Fold
-from lattica.store.control import Checkpoint, Cut
+from lattica.store.control import Checkpoint, Cut, read_action
 from lattica.store.disk_batch import Batch
 from lattica.store.entry import MARK_BYTES, ChainId, Entry, Lane
 from lattica.store.ledger import Base, Fraud, Ledger
 from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
-from lattica.store.state import State, make_state
+from lattica.store.state import State, make_state, read_state
 
 
 def folds_of(ledger: Ledger) -> list[Fold]:
@@ -34,6 +34,23 @@ def check_cut(checkpoint: Checkpoint, state: State) -> None:
     """Raise `EntryRefusedError` unless a state goes as far as its checkpoint says."""
     if checkpoint_of(state.folds, b"").cut != checkpoint.cut:
         raise EntryRefusedError("a checkpoint's state does not go as far as the checkpoint says")
+
+
+def checked_base(genesis: Genesis, entries: Sequence[Entry], seq: int, raw: bytes) -> Base:
+    """The state of the owner's checkpoint ``seq``, which is one of the entries.
+
+    Raises:
+        EntryRefusedError: There is no such checkpoint, or this is not its state.
+    """
+    chain = ChainId(genesis.owner.raw, Lane.CONTROL)
+    for entry in entries:
+        if entry.chain == chain and entry.body.seq == seq:
+            checkpoint = read_action(entry)
+            if isinstance(checkpoint, Checkpoint):
+                state = read_state(raw, checkpoint.state)
+                check_cut(checkpoint, state)
+                return Base(seq, state)
+    raise EntryRefusedError(f"the owner's checkpoint {seq} is not there")
 
 
 def not_covered(checkpoint: Checkpoint, entries: Sequence[Entry]) -> list[Entry]:

@@ -19,6 +19,8 @@ from lattica.store.sync_wire import MAX_FRAME
 SERVICE = "lattica.v1.Store"
 ASK_TIMEOUT_S = 10.0
 """Seconds for a peer to send a genesis."""
+LAST_FRAME_S = 2.0
+"""Seconds for a peer to take the last frame of a stream that we end."""
 Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 
 
@@ -58,7 +60,17 @@ class ServedLink:
         self._first: bytes | None = first
 
     async def send(self, frame: bytes) -> None:
-        """Send a frame."""
+        """Send a frame. Cancelled, it waits a little: gRPC cannot end a stream while a frame is being sent."""
+        sending: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._write(frame))
+        try:
+            await asyncio.shield(sending)
+        finally:
+            if not sending.done():
+                await asyncio.wait([sending], timeout=LAST_FRAME_S)
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+
+    async def _write(self, frame: bytes) -> None:
         with _errors(self.peer):
             await self._context.write(frame)
 

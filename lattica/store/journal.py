@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pycrdt import Doc, TransactionEvent
 
-from lattica.background import Background
+from lattica.background import Background, outlast
 from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, ReplicaStoreError, StoreUsageError
 from lattica.identity import IdentityKey, PeerId
 from lattica.store import metrics
@@ -40,6 +40,8 @@ COMPACT_AFTER = 50_000
 """Entries from which on the owner's replica makes a checkpoint by itself."""
 COMPACT_PAUSE_S = 600.0
 """Seconds until that is tried again when it has failed."""
+
+T = TypeVar("T")
 
 _EMPTY_UPDATE = b"\0\0"
 
@@ -155,25 +157,23 @@ class Journal:
                 unsubscribe()
 
     async def close(self) -> None:
-        """Take no more, and wait for what is becoming durable; observers end.
-
-        Raises:
-            ReplicaStoreError: What came last is not durable.
-        """
+        """Take no more, and wait for what is becoming durable; observers end. Whoever wrote it is told if it fails."""
         self._fail(StoreUsageError("the document is closed; open it again"))
         async with self._lock:
-            await self._flush()
+            if self._latest is not None:
+                await asyncio.wait([self._latest])
             if self._snapshotter.is_due_at_close() and not self._is_astray:
-                await self._snapshotter.keep(await self._snapshotter.take(self._replica))
+                with contextlib.suppress(ReplicaStoreError):  # it takes longer to open, then
+                    await self._snapshotter.keep(await self._snapshotter.take(self._replica))
 
     def _fail(self, failure: LatticaError) -> None:
         if self._failure is None:
             self._failure = failure
-            self.feed.close()
+            self.feed.close(None if isinstance(failure, StoreUsageError) else failure)
 
     def _check_usable(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise _copy(self._failure)
 
     # writing
 
@@ -191,7 +191,8 @@ class Journal:
                 with _observed(ydoc, updates), ydoc.transaction():
                     yield
             except BaseException:
-                await self._undo(updates)
+                with contextlib.suppress(LatticaError):  # then the document fails from now on, and says so
+                    await self._undo(updates)
                 raise
             finally:
                 self._writer = None
@@ -200,8 +201,8 @@ class Journal:
             await _done(durable)
 
     async def _write(self, update: bytes) -> asyncio.Task[LatticaError | None]:
-        entry = self._replica.write(self._key, update, self.clock.tick(self._now()))
         try:
+            entry = self._replica.write(self._key, update, self.clock.tick(self._now()))
             return await self._take_own(entry)
         except EntryRefusedError as error:
             await self._undo([update])
@@ -214,6 +215,8 @@ class Journal:
             StoreUsageError: We may not; what came before in the sequence is done.
             ReplicaStoreError: It is not durable, and the document cannot be used any more.
         """
+        if self.is_writing:
+            raise StoreUsageError("rights cannot be granted or revoked in a transaction; end it first")
         async with self._lock:
             self._check_usable()
             for action in make(self._replica):
@@ -224,6 +227,21 @@ class Journal:
                     raise StoreUsageError(f"this cannot be granted or revoked here: {error.reason}") from error
                 await _done(durable)
 
+    async def join(self, capability: bytes) -> None:
+        """Present a capability, unless that was done before; durable when this returns. Raises as `control`."""
+        if self.is_writing:
+            raise StoreUsageError("a capability cannot be presented in a transaction; end it first")
+        async with self._lock:
+            self._check_usable()
+            if capability in self._replica.ledger.chain(ChainId(self._replica.own, Lane.DATA)).capabilities:
+                return
+            entry = self._replica.join(self._key, capability, self.clock.tick(self._now()))
+            try:
+                durable = await self._take_own(entry)
+            except EntryRefusedError as error:
+                raise StoreUsageError(f"the capability is of no use here: {error.reason}") from error
+        await _done(durable)
+
     async def _take_own(self, entry: Entry) -> asyncio.Task[LatticaError | None]:
         verdict = self._replica.add_own(entry)
         if verdict not in (Verdict.ADDED, Verdict.CUTS):
@@ -231,15 +249,30 @@ class Journal:
         absorbed = Absorbed(cuts=verdict is Verdict.CUTS)
         absorbed.take(self._replica, entry)
         metrics.ENTRIES_WRITTEN.inc()
-        return await self._settle(absorbed, {}, local=True)
+        if absorbed.must_replay:
+            return await self._unbroken(self._settle_anew(absorbed, ()))
+        return self._settle(absorbed, local=True)
 
     async def _undo(self, updates: Sequence[bytes]) -> None:
         """Forget what the document has written that will be no entry: it is made anew of those that there are."""
         if updates:
+            await self._unbroken(self._reload())
+
+    async def _reload(self) -> None:
+        await self._flush()
+        self._replica = await load_replica(self._disk, self.genesis, self._key.peer_id.raw)
+
+    async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do work to its end, cancelled or not, before which memory holds what is not on its way to the disk.
+
+        If it fails, memory and disk differ for good: then the document cannot be used any more.
+        """
+        try:
+            return await outlast(asyncio.get_running_loop().create_task(work))
+        except LatticaError as error:
             self._is_astray = True
-            await self._flush()
-            self._replica = await load_replica(self._disk, self.genesis, self._key.peer_id.raw)
-            self._is_astray = False
+            self._fail(error)
+            raise
 
     # what others write
 
@@ -254,16 +287,18 @@ class Journal:
         entries = [read_entry(raw, namespace) for raw in raws]
         for entry in entries:
             check_time(entry.body.time, self._now())
+        for raw in (raw for pair in proofs for raw in pair):
+            if len(raw) > self.genesis.limits.entry:
+                raise EntryRefusedError(f"it proves a fraud by {len(raw)} bytes of at most {self.genesis.limits.entry}")
         proven = [prove_fraud(namespace, one, other, self._verifier) for one, other in proofs]
         check_signatures(entries, self._verifier)
         async with self._lock:
             self._check_usable()
             absorbed = absorb(self._replica, entries)
-            found = [*self._early.items(), *((entry.chain, fraud) for entry, fraud in proven)]
-            for fork in absorbed.forks:
-                found += await self._prove(fork, absorbed)
-            self._early = early_frauds(self._replica, found)
-            durable = await self._settle(absorbed, new_frauds(self._replica, found))
+            if absorbed.must_replay or absorbed.forks or proven or self._early:
+                durable = await self._unbroken(self._settle_anew(absorbed, proven))
+            else:
+                durable = self._settle(absorbed)
         await _done(durable)
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
         return Received(len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
@@ -274,7 +309,10 @@ class Journal:
         raw = next((entry.raw for entry in absorbed.added if (entry.chain, entry.body.seq) == (chain, seq)), None)
         if raw is None:
             await self._flush()
-            [raw] = await self._disk.run(self.genesis.namespace.raw, chain.author, chain.lane, seq, seq, 0)
+            raws = await self._disk.run(self.genesis.namespace.raw, chain.author, chain.lane, seq, seq, 0)
+            if not raws:
+                return []  # a checkpoint covers it
+            raw = raws[0]
         return [(chain, Fraud(seq, raw, fork.raw)), (fork.chain, Fraud(fork.body.seq, fork.raw, raw))]
 
     # checkpoints
@@ -288,6 +326,8 @@ class Journal:
             StoreUsageError: We are not the owner, or the cut is too large for an entry.
             ReplicaStoreError: It is not durable, and the document cannot be used any more.
         """
+        if self.is_writing:
+            raise StoreUsageError("a document cannot be compacted in a transaction; end it first")
         async with self._lock:
             self._check_usable()
             await self._flush()
@@ -301,7 +341,8 @@ class Journal:
             checkpoint = checkpoint_of(folds, raw)
             entry = self._replica.control(self._key, checkpoint, self.clock.tick(self._now()))
             try:
-                self._replica.add_own(entry)
+                if self._replica.add_own(entry) not in (Verdict.ADDED, Verdict.CUTS):
+                    raise EntryRefusedError("what our identity writes is frozen")
             except EntryRefusedError as error:
                 raise StoreUsageError(f"this document cannot be compacted here: {error.reason}") from error
             batch = Batch(self.genesis.namespace.raw)
@@ -382,19 +423,30 @@ class Journal:
 
     # to disk
 
-    async def _settle(
-        self, absorbed: Absorbed, frauds: Mapping[ChainId, Fraud], *, local: bool = False
-    ) -> asyncio.Task[LatticaError | None]:
-        """Have what follows on its way to the disk."""
+    def _settle(self, absorbed: Absorbed, *, local: bool = False) -> asyncio.Task[LatticaError | None]:
+        """Have what was plainly added on its way to the disk."""
         self._snapshotter.since += len(absorbed.added)
         for entry in absorbed.added:
             self.clock.observe(entry.body.time)
+        heads = {entry.chain: Head(entry.body.seq, entry.hash) for entry in absorbed.added}
+        changes = [_change(change, local=local) for change in absorbed.written] if self.feed.observed else []
+        frontier = self._replica.ledger.frontier() if _may_thaw(self._replica, absorbed) else None
+        batch = batch_of(self.genesis.namespace, Settled(self._replica, absorbed.added, (), {}))
+        return self._commit(batch, _Commit(heads, frontier, changes))
+
+    async def _settle_anew(
+        self, absorbed: Absorbed, proven: Sequence[tuple[Entry, Fraud]]
+    ) -> asyncio.Task[LatticaError | None]:
+        """The same when something may not count any more."""
+        found = [*self._early.items(), *((entry.chain, fraud) for entry, fraud in proven)]
+        for fork in absorbed.forks:
+            found += await self._prove(fork, absorbed)
+        self._early = early_frauds(self._replica, found)
+        frauds = new_frauds(self._replica, found)
         if not absorbed.must_replay and not frauds:
-            heads = {entry.chain: Head(entry.body.seq, entry.hash) for entry in absorbed.added}
-            changes = [_change(change, local=local) for change in absorbed.written] if self.feed.observed else []
-            frontier = self._replica.ledger.frontier() if _may_thaw(self._replica, absorbed) else None
-            batch = batch_of(self.genesis.namespace, Settled(self._replica, absorbed.added, (), {}))
-            return self._commit(batch, _Commit(heads, frontier, changes))
+            return self._settle(absorbed)
+        for entry in absorbed.added:
+            self.clock.observe(entry.body.time)
         await self._flush()
         before = self._replica
         stored = await stored_entries(self._disk, self.genesis.namespace)
@@ -416,13 +468,17 @@ class Journal:
         return self._commit(batch, _Commit({}, settled.replica.ledger.frontier(), [change]))
 
     def _commit(self, batch: Batch, commit: _Commit) -> asyncio.Task[LatticaError | None]:
-        self._latest = self._tasks.start(self._make_durable(batch, commit))
+        self._latest = self._tasks.start(self._make_durable(batch, commit, self._latest))
         return self._latest
 
-    async def _make_durable(self, batch: Batch, commit: _Commit) -> LatticaError | None:
+    async def _make_durable(
+        self, batch: Batch, commit: _Commit, before: asyncio.Task[LatticaError | None] | None
+    ) -> LatticaError | None:
         try:
             if batch.changes:
                 await self._disk.commit(batch)
+            elif before is not None:  # durable is what comes before, too
+                await _done(before)
         except (ReplicaStoreError, BatchRefusedError) as error:
             self._is_astray = True
             self._fail(error)
@@ -482,7 +538,14 @@ class Journal:
 async def _done(durable: asyncio.Task[LatticaError | None]) -> None:
     error = await asyncio.shield(durable)
     if error is not None:
-        raise error
+        raise _copy(error)
+
+
+def _copy(error: LatticaError) -> LatticaError:
+    """An error of its own for each that raises it: every time that one is raised, its traceback grows."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
 
 
 @contextlib.contextmanager

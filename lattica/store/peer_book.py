@@ -19,10 +19,12 @@ LATELY_S = 900.0
 LONGEST_PAUSE_S = 120.0
 """Longest pause for others."""
 GIVE_UP = 8
-"""Failures in a row after which a peer that was never in touch is forgotten, until it is found again."""
+"""Failures in a row after which a peer that was not in touch lately is forgotten, until it is found again."""
 BAN_S = 60.0
 """Seconds for which a peer that broke the rules is shunned; doubles each time."""
 LONGEST_BAN_S = 3600.0
+MAX_BANS = 1024
+"""Peers that are remembered for breaking the rules: names cost nothing, so there may be any number."""
 SEARCH_PAUSE_S = 5.0
 """Seconds between two searches while few replicas are known; doubles when one finds nobody, up to the longest."""
 LONGEST_SEARCH_PAUSE_S = 60.0
@@ -33,8 +35,12 @@ class _Peer:
     due: float = 0.0
     failures: int = 0
     lately: float | None = None
+
+
+@dataclass(slots=True)
+class _Ban:
     faults: int = 0
-    banned_until: float = 0.0
+    until: float = 0.0
 
 
 class PeerBook:
@@ -48,34 +54,36 @@ class PeerBook:
         self.search_pause = SEARCH_PAUSE_S
         self._rng = rng
         self._peers: dict[PeerId, _Peer] = {}
+        self._bans: dict[PeerId, _Ban] = {}
         self._search_at = 0.0
 
     def __len__(self) -> int:
         return len(self._peers)
 
     def found(self, peer: PeerId) -> None:
-        """Somebody says that it has a replica."""
-        if peer not in self._peers and len(self._peers) < MAX_PEERS:
-            self._peers[peer] = _Peer()
+        """Somebody says that it has a replica, or there is a stream with it, whoever opened it."""
+        if peer in self._peers:
+            return
+        if len(self._peers) >= MAX_PEERS:
+            worst = max(self._peers, key=lambda one: self._peers[one].failures)
+            if not self._peers[worst].failures:
+                return
+            del self._peers[worst]
+        self._peers[peer] = _Peer()
 
     def due(self, now: float, count: int, without: Collection[PeerId]) -> list[PeerId]:
         """Up to ``count`` peers to be called now, at random."""
         ready = [
             peer
             for peer, known in self._peers.items()
-            if peer not in without and max(known.due, known.banned_until) <= now
+            if peer not in without and known.due <= now and self.is_welcome(peer, now)
         ]
         return self._rng.sample(ready, min(count, len(ready)))
 
     def is_welcome(self, peer: PeerId, now: float) -> bool:
         """Whether its calls are taken."""
-        known = self._peers.get(peer)
-        return known is None or known.banned_until <= now
-
-    def connected(self, peer: PeerId) -> None:
-        """There is a stream with it, whoever opened it."""
-        if len(self._peers) < MAX_PEERS:
-            self._peers.setdefault(peer, _Peer())
+        ban = self._bans.get(peer)
+        return ban is None or ban.until <= now
 
     def ended(self, peer: PeerId, now: float, *, lasted: float) -> None:
         """The stream with it has ended."""
@@ -92,14 +100,16 @@ class PeerBook:
             return
         known.failures += 1
         known.due = now + self._pause(known, now)
-        if known.lately is None and known.failures >= GIVE_UP and not known.faults:
+        if known.failures >= GIVE_UP and not self._was_in_touch(known, now):
             del self._peers[peer]
 
     def misbehaved(self, peer: PeerId, now: float) -> None:
         """It broke the rules."""
-        known = self._peers.setdefault(peer, _Peer())
-        known.faults += 1
-        known.banned_until = now + min(LONGEST_BAN_S, BAN_S * 2.0 ** min(known.faults - 1, 10))
+        ban = self._bans.setdefault(peer, _Ban())
+        ban.faults += 1
+        ban.until = now + min(LONGEST_BAN_S, BAN_S * 2.0 ** min(ban.faults - 1, 10))
+        if len(self._bans) > MAX_BANS:
+            del self._bans[min(self._bans, key=lambda one: self._bans[one].until)]
 
     def may_search(self, now: float) -> bool:
         """Whether more are to be looked for now."""
@@ -111,6 +121,9 @@ class PeerBook:
         self._search_at = now + self.search_pause * self._rng.uniform(0.75, 1.25)
 
     def _pause(self, known: _Peer, now: float) -> float:
-        lately = known.lately is not None and now - known.lately < LATELY_S
-        longest = LATELY_PAUSE_S if lately else LONGEST_PAUSE_S
+        longest = LATELY_PAUSE_S if self._was_in_touch(known, now) else LONGEST_PAUSE_S
         return min(longest, FIRST_PAUSE_S * 2.0 ** min(known.failures, 10)) * self._rng.uniform(0.75, 1.25)
+
+    @staticmethod
+    def _was_in_touch(known: _Peer, now: float) -> bool:
+        return known.lately is not None and now - known.lately < LATELY_S

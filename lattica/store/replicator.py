@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from lattica.background import Background, cancelled, first_leaf
-from lattica.errors import EntryRefusedError, LatticaError, NetworkError, RemoteProtocolError
+from lattica.errors import EarlyEntryError, EntryRefusedError, LatticaError, NetworkError, RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.store import metrics
 from lattica.store.disk import StoreDisk
 from lattica.store.journal import Journal
 from lattica.store.peer_book import PeerBook
 from lattica.store.ports import ReplicaRouting, SyncLink
+from lattica.store.presence import Presence
+from lattica.store.presence_spread import PresenceSpread
 from lattica.store.sync_session import FetchBoard, SyncSession
 
 logger = logging.getLogger(__name__)
 
 DEGREE = 4
 """Replicas with which one stays in touch by itself; others call it. News reach all in about log n steps."""
+OWN_CHOICE = 2
+"""How many of them it has called, at least, if it knows so many that have not called it."""
 MAX_SESSIONS = 16
 """Replicas with which one is in touch at most."""
 LOOK_PAUSE_S = 0.25
@@ -41,6 +46,7 @@ class Replicator:
     Args:
         me: Our peer ID.
         journal: The replica.
+        presence: Who looks at its document.
         disk: Where its entries are.
         dial: Opens a stream to a peer.
         routing: Finds peers that have a replica.
@@ -52,6 +58,7 @@ class Replicator:
         self,
         me: PeerId,
         journal: Journal,
+        presence: Presence,
         disk: StoreDisk,
         dial: Dialer,
         routing: ReplicaRouting,
@@ -67,8 +74,11 @@ class Replicator:
         self._tasks = tasks
         self._book = PeerBook(rng or random.SystemRandom())
         self._board = FetchBoard()
+        self._presences = PresenceSpread(presence)
         self._sessions: dict[PeerId, _Running] = {}
         self._calling: set[PeerId] = set()
+        self._own: set[asyncio.Task[None]] = set()
+        self._ended = False
         self._key = journal.genesis.namespace.multihash
 
     @property
@@ -83,20 +93,44 @@ class Replicator:
                 self._book.found(peer)
 
     async def run(self) -> None:
-        """Find replicas, and stay in touch, until cancelled."""
-        self._tasks.start(self._announce())
+        """Find replicas, and stay in touch, until cancelled; then all streams have ended."""
+        disconnect = self._presences.connect()
+        try:
+            await self._stay_in_touch()
+        finally:
+            disconnect()
+            self._ended = True
+            for task in self._own:
+                task.cancel()
+            if self._own:
+                await asyncio.wait(self._own)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._tasks.start(coroutine)
+        self._own.add(task)
+        task.add_done_callback(self._own.discard)
+        return task
+
+    async def _stay_in_touch(self) -> None:
+        self._start(self._announce())
         searching: asyncio.Task[None] | None = None
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
-            missing = DEGREE - len({*self._sessions, *self._calling})
+            missing = self._missing()
             if missing > 0:
                 for peer in self._book.due(now, missing, {*self._sessions, *self._calling}):
                     self._calling.add(peer)
-                    self._tasks.start(self._call(peer))
+                    self._start(self._call(peer))
                 if (searching is None or searching.done()) and self._book.may_search(now):
-                    searching = self._tasks.start(self._search())
+                    searching = self._start(self._search())
             await asyncio.sleep(LOOK_PAUSE_S)
+
+    def _missing(self) -> int:
+        """How many to call: those that call us are not enough, they may all be of one mind."""
+        outgoing = sum(running.outgoing for running in self._sessions.values())
+        calling = len(self._calling - self._sessions.keys())
+        return max(DEGREE - len(self._sessions), OWN_CHOICE - outgoing) - calling
 
     async def _announce(self) -> None:
         while True:
@@ -145,29 +179,36 @@ class Replicator:
 
     async def _run(self, link: SyncLink, *, outgoing: bool) -> None:
         peer = link.peer
-        old = self._sessions.get(peer)
-        if old is not None:
+        while (old := self._sessions.get(peer)) is not None:
             # Of two streams that cross, the smaller peer ID's stays; a new one from the same side takes over.
             if old.outgoing is not outgoing and outgoing is not (self._me < peer):
                 raise BusyError("there is a stream between us already")
             await cancelled(old.task)
-        task = self._tasks.start(self._session(link, outgoing=outgoing))
+            self._forget(peer, old)
+        if self._ended:
+            raise BusyError("this replica is being closed")
+        task = self._start(self._session(link, outgoing=outgoing))
         running = self._sessions[peer] = _Running(task, outgoing)
+        task.add_done_callback(lambda _: self._forget(peer, running))
         try:
             await asyncio.wait([task])
         finally:
             await cancelled(task)
-            if self._sessions.get(peer) is running:
-                del self._sessions[peer]
+
+    def _forget(self, peer: PeerId, running: _Running) -> None:
+        if self._sessions.get(peer) is running:
+            del self._sessions[peer]
 
     async def _session(self, link: SyncLink, *, outgoing: bool) -> None:
         peer, loop = link.peer, asyncio.get_running_loop()
         greet = self._journal.genesis.namespace.raw if outgoing else b""
-        session = SyncSession(link, self._journal, self._disk, self._board, greet=greet)
-        self._book.connected(peer)
+        session = SyncSession(link, self._journal, self._disk, self._board, self._presences, greet=greet)
+        self._book.found(peer)
         began = loop.time()
         try:
             await session.run()
+        except* EarlyEntryError as group:
+            logger.info("replica is ahead of our clock peer=%s reason=%s", peer, first_leaf(group))
         except* (RemoteProtocolError, EntryRefusedError) as group:
             metrics.PEERS_REFUSED.inc()
             logger.warning("replica broke the rules peer=%s reason=%s", peer, first_leaf(group))
@@ -177,7 +218,10 @@ class Replicator:
         except* LatticaError as group:
             logger.warning("replica not served reason=%s", first_leaf(group))
         finally:
-            self._book.ended(peer, loop.time(), lasted=loop.time() - began)
+            if session.was_heard:
+                self._book.ended(peer, loop.time(), lasted=loop.time() - began)
+            else:
+                self._book.failed(peer, loop.time())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lattica.background import Background, background_tasks
-from lattica.errors import EntryRefusedError, NetworkError, NoReplicaError
+from lattica.background import Background, background_tasks, cancelled
+from lattica.errors import EntryRefusedError, NetworkError, NoReplicaError, StoreUsageError
 from lattica.identity import IdentityKey, PeerId
 from lattica.store.disk import StoreDisk, open_store_disk
 from lattica.store.disk_batch import Batch
@@ -48,7 +48,7 @@ class ReplicatedStore:
         self._now = now
         self._geneses = geneses
         self._open: dict[NamespaceId, _Open] = {}
-        self._opening: dict[NamespaceId, asyncio.Lock] = {}
+        self._turns: dict[NamespaceId, asyncio.Lock] = {}
         self._known: dict[NamespaceId, PeerId] = {}
 
     @property
@@ -92,32 +92,51 @@ class ReplicatedStore:
         """
         if isinstance(namespace, str):
             namespace = NamespaceId.parse(namespace)
-        async with self._opening.setdefault(namespace, asyncio.Lock()):
+        async with self._turn(namespace):
             opened = self._open.get(namespace)
+            if opened is not None and opened.is_closing:
+                await self._close(namespace)  # whoever began it was cancelled
+                opened = None
             if opened is None:
                 genesis = self._geneses.get(namespace) or await self._fetch(namespace, timeout)
                 opened = self._open[namespace] = await self._start(genesis)
         return opened.document
 
     async def close(self, namespace: NamespaceId) -> None:
-        """Close a document: it is neither written nor kept up to date any more, and stays on disk."""
-        opened = self._open.pop(namespace, None)
-        if opened is not None:
-            self._routing.withdraw(namespace.multihash)
-            opened.running.cancel()
-            await opened.journal.close()
+        """Close a document: it is neither written nor kept up to date any more, and stays on disk.
+
+        Waits for transactions that are under way. Cancelled meanwhile, it may be closed or not; it can be opened again.
+        """
+        opened = self._open.get(namespace)
+        if opened is not None and opened.journal.is_writing:
+            raise StoreUsageError("a document cannot be closed in a transaction of its own; end that first")
+        async with self._turn(namespace):
+            await self._close(namespace)
 
     async def forget(self, namespace: NamespaceId) -> None:
         """Close a document and delete it here; others keep theirs."""
-        await self.close(namespace)
-        self._geneses.pop(namespace, None)
-        await self._disk.forget(namespace.raw)
+        async with self._turn(namespace):
+            await self._close(namespace)
+            self._geneses.pop(namespace, None)
+            await self._disk.forget(namespace.raw)
 
     async def finish(self) -> None:
         """Close all documents; `open_store` calls this."""
-        for opened in self._open.values():
+        for namespace in list(self._open):
+            await self.close(namespace)
+
+    def _turn(self, namespace: NamespaceId) -> asyncio.Lock:
+        """One at a time opens or closes it: who opens has to find on disk all that was written."""
+        return self._turns.setdefault(namespace, asyncio.Lock())
+
+    async def _close(self, namespace: NamespaceId) -> None:
+        opened = self._open.get(namespace)
+        if opened is not None:
+            opened.is_closing = True
+            await cancelled(opened.running)
+            self._routing.withdraw(namespace.multihash)
             await opened.journal.close()
-        self._open.clear()
+            del self._open[namespace]
 
     def genesis_of(self, namespace: NamespaceId) -> bytes | None:
         """The signed genesis of a namespace that is kept here."""
@@ -127,7 +146,7 @@ class ReplicatedStore:
     def replicator_of(self, namespace: NamespaceId) -> Replicator | None:
         """What keeps an open document up to date."""
         opened = self._open.get(namespace)
-        return None if opened is None else opened.replicator
+        return None if opened is None or opened.is_closing else opened.replicator
 
     async def _keep(self, genesis: Genesis) -> None:
         batch = Batch(genesis.namespace.raw)
@@ -138,11 +157,14 @@ class ReplicatedStore:
     async def _start(self, genesis: Genesis) -> _Open:
         replica = await load_replica(self._disk, genesis, self._key.peer_id.raw)
         journal = Journal(self._key, self._disk, replica, self._tasks, now=self._now)
-        replicator = Replicator(self._key.peer_id, journal, self._disk, self._peers.call, self._routing, self._tasks)
+        document = Document(journal)
+        replicator = Replicator(
+            self._key.peer_id, journal, document.presence, self._disk, self._peers.call, self._routing, self._tasks
+        )
         if genesis.namespace in self._known:
             replicator.add_peers([self._known.pop(genesis.namespace)])
         running = self._tasks.start(replicator.run())
-        return _Open(Document(journal), journal, replicator, running)
+        return _Open(document, journal, replicator, running)
 
     # a namespace that is not here
 
@@ -172,7 +194,7 @@ class ReplicatedStore:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Open:
     """A document in use."""
 
@@ -180,6 +202,7 @@ class _Open:
     journal: Journal
     replicator: Replicator
     running: asyncio.Task[None]
+    is_closing: bool = False
 
 
 @contextlib.asynccontextmanager

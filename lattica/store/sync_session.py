@@ -14,6 +14,7 @@ from lattica.store.disk import StoreDisk
 from lattica.store.entry import ChainId
 from lattica.store.journal import Journal
 from lattica.store.ports import SyncLink
+from lattica.store.presence_spread import PresenceOutlet, PresenceSpread
 from lattica.store.sync_answer import ANSWER_BYTES, answer
 from lattica.store.sync_state import LinkState, offer_of
 from lattica.store.sync_wire import FrameReader, FrameWriter, Locator, SyncMessage
@@ -24,13 +25,15 @@ PING_S = 2.0
 """Seconds after which a frame is sent though there is nothing to say."""
 SILENCE_S = 5.0
 """Seconds after which a peer that says nothing is taken for gone."""
+STUCK_S = 30.0
+"""Seconds for a peer to take a frame."""
+ANSWER_S = 60.0
+"""Seconds for each frame of an answer."""
+LEASE_S = 1.0
+"""Seconds for which a peer that is asked for chains keeps others from being asked for them, if it sends nothing new."""
 MAX_EMPTY = 20
 """Answers in a row without an entry before a peer is taken for a liar. Once in a while an honest one has just dropped
 what it offered."""
-
-
-STALE_S = 0.5
-"""Seconds without an entry after which others may be asked for what a peer was asked for: it may be cut off."""
 
 
 class FetchBoard:
@@ -38,7 +41,6 @@ class FetchBoard:
 
     def __init__(self) -> None:
         self._busy: dict[ChainId, SyncSession] = {}
-        self._heard: dict[SyncSession, float] = {}
         self._sessions: set[SyncSession] = set()
         self._state: SyncSession | None = None
 
@@ -49,27 +51,19 @@ class FetchBoard:
     def leave(self, session: SyncSession) -> None:
         """A session has ended: what it was fetching is for the others."""
         self._sessions.discard(session)
-        self._heard.pop(session, None)
         self.release(session)
 
     def busy(self, session: SyncSession, now: float) -> set[ChainId]:
-        """What others fetch."""
-        stale = {by for by, heard in self._heard.items() if now - heard > STALE_S}
-        return {chain for chain, by in self._busy.items() if by is not session and by not in stale}
+        """What others fetch, and get."""
+        return {chain for chain, by in self._busy.items() if by is not session and now - by.useful_at < LEASE_S}
 
-    def take(self, session: SyncSession, chains: Mapping[ChainId, Locator], now: float) -> None:
+    def take(self, session: SyncSession, chains: Mapping[ChainId, Locator]) -> None:
         """The session fetches these."""
-        if chains:
-            self._busy.update(dict.fromkeys(chains, session))
-            self._heard[session] = now
+        self._busy.update(dict.fromkeys(chains, session))
 
-    def heard(self, session: SyncSession, now: float) -> None:
-        """Something of what it fetches has come."""
-        self._heard[session] = now
-
-    def may_take_state(self, session: SyncSession) -> bool:
-        """Whether nobody else fetches a checkpoint's state."""
-        return self._state in (None, session)
+    def may_take_state(self, session: SyncSession, now: float) -> bool:
+        """Whether nobody else fetches a checkpoint's state, and gets it."""
+        return self._state in (None, session) or now - self._state.useful_at >= LEASE_S
 
     def take_state(self, session: SyncSession) -> None:
         """The session fetches one."""
@@ -93,10 +87,24 @@ class SyncSession:
 
     Attributes:
         peer: Who.
+        was_heard: Whether it has said anything.
+        useful_at: When it was asked for something, or sent something new, the last time.
     """
 
-    def __init__(self, link: SyncLink, journal: Journal, disk: StoreDisk, board: FetchBoard, *, greet: bytes) -> None:
+    def __init__(
+        self,
+        link: SyncLink,
+        journal: Journal,
+        disk: StoreDisk,
+        board: FetchBoard,
+        presences: PresenceSpread,
+        *,
+        greet: bytes,
+    ) -> None:
         self.peer = link.peer
+        self.was_heard = False
+        self.useful_at = 0.0
+        self._answer_at = 0.0
         self._empty = 0
         self._link = link
         self._journal = journal
@@ -109,6 +117,8 @@ class SyncSession:
         self._sending = asyncio.Lock()
         self._wake = asyncio.Event()
         self._spoken = asyncio.Event()
+        self._presences = presences
+        self._outlet = PresenceOutlet(self.wake)
         self._asked: asyncio.Queue[Mapping[ChainId, Locator] | int] = asyncio.Queue(1)
         self._parts = bytearray()
 
@@ -126,6 +136,7 @@ class SyncSession:
         """
         unsubscribe = self._journal.subscribe(self.wake)
         self._board.join(self)
+        self._presences.join(self._outlet)
         self._wake.set()
         try:
             async with background_tasks() as tasks:
@@ -135,6 +146,7 @@ class SyncSession:
         finally:
             unsubscribe()
             self._board.leave(self)
+            self._presences.leave(self._outlet)
 
     # what we say
 
@@ -146,10 +158,14 @@ class SyncSession:
                 async with asyncio.timeout_at(ping_at):
                     await self._wake.wait()
             self._wake.clear()
+            if self._state.is_asking and time.monotonic() - self._answer_at > ANSWER_S:
+                raise RemoteProtocolError("it does not answer what it was asked", self.peer)
             message = self._news()
             if not message.is_empty or loop.time() >= ping_at:
                 await self._send(message)
                 ping_at = loop.time() + PING_S
+            if self._state.is_behind:
+                self.wake()
             await self._spoken.wait()  # news for a peer that cannot be reached would only pile up
             await asyncio.sleep(NEWS_PAUSE_S)
 
@@ -157,28 +173,35 @@ class SyncSession:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
         now = time.monotonic()
         wanted = self._state.to_fetch(ledger, self._board.busy(self, now), now)
-        self._board.take(self, wanted, now)
         state_wanted = 0
-        if not wanted and self._board.may_take_state(self):
+        if wanted:
+            self._board.take(self, wanted)
+        elif self._board.may_take_state(self, now):
             state_wanted = self._state.state_to_fetch(ledger, now)
             if state_wanted:
                 self._board.take_state(self)
-        proofs = [ledger.frozen[chain] for chain in self._state.new_proofs(frontier)]
+        if wanted or state_wanted:
+            self.useful_at = self._answer_at = now
         greet, self._greet = self._greet, b""
         return SyncMessage(
             namespace=greet,
             heads=self._state.news(frontier),
             wanted=wanted,
-            proofs=[(fraud.one, fraud.other) for fraud in proofs],
+            proofs=[(fraud.one, fraud.other) for fraud in self._state.new_proofs(frontier, ledger.frozen)],
             base=self._state.new_base(ledger.base),
             state_wanted=state_wanted,
+            presences=self._outlet.take(),
         )
 
     async def _send(self, message: SyncMessage) -> None:
         async with self._sending:
             frame = self._writer.write(message)
             metrics.BYTES_SENT.inc(len(frame))
-            await self._link.send(frame)
+            try:
+                async with asyncio.timeout(STUCK_S):
+                    await self._link.send(frame)
+            except TimeoutError:
+                raise StreamError(f"the replica at {self.peer} has not taken a frame in {STUCK_S:.0f} s") from None
 
     async def _answer(self) -> None:
         while True:
@@ -214,6 +237,7 @@ class SyncSession:
             if raw is None:
                 return
             self._spoken.set()
+            self.was_heard = True
             await self._hear(self._reader.read(raw))
 
     async def _hear(self, message: SyncMessage) -> None:
@@ -221,6 +245,8 @@ class SyncSession:
             await self._take(message)
         if message.state:
             self._take_part(message.state)
+        for raw in message.presences:
+            self._presences.heard(self._outlet, raw, time.monotonic())
         self._state.hear(message.heads, message.base)
         if message.wanted or message.state_wanted:
             try:
@@ -251,6 +277,7 @@ class SyncSession:
         if checkpoint is None or len(self._parts) + len(part) > checkpoint.size:
             raise RemoteProtocolError("a state that nobody has asked for", self.peer)
         self._parts += part
+        self.useful_at = self._answer_at = time.monotonic()
 
     async def _adopt(self, now: float) -> None:
         base, raw = self._state.fetching_state, bytes(self._parts)
@@ -265,10 +292,12 @@ class SyncSession:
     async def _take(self, message: SyncMessage) -> None:
         if message.entries and not self._state.fetching:
             raise RemoteProtocolError("entries that nobody has asked for", self.peer)
-        if message.entries:
-            self._board.heard(self, time.monotonic())
         received = await self._journal.receive(message.entries, message.proofs)
-        self._empty = -1 if message.entries else self._empty  # the answer's end adds one
+        if message.entries:
+            self._empty = -1  # the answer's end adds one
+            self._answer_at = time.monotonic()
+            if received.added:
+                self.useful_at = self._answer_at
         metrics.ENTRIES_TAKEN.inc(received.added)
         metrics.ENTRIES_KNOWN.inc(len(message.entries) - received.added)
         self._state.got((chain, offer_of(head)) for chain, head in received.lasts.items())

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from lattica.store.chain import Chain
 from lattica.store.entry import ChainId, Lane
 from lattica.store.frontier import Frontier, Head
-from lattica.store.ledger import Ledger
-from lattica.store.sync_wire import NOTHING, SHORT_MARK, Locator, Offer
+from lattica.store.ledger import Fraud, Ledger
+from lattica.store.sync_wire import MAX_PROOFS, MAX_WANTED, NOTHING, SHORT_MARK, Locator, Offer
+
+NEWS_HEADS = 1 << 12
+"""Heads that are told in one frame: some 300 KB. With a question and a proof of the largest entries they fit."""
+NEWS_PROOF_BYTES = 64 << 10
+"""Bytes of proofs in a frame, unless the first has more."""
 
 
 def offer_of(head: Head) -> Offer:
@@ -70,6 +75,7 @@ class LinkState:
     Attributes:
         fetching: Chains that it was asked for, and has not answered yet.
         fetching_state: Number of the checkpoint whose state it was asked for, and has not answered yet; 0: none.
+        is_behind: Whether there is more to tell it than `news` and `new_proofs` gave for one frame.
     """
 
     def __init__(self) -> None:
@@ -80,10 +86,16 @@ class LinkState:
         self._state_pause = FUTILE_PAUSE_S
         self._state_at = 0.0
         self._without: frozenset[ChainId] = frozenset()
+        self.is_behind = False
         self._told: dict[ChainId, Offer] = {}
         self._offers: dict[ChainId, Offer] = {}
         self._futile: dict[ChainId, _Futile] = {}
         self._proofs_told: dict[ChainId, int] = {}
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether it has not answered yet."""
+        return bool(self.fetching or self.fetching_state)
 
     # what the peer says
 
@@ -105,11 +117,15 @@ class LinkState:
     # what we tell it
 
     def news(self, frontier: Frontier) -> dict[ChainId, Offer]:
-        """Heads that it has not been told of, nor has told us of; they count as told then."""
-        found = {}
+        """Heads that it has not been told of, nor has told us of, for one frame; they count as told then."""
+        found: dict[ChainId, Offer] = {}
+        self.is_behind = False
         for chain, head in frontier.heads.items():
             offer = offer_of(head)
             if self._told.get(chain) != offer:
+                if len(found) >= NEWS_HEADS:
+                    self.is_behind = True
+                    return found
                 self._told[chain] = offer
                 if self._offers.get(chain) != offer:
                     found[chain] = offer
@@ -126,17 +142,27 @@ class LinkState:
         self._base_told = base
         return base
 
-    def new_proofs(self, frontier: Frontier) -> list[ChainId]:
-        """Chains whose frauds it has not been told of; they count as told then."""
-        found = [chain for chain, seq in frontier.frozen.items() if self._proofs_told.get(chain) != seq]
-        self._proofs_told.update((chain, frontier.frozen[chain]) for chain in found)
+    def new_proofs(self, frontier: Frontier, frauds: Mapping[ChainId, Fraud]) -> list[Fraud]:
+        """Of ``frauds`` those that it has not been told of, for one frame; they count as told then."""
+        found: list[Fraud] = []
+        size = 0
+        for chain, seq in frontier.frozen.items():
+            if self._proofs_told.get(chain) == seq:
+                continue
+            fraud = frauds[chain]
+            size += len(fraud.one) + len(fraud.other)
+            if len(found) >= MAX_PROOFS or (found and size > NEWS_PROOF_BYTES):
+                self.is_behind = True
+                break
+            self._proofs_told[chain] = seq
+            found.append(fraud)
         return found
 
     # what we ask it for
 
     def to_fetch(self, ledger: Ledger, busy: Collection[ChainId], now: float) -> dict[ChainId, Locator]:
         """Chains that it has more of than we have, unless they are fetched elsewhere. It is being asked then."""
-        if self.fetching or self.fetching_state:
+        if self.is_asking:
             return {}
         found = {}
         folded = self._needs_state(ledger)  # then it has no data that could be placed here
@@ -149,12 +175,14 @@ class LinkState:
         for chain, offer in lacking.items():
             if chain not in self._without and not self._is_futile(chain, offer, ledger, now):
                 found[chain] = locator_of(ledger.chain(chain))
+                if len(found) >= MAX_WANTED:
+                    break
         self.fetching = frozenset(found)
         return found
 
     def state_to_fetch(self, ledger: Ledger, now: float) -> int:
         """Number of the checkpoint whose state has to be had before anything else, or 0. It is being asked then."""
-        if self.fetching or self.fetching_state or now < self._state_at or not self._needs_state(ledger):
+        if self.is_asking or now < self._state_at or not self._needs_state(ledger):
             return 0
         if self._base in ledger.rights.checkpoints:
             self.fetching_state = self._base

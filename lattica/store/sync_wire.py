@@ -16,12 +16,16 @@ MAX_FRAME = 3 << 20
 """Bytes of a frame: one entry of the largest size and the rest of a full answer fit."""
 MAX_HEADS = 1 << 16
 """Chains of one frame, and authors of one stream."""
+MAX_WANTED = 1 << 10
+"""Chains that one frame asks for: that many locators are some 200 KB."""
 MAX_LOCATOR = 64
 """Entries by which a common one is looked for; with gaps that double, more than any chain needs."""
 MAX_FRAME_ENTRIES = 4096
 """Entries of one frame."""
 MAX_PROOFS = 64
 """Proofs of one frame."""
+MAX_PRESENCES = 64
+"""Records of who is present in one frame."""
 SHORT_MARK = 8
 """Bytes of a hash in what is told of heads: that two of one chain share them by chance takes 2^32 forks."""
 
@@ -58,6 +62,7 @@ class SyncMessage:
         base: Number of the checkpoint whose state the sender keeps in place of entries; 0: no news of that.
         state_wanted: Number of the checkpoint whose state is asked for; 0: none is.
         state: Part of one.
+        presences: Records of who is present.
     """
 
     namespace: bytes = b""
@@ -69,6 +74,7 @@ class SyncMessage:
     base: int = 0
     state_wanted: int = 0
     state: bytes = b""
+    presences: Sequence[bytes] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -91,6 +97,7 @@ class FrameWriter:
             base=message.base,
             state_wanted=message.state_wanted,
             state=message.state,
+            presences=message.presences,
             proofs=[store_pb2.FraudProof(one=one, other=other) for one, other in message.proofs],
         )
         for chain, head in message.heads.items():
@@ -129,9 +136,10 @@ class FrameReader:
             raise RemoteProtocolError("a malformed frame") from error
         for what, count, most in (
             ("heads", len(frame.heads), MAX_HEADS),
-            ("wanted chains", len(frame.wanted), MAX_HEADS),
+            ("wanted chains", len(frame.wanted), MAX_WANTED),
             ("entries", len(frame.entries), MAX_FRAME_ENTRIES),
             ("proofs", len(frame.proofs), MAX_PROOFS),
+            ("presences", len(frame.presences), MAX_PRESENCES),
         ):
             if count > most:
                 raise RemoteProtocolError(f"{count} {what} in a frame, {most} allowed")
@@ -144,6 +152,7 @@ class FrameReader:
             base=frame.base,
             state_wanted=frame.state_wanted,
             state=frame.state,
+            presences=tuple(frame.presences),
             proofs=[(proof.one, proof.other) for proof in frame.proofs],
         )
 

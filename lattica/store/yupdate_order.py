@@ -38,7 +38,10 @@ from array import array
 from bisect import bisect_right
 from typing import Final, NamedTuple
 
+import msgspec
+
 from lattica.errors import DocumentUpdateError
+from lattica.store.arrays import pack, unpack
 from lattica.store.yupdate import ItemId, Struct
 
 _NOWHERE: Final = 0
@@ -48,6 +51,26 @@ _NOWHERE: Final = 0
 # clock of what that is below; the next of lower ID, 0 if none; how deep it is, and a run that it is far below.
 _CLIENT, _START, _ORIGIN, _ORIGIN_CLOCK, _LOWER, _DEPTH, _JUMP = range(7)
 _FIELDS = 7
+
+
+class OrderDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The order of items as a snapshot holds it.
+
+    Attributes:
+        nodes: All nodes' fields, 4 bytes each, little endian.
+        ids: The clients, by number.
+        runs: For each of them the first clocks, and the nodes, of its runs.
+        right: For each of them what was after its last item.
+        roots: The starts of what roots hold.
+        items: The starts of what items hold: client, clock and node.
+    """
+
+    nodes: bytes
+    ids: list[int]
+    runs: list[tuple[bytes, bytes]]
+    right: list[tuple[int, int] | None]
+    roots: dict[str, int]
+    items: list[tuple[int, int, int]]
 
 
 class _Item(NamedTuple):
@@ -103,6 +126,30 @@ class ItemOrder:
         self._drafted: dict[int, int] = {}
         self._new_heads: list[str | ItemId] = []
 
+    def dump(self) -> OrderDump:
+        """All that is kept, for `load`."""
+        self.begin()
+        runs = [self._clients[client] for client in self._ids]
+        return OrderDump(
+            pack(self._nodes),
+            list(self._ids),
+            [(pack(found.starts), pack(found.nodes)) for found in runs],
+            [None if found.right is None else (found.right.client, found.right.clock) for found in runs],
+            {head: node for head, node in self._heads.items() if isinstance(head, str)},
+            [(*head, node) for head, node in self._heads.items() if isinstance(head, ItemId)],
+        )
+
+    def load(self, dump: OrderDump) -> None:
+        """Learn what was dumped; nothing must be known yet."""
+        self._nodes, self._ids = unpack("I", dump.nodes), dump.ids
+        for number, (client, (starts, nodes), right) in enumerate(zip(dump.ids, dump.runs, dump.right, strict=True)):
+            runs = self._clients[client] = _Runs(number)
+            runs.starts, runs.nodes = unpack("I", starts), unpack("I", nodes)
+            runs.right = None if right is None else ItemId(*right)
+        self._heads.update(dump.roots)
+        self._heads.update((ItemId(client, clock), node) for client, clock, node in dump.items)
+        self.keep()
+
     def begin(self) -> None:
         """Begin a draft. What was drafted before and not kept is dropped."""
         del self._nodes[self._size :]
@@ -143,7 +190,7 @@ class ItemOrder:
             origin, following = _Item(self._head(struct.parent), 0), _NONE
         else:
             origin, following = self._between(struct)
-        runs.right = _UNCHECKED if origin == _NONE else struct.right_origin
+        runs.right = struct.right_origin
         if origin == _NONE:
             runs.append(struct.clock, _NOWHERE)
         elif not goes_on or following != _NONE:

@@ -14,7 +14,7 @@ import msgspec
 from lattica.errors import DocumentUpdateError
 from lattica.store.arrays import pack, unpack
 from lattica.store.yupdate import ItemId, Kind, Struct, YUpdate
-from lattica.store.yupdate_order import ItemOrder
+from lattica.store.yupdate_order import ItemOrder, OrderDump
 
 
 class Place(NamedTuple):
@@ -96,11 +96,13 @@ class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
         roots: Names of roots.
         places: Number of a root, and the key in it.
         clients: Each one's items.
+        order: The order of items in lists and texts.
     """
 
     roots: list[str]
     places: list[tuple[int, str | None]]
     clients: list[RunsDump]
+    order: OrderDump
 
 
 _HOLDS = {Kind.TEXT: Holder.TEXT, Kind.TYPE: Holder.OTHER, Kind.DELETED: Holder.UNKNOWN, Kind.GC: Holder.UNKNOWN}
@@ -143,13 +145,15 @@ class ItemParents:
         places = [place for place in self._places if place is not None]
         roots = {root: number for number, root in enumerate(dict.fromkeys(place.root for place in places))}
         named = [(roots[root], key) for root, key in places]
-        return ItemsDump(list(roots), named, [runs.dump(client) for client, runs in self._clients.items()])
+        clients = [runs.dump(client) for client, runs in self._clients.items()]
+        return ItemsDump(list(roots), named, clients, self.order.dump())
 
     def load(self, dump: ItemsDump) -> None:
         """Learn what was dumped; nothing must be known yet."""
         self._places = [None, *(Place(dump.roots[root], key) for root, key in dump.places)]
         self._numbers = {place: number for number, place in enumerate(self._places)}
         self._clients = {runs.client: _Runs.load(runs) for runs in dump.clients}
+        self.order.load(dump.order)
 
     def end(self, client: int) -> int:
         """The client's next clock."""

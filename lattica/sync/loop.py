@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import os
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +49,7 @@ class LoopThread(Generic[T]):
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event | None = None
+        self._ending: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._main, name="lattica-sync")
         _open_loops += 1
         self._thread.start()
@@ -71,6 +73,18 @@ class LoopThread(Generic[T]):
         async with self._context as self.value:
             self._ready.set_result(None)
             await self._closing.wait()
+            for task in self._ending:
+                task.cancel()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is the loop's own thread."""
+        return threading.current_thread() is self._thread
+
+    def cancel_when_closing(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a task of the loop before the context closes, not after; from the loop's thread."""
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def run(self, coroutine: Coroutine[Any, Any, T2]) -> T2:
         """The coroutine's result, from any thread but the loop's; an interrupt cancels it and is raised.
@@ -79,6 +93,10 @@ class LoopThread(Generic[T]):
             ForkedError: This is another process than the one that opened it.
             UsageError: It is closed, or this is the loop's own thread.
         """
+        return self.wait(self.start(coroutine))
+
+    def start(self, coroutine: Coroutine[Any, Any, T2]) -> concurrent.futures.Future[T2]:
+        """Begin a coroutine, whose result `wait` returns; otherwise as `run`."""
         try:
             loop = self._usable()
         except UsageError:
@@ -87,29 +105,48 @@ class LoopThread(Generic[T]):
         context = contextvars.copy_context()
         future: concurrent.futures.Future[T2] = concurrent.futures.Future()
         loop.call_soon_threadsafe(_start, coroutine, future, context)
+        return future
+
+    def wait(self, future: concurrent.futures.Future[T2]) -> T2:
+        """The result of what was started; an interrupt cancels that and is raised."""
         try:
             return future.result()
         except BaseException:
-            if not future.done():
-                loop.call_soon_threadsafe(_cancel, future)
+            self.cancel(future)
             raise
+
+    def cancel(self, future: concurrent.futures.Future[Any]) -> None:
+        """Cancel what was started, unless it has ended."""
+        if not future.done() and self._loop is not None:
+            self._loop.call_soon_threadsafe(_cancel, future)
+
+    def call_soon(self, callback: Callable[..., object], *args: object) -> None:
+        """Have the loop call a function; raises as `run`."""
+        self._usable().call_soon_threadsafe(callback, *args)
 
     def iterate(self, items: AsyncIterator[T2]) -> Iterator[T2]:
         """The items, one by one; closing the iterator closes the stream."""
+        return self._iterate(items, None)
 
-        async def take() -> Any:
-            return await anext(items, _END)
+    def watch(self, items: AsyncIterator[T2]) -> Iterator[T2]:
+        """As `iterate`, but the stream has begun when this returns."""
+        first = self.start(_take(items))
+        self.run(asyncio.sleep(0))  # the first step of `first` came before
+        return self._iterate(items, first)
 
+    def _iterate(self, items: AsyncIterator[T2], first: concurrent.futures.Future[Any] | None) -> Iterator[T2]:
         async def close() -> None:
             aclose = getattr(items, "aclose", None)
             if aclose is not None:
                 await aclose()
 
         try:
-            while (item := self.run(take())) is not _END:
+            item = self.run(_take(items)) if first is None else self.wait(first)
+            while item is not _END:
                 yield item
+                item = self.run(_take(items))
         finally:
-            if os.getpid() == self._pid and self._thread.is_alive():
+            with contextlib.suppress(UsageError):  # the node is closed, and with it the stream
                 self.run(close())
 
     def _usable(self) -> asyncio.AbstractEventLoop:
@@ -130,6 +167,10 @@ class LoopThread(Generic[T]):
             self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join()
         _open_loops = max(0, _open_loops - 1)
+
+
+async def _take(items: AsyncIterator[Any]) -> Any:
+    return await anext(items, _END)
 
 
 _tasks: dict[concurrent.futures.Future[Any], asyncio.Task[Any]] = {}

@@ -31,10 +31,14 @@ class SyncNode:
     Attributes:
         rpc: Calls peers and serves them.
         content: Publishes and fetches.
+        store: Documents that are replicated.
     """
 
     def __init__(self, loop: LoopThread[Node]) -> None:
+        from lattica.sync.store import SyncStore
+
         self._loop = loop
+        self.store = SyncStore(loop)
         self.rpc = SyncRpc(loop)
         self.content = SyncContent(loop)
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lattica.errors import PeerUnreachableError, StreamError
+from lattica.errors import NetworkError, PeerUnreachableError, StreamError
 from lattica.identity import IdentityKey, PeerId
 from lattica.store.document import Document
 from lattica.store.namespace import NamespaceId
@@ -31,13 +31,17 @@ class MemoryLink:
         self._me = me
         self._network = network
         self.inbox: asyncio.Queue[bytes | None] = asyncio.Queue(WAITING_FRAMES)
+        self.has_ended = False
         self.other: MemoryLink
 
     async def send(self, frame: bytes) -> None:
         self._network.check(self._me, self.peer)
         self._network.sent[self._me] += len(frame)
         self._network.frames[self._me] += 1
-        await self.other.inbox.put(frame)
+        if not self.other.has_ended:
+            await self.other.inbox.put(frame)
+        if self.other.has_ended:
+            raise StreamError("the stream has ended")
 
     async def receive(self) -> bytes | None:
         frame = await self.inbox.get()
@@ -129,8 +133,11 @@ class _Side:
             if replicator is not None:
                 link.inbox._queue.appendleft(first)  # type: ignore[attr-defined]
                 link.inbox._unfinished_tasks += 1  # type: ignore[attr-defined]
-                with contextlib.suppress(StreamError, PeerUnreachableError):
+                with contextlib.suppress(NetworkError):
                     await replicator.serve(link)
+        link.has_ended = True
+        while not link.inbox.empty():
+            link.inbox.get_nowait()
         with contextlib.suppress(asyncio.QueueFull):
             link.other.inbox.put_nowait(None)
 

@@ -42,3 +42,15 @@ async def test_the_services_guides_example_of_names_runs(tmp_path: Path, capsys:
     assert callable(main)
     await main(tmp_path)
     assert capsys.readouterr().out == "[1, 2, 3]\n"
+
+
+async def test_the_documents_guides_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (GUIDES / "documents.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {"__name__": "guide"}
+    exec(compile(code, "documents.md", "exec"), names)
+    main = names["main"]
+    assert callable(main)
+    await main(tmp_path)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "0.1 1"
+    assert "its author may not write 'map:settings'" in second

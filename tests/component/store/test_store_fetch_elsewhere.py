@@ -9,7 +9,7 @@ from store_network import MemoryLink, MemoryNetwork, converged, key_of
 
 from lattica.background import background_tasks
 from lattica.store.namespace import Policy
-from lattica.store.sync_session import PING_S, SILENCE_S, STALE_S
+from lattica.store.sync_session import LEASE_S, PING_S, SILENCE_S
 from lattica.store.sync_state import offer_of
 from lattica.store.sync_wire import FrameReader, FrameWriter, SyncMessage
 
@@ -40,4 +40,4 @@ async def test_what_a_peer_does_not_deliver_is_fetched_from_another_one(tmp_path
             await converged([written, copy])
             assert time.monotonic() - asked < SILENCE_S
             assert mute in replicator.peers, "it was not given up before"
-    assert STALE_S + PING_S < SILENCE_S
+    assert LEASE_S + PING_S < SILENCE_S

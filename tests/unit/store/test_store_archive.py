@@ -18,6 +18,7 @@ from lattica.store.archive import (
     EntryPart,
     Genesis,
     ProofPart,
+    StatePart,
     read_archive,
     write_archive,
 )
@@ -30,6 +31,7 @@ parts = st.one_of(
     st.builds(Genesis, st.binary(min_size=32, max_size=32), raws),
     st.builds(EntryPart, raws),
     st.builds(ProofPart, raws, raws),
+    st.builds(StatePart, st.integers(1, 2**48), raws),
 )
 archives = st.lists(parts, max_size=8).map(lambda found: [Genesis(NAMESPACE, b"first"), *found])
 
@@ -112,7 +114,8 @@ def test_whatever_follows_the_end_is_told() -> None:
         pytest.param(b"\x01\x00\x00\x00\x1f" + bytes(31), "shorter", id="genesis without a whole ID"),
         pytest.param(b"\x01\x00\x00\x00\x20" + bytes(32) + b"\x03\x00\x00\x00\x03abc", "shorter", id="short proof"),
         pytest.param(b"\x03\x00\x00\x00\x05\x00\x00\x00\x02a", "shorter", id="proof without its first entry"),
-        pytest.param(b"\x04\x00\x00\x00\x00", "kind 4 with 0 bytes", id="unknown kind"),
+        pytest.param(b"\x05\x00\x00\x00\x00", "kind 5 with 0 bytes", id="unknown kind"),
+        pytest.param(b"\x01\x00\x00\x00\x20" + bytes(32) + b"\x04\x00\x00\x00\x01a", "shorter", id="short state"),
         pytest.param(b"\x01\xff\xff\xff\xff", "4294967295 bytes", id="too long"),
         pytest.param(b"\x00\x00\x00\x00\x1f" + bytes(31), "does not match", id="short checksum"),
     ],
