@@ -333,9 +333,10 @@ class Ledger:
         self._check_needs(update, entry.chain, chain, seen)
         _check_flat(update)
         placement = self._places.place(update)
-        scope = Scope(rights)
-        for place in placement.touched:
-            self._check_place(place, body.author, scope)
+        scope = Scope(seen_rights)
+        names = {self._check_place(place, body.author, scope) for place in placement.touched}
+        if len(rights) < len(seen_rights) and not all(map(Scope(rights).covers, names)):
+            return Verdict.MOOT
         self._places.add(placement)
         self.touched = placement.touched
         if not chain.epochs or chain.epochs[-1] is not epoch:
@@ -371,7 +372,8 @@ class Ledger:
         needs = read_update(update, limits=self._limits).needs()
         return {self._clients[client] for client in needs if client in self._clients}
 
-    def _check_place(self, place: Place, author: bytes, scope: Scope) -> None:
+    def _check_place(self, place: Place, author: bytes, scope: Scope) -> str:
+        """The name of the container, which the author may write."""
         kind, name = parse_root(place.root)
         if kind in (RootKind.COUNTER, RootKind.OWN) and place.key != self._name(author):
             raise EntryRefusedError(f"it writes another author's part of {place.root!r}")
@@ -379,6 +381,7 @@ class Ledger:
             raise EntryRefusedError(f"{place.root!r} belongs to another author")
         if not scope.covers(name):
             raise EntryRefusedError(f"its author may not write {place.root!r}")
+        return name
 
     def _name(self, author: bytes) -> str:
         name = self._names.get(author)
