@@ -310,6 +310,26 @@ class DocumentChanged(_message.Message):
 Global___DocumentChanged: _TypeAlias = DocumentChanged  # noqa: Y015
 
 @_typing.final
+class DocumentCompacted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """Whether there was anything to do."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentCompacted: _TypeAlias = DocumentCompacted  # noqa: Y015
+
+@_typing.final
 class GetValueRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -79,6 +79,11 @@ class DocumentsStub:
                 request_serializer=lattica_dot___proto_dot_documents__pb2.NamespaceRequest.SerializeToString,
                 response_deserializer=lattica_dot___proto_dot_documents__pb2.JsonPart.FromString,
                 _registered_method=True)
+        self.Compact = channel.unary_unary(
+                '/lattica.v1.Documents/Compact',
+                request_serializer=lattica_dot___proto_dot_documents__pb2.NamespaceRequest.SerializeToString,
+                response_deserializer=lattica_dot___proto_dot_documents__pb2.DocumentCompacted.FromString,
+                _registered_method=True)
         self.Forget = channel.unary_unary(
                 '/lattica.v1.Documents/Forget',
                 request_serializer=lattica_dot___proto_dot_documents__pb2.NamespaceRequest.SerializeToString,
@@ -143,6 +148,12 @@ class DocumentsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Compact(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Forget(self, request, context):
         """Deletes it here.
         """
@@ -197,6 +208,11 @@ def add_DocumentsServicer_to_server(servicer, server):
                     servicer.Dump,
                     request_deserializer=lattica_dot___proto_dot_documents__pb2.NamespaceRequest.FromString,
                     response_serializer=lattica_dot___proto_dot_documents__pb2.JsonPart.SerializeToString,
+            ),
+            'Compact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compact,
+                    request_deserializer=lattica_dot___proto_dot_documents__pb2.NamespaceRequest.FromString,
+                    response_serializer=lattica_dot___proto_dot_documents__pb2.DocumentCompacted.SerializeToString,
             ),
             'Forget': grpc.unary_unary_rpc_method_handler(
                     servicer.Forget,
@@ -447,6 +463,33 @@ class Documents:
             '/lattica.v1.Documents/Dump',
             lattica_dot___proto_dot_documents__pb2.NamespaceRequest.SerializeToString,
             lattica_dot___proto_dot_documents__pb2.JsonPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lattica.v1.Documents/Compact',
+            lattica_dot___proto_dot_documents__pb2.NamespaceRequest.SerializeToString,
+            lattica_dot___proto_dot_documents__pb2.DocumentCompacted.FromString,
             options,
             channel_credentials,
             insecure,

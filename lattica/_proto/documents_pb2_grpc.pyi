@@ -40,6 +40,7 @@ class DocumentsStub:
     Get: _grpc.UnaryStreamMultiCallable[_documents_pb2.GetValueRequest, _documents_pb2.JsonPart]
     Set: _grpc.UnaryUnaryMultiCallable[_documents_pb2.SetValueRequest, _documents_pb2.DocumentChanged]
     Dump: _grpc.UnaryStreamMultiCallable[_documents_pb2.NamespaceRequest, _documents_pb2.JsonPart]
+    Compact: _grpc.UnaryUnaryMultiCallable[_documents_pb2.NamespaceRequest, _documents_pb2.DocumentCompacted]
     Forget: _grpc.UnaryUnaryMultiCallable[_documents_pb2.NamespaceRequest, _documents_pb2.DocumentInfo]
     """Deletes it here."""
 
@@ -55,6 +56,7 @@ class DocumentsAsyncStub(DocumentsStub):
     Get: _aio.UnaryStreamMultiCallable[_documents_pb2.GetValueRequest, _documents_pb2.JsonPart]  # type: ignore[assignment]
     Set: _aio.UnaryUnaryMultiCallable[_documents_pb2.SetValueRequest, _documents_pb2.DocumentChanged]  # type: ignore[assignment]
     Dump: _aio.UnaryStreamMultiCallable[_documents_pb2.NamespaceRequest, _documents_pb2.JsonPart]  # type: ignore[assignment]
+    Compact: _aio.UnaryUnaryMultiCallable[_documents_pb2.NamespaceRequest, _documents_pb2.DocumentCompacted]  # type: ignore[assignment]
     Forget: _aio.UnaryUnaryMultiCallable[_documents_pb2.NamespaceRequest, _documents_pb2.DocumentInfo]  # type: ignore[assignment]
     """Deletes it here."""
 
@@ -121,6 +123,13 @@ class DocumentsServicer(metaclass=_abc_1.ABCMeta):
         request: _documents_pb2.NamespaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_documents_pb2.JsonPart], _abc.AsyncIterator[_documents_pb2.JsonPart]]: ...
+
+    @_abc_1.abstractmethod
+    def Compact(
+        self,
+        request: _documents_pb2.NamespaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_documents_pb2.DocumentCompacted, _abc.Awaitable[_documents_pb2.DocumentCompacted]]: ...
 
     @_abc_1.abstractmethod
     def Forget(

@@ -133,6 +133,7 @@ class SyncFrame(_message.Message):
     BASE_FIELD_NUMBER: _builtins.int
     STATE_WANTED_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    PRESENCES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.bytes
     """The namespace's ID, 32 bytes: in the first frame of the caller only."""
     answered: _builtins.bool
@@ -161,6 +162,10 @@ class SyncFrame(_message.Message):
     def proofs(self) -> _containers.RepeatedCompositeFieldContainer[Global___FraudProof]:
         """Frauds that the receiver may not know of."""
 
+    @_builtins.property
+    def presences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Records of who is present, each signed by its author: news, to be passed on. At most 64, and lost without harm."""
+
     def __init__(
         self,
         *,
@@ -173,10 +178,11 @@ class SyncFrame(_message.Message):
         base: _builtins.int = ...,
         state_wanted: _builtins.int = ...,
         state: _builtins.bytes = ...,
+        presences: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "base", b"base", "entries", b"entries", "heads", b"heads", "namespace", b"namespace", "proofs", b"proofs", "state", b"state", "state_wanted", b"state_wanted", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "base", b"base", "entries", b"entries", "heads", b"heads", "namespace", b"namespace", "presences", b"presences", "proofs", b"proofs", "state", b"state", "state_wanted", b"state_wanted", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -231,6 +231,27 @@ def dump(common: Common, /, namespace: str) -> None:
 @store.command()
 @click.argument("namespace")
 @click.pass_obj
+def compact(common: Common, /, namespace: str) -> None:
+    """Put what a document holds in the place of its history, in all replicas; only its owner can.
+
+    The owner's node does so by itself once in a while. What is folded is settled: it cannot be revoked any more.
+    """
+    session = open_session(common)
+
+    async def command() -> None:
+        from lattica._proto import documents_pb2
+
+        async with session.documents() as documents:
+            answer = await documents.Compact(documents_pb2.NamespaceRequest(namespace=namespace))
+        data: dict[str, object] = {"namespace": namespace, "changed": answer.changed}
+        session.output.result(data, "compacted" if answer.changed else "there was nothing to do")
+
+    run(command())
+
+
+@store.command()
+@click.argument("namespace")
+@click.pass_obj
 def forget(common: Common, /, namespace: str) -> None:
     """Delete a document here; others keep theirs."""
     session = open_session(common)

@@ -39,7 +39,8 @@ def verify(common: Common, /, namespace: str | None) -> None:
         from lattica.store.verify import verify_namespace
 
         async with _open_disk(session) as disk:
-            own = load_or_create_key(session.config.home / KEY_FILE).peer_id.raw
+            key_file = session.config.home / KEY_FILE
+            own = load_or_create_key(key_file).peer_id.raw if key_file.exists() else b""
             for found, genesis in (await _chosen(disk, namespace)).items():
                 result = await verify_namespace(disk, found, genesis, own)
                 _print_verified(session.output, result)

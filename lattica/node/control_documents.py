@@ -132,6 +132,14 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
             for part in _parts(dict(dump(await self._kept(request.namespace)))):
                 yield part
 
+    async def Compact(  # noqa: N802
+        self, request: documents_pb2.NamespaceRequest, context: Context
+    ) -> documents_pb2.DocumentCompacted:
+        """Put a document's state in the place of its history."""
+        async with errors_told(context):
+            document = await self._kept(request.namespace)
+            return documents_pb2.DocumentCompacted(changed=await document.compact())
+
     async def Forget(  # noqa: N802
         self, request: documents_pb2.NamespaceRequest, context: Context
     ) -> documents_pb2.DocumentInfo:

@@ -36,7 +36,7 @@ class Absorbed:
         written: What those of them that are data have written to.
         known: How many were here already, or do not count.
         missing: How many build on what is not here.
-        forks: Each has the number of another entry of its author that is here.
+        forks: Each contradicts an entry that is here: of each chain the first, which is enough.
         resuming: Would replace entries that are here, if they count; of each chain one way on, in order.
         cuts: What is here may not count any more.
         refused: Broke the rules, and how.
@@ -94,6 +94,8 @@ def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
             tops[entry.body.lane] = max(tops[entry.body.lane], entry.body.seq)
     for lane, top in tops.items():
         replica.used(lane, top)
+    forks = sorted(result.forks, key=lambda entry: entry.body.seq, reverse=True)
+    result.forks = list({entry.chain: entry for entry in forks}.values())
     result.resuming = _resuming(replica, left)
     result.missing = len({entry.hash for entry in left} - {entry.hash for entry in result.resuming})
     return result

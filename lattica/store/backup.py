@@ -148,7 +148,7 @@ async def _receive(journal: Journal, backup: Backup) -> int:
     data = [entry.raw for entry in backup.entries if entry.body.lane is Lane.DATA]
     refused = len((await journal.receive(control, backup.proofs)).refused)
     for seq, raw in backup.states:
-        await journal.adopt(seq, raw)
+        await journal.upkeep.adopt(seq, raw)
     return refused + len((await journal.receive(data)).refused)
 
 

@@ -40,6 +40,7 @@ class Fold(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
         time: Its hybrid time.
         seen: Author, lane, and number of the last entry of each other chain that the author had seen; in order.
         epochs: First number, Yjs client ID and next clock of each epoch.
+        capabilities: That the author has presented, in order.
     """
 
     author: bytes
@@ -48,6 +49,7 @@ class Fold(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
     time: int
     seen: tuple[tuple[bytes, int, int], ...]
     epochs: tuple[tuple[int, int, int], ...]
+    capabilities: tuple[bytes, ...]
 
 
 class ChainDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -63,6 +65,7 @@ class ChainDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
         clocks: 4 bytes for each entry, little endian.
         base: See `Chain`.
         covered: See `Chain`.
+        capabilities: See `Chain`.
     """
 
     head_hash: bytes
@@ -74,6 +77,7 @@ class ChainDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     clocks: bytes
     base: int
     covered: dict[int, int]
+    capabilities: list[bytes]
 
 
 def client_id(namespace: NamespaceId, author: bytes, first: int) -> int:
@@ -106,6 +110,7 @@ class Chain:
         epochs: Of a data chain, in order.
         base: Number of the last entry that is covered by a checkpoint: those before it are not remembered. 0: none is.
         covered: For each client ID the clock that it had reached there.
+        capabilities: That the author has presented, as sent.
     """
 
     def __init__(self, namespace: NamespaceId) -> None:
@@ -117,6 +122,7 @@ class Chain:
         self.epochs: list[Epoch] = []
         self.base = 0
         self.covered: dict[int, int] = {}
+        self.capabilities: list[bytes] = []
         self._numbers: dict[int, int] = {}
         self._seqs = array("Q")
         self._marks = bytearray()
@@ -136,7 +142,7 @@ class Chain:
         chain._seqs, chain._clocks = from_runs(dump.runs), unpack("I", dump.clocks)
         chain._marks = bytearray(dump.marks)
         chain.head = chain._seqs[-1]
-        chain.base, chain.covered = dump.base, dump.covered
+        chain.base, chain.covered, chain.capabilities = dump.base, dump.covered, dump.capabilities
         return chain
 
     def dump(self, numbers: Mapping[ChainId, int]) -> ChainDump:
@@ -144,7 +150,10 @@ class Chain:
         seen = [(numbers[chain], seq) for chain, seq in self.seen.items()]
         runs, clocks = to_runs(self._seqs), pack(self._clocks)
         marks, epochs = bytes(self._marks), list(self.epochs)
-        return ChainDump(self.head_hash, self.time, seen, epochs, runs, marks, clocks, self.base, dict(self.covered))
+        return ChainDump(
+            self.head_hash, self.time, seen, epochs, runs, marks, clocks, self.base, dict(self.covered),
+            list(self.capabilities),
+        )  # fmt: skip
 
     @classmethod
     def unfold(cls, namespace: NamespaceId, fold: Fold) -> Self:
@@ -158,13 +167,15 @@ class Chain:
         chain._marks += fold.hash[:MARK_BYTES]
         chain._clocks.append(fold.epochs[-1][2] if fold.epochs else 0)
         chain.base, chain.covered = fold.seq, {client: clock for _, client, clock in fold.epochs}
+        chain.capabilities = list(fold.capabilities)
         return chain
 
     def fold(self, author: bytes) -> Fold:
         """What is left of it when all entries are dropped. It must have entries."""
         seen = sorted((chain.author, int(chain.lane), seq) for chain, seq in self.seen.items())
         epochs = [(epoch.first, epoch.client, self.clock_at(epoch.client, self.head)) for epoch in self.epochs]
-        return Fold(author, self.head, self.head_hash, self.time, tuple(seen), tuple(epochs))
+        capabilities = tuple(self.capabilities)
+        return Fold(author, self.head, self.head_hash, self.time, tuple(seen), tuple(epochs), capabilities)
 
     def forget(self, fold: Fold) -> None:
         """Remember no more of the entries up to the one of the fold than that says."""

@@ -320,6 +320,10 @@ class Rights:
             self._found[author] = found
         return [*found, *self._ended(author, capabilities)]
 
+    def ended(self, author: bytes, right: Right) -> Right:
+        """A right that the author brings, with its end."""
+        return self._ended(author, [right])[0]
+
     def _ended(self, author: bytes, rights: Iterable[Right]) -> list[Right]:
         floor = self.floor(author)
         return [right._replace(last=max(floor, self._cuts.get((author, right.mark), MAX_SEQ))) for right in rights]

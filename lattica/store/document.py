@@ -10,6 +10,7 @@ from pycrdt import Doc
 
 from lattica.errors import StoreUsageError
 from lattica.identity import PeerId
+from lattica.store.capability import capability_text, parse_capability, sign_capability
 from lattica.store.changes import Change
 from lattica.store.control import EVERYBODY, Grant, Revoke, Role
 from lattica.store.counter import Counter
@@ -150,7 +151,7 @@ class Document:
             StoreUsageError: We are not the owner.
             ReplicaStoreError: It is not durable, and the document cannot be used any more.
         """
-        return await self._journal.compact()
+        return await self._journal.upkeep.compact()
 
     # members
 
@@ -212,6 +213,32 @@ class Document:
             StoreUsageError: We are no admin, or not the owner, who alone makes admins.
         """
         await self._journal.control(lambda _: [Grant(peer.raw, role, tuple(paths))])
+
+    def capability(self, peer: PeerId, *, paths: Sequence[str] = ()) -> str:
+        """A right to write that the peer brings with it, by `join`: as text to be handed over. Nothing is written here.
+
+        For namespaces whose policy is ``capability``. Only that peer can use it; once it has, `revoke` ends it.
+
+        Args:
+            peer: Who.
+            paths: As for `grant`.
+
+        Raises:
+            StoreUsageError: We are not the owner, or the namespace has another policy.
+        """
+        if self.genesis.policy is not Policy.CAPABILITY:
+            raise StoreUsageError(
+                f"this namespace's policy is {self.genesis.policy}, so it takes no capabilities; grant"
+            )
+        return capability_text(sign_capability(self._journal.key, self.genesis, peer.raw, tuple(paths)))
+
+    async def join(self, capability: str) -> None:
+        """Present a capability: we may write then, here and wherever the entry that does so gets. Durable at the end.
+
+        Raises:
+            StoreUsageError: It is malformed, not for us or not for this namespace, or was revoked.
+        """
+        await self._journal.join(parse_capability(capability))
 
     async def revoke(self, peer: PeerId) -> None:
         """End all rights of a peer that are known here; durable when this returns.

@@ -43,6 +43,10 @@ class Kind(IntEnum):
     GRANT = 1
     REVOKE = 2
     CHECKPOINT = 3
+    JOIN = 4
+
+
+_DATA = frozenset((Kind.UPDATE, Kind.JOIN))
 
 
 class ChainId(NamedTuple):
@@ -90,7 +94,7 @@ class Body(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
         prev: That entry's hash; at first the namespace's ID.
         time: Hybrid time.
         deps: What else the author has seen since.
-        payload: A Yjs update, or what is granted, revoked or folded.
+        payload: A Yjs update, or what is granted, revoked or folded, or a capability.
     """
 
     author: _Author
@@ -157,7 +161,7 @@ def read_entry(raw: bytes, namespace: NamespaceId) -> Entry:
         raise EntryRefusedError("it is malformed") from error
     if len(signature) != SIGNATURE_BYTES:
         raise EntryRefusedError("its signature has the wrong length")
-    if body.after >= body.seq or (body.kind is Kind.UPDATE) is not (body.lane is Lane.DATA):
+    if body.after >= body.seq or (body.kind in _DATA) is not (body.lane is Lane.DATA):
         raise EntryRefusedError("it contradicts itself")
     return Entry(body, signed, _hash(namespace, signed), signature, _encode((signed, signature)))
 

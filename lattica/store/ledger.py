@@ -6,7 +6,7 @@ from when it came. An entry is added when all that it builds on is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
@@ -17,6 +17,7 @@ import msgspec
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
 from lattica.store.canonical import STATE_LIMITS
+from lattica.store.capability import MAX_CAPABILITIES, read_capability
 from lattica.store.chain import Chain, ChainDump, Epoch, Fold, new_client
 from lattica.store.control import (
     MAX_CONTROL_ENTRIES,
@@ -33,13 +34,17 @@ from lattica.store.control import (
     Scope,
     read_action,
 )
-from lattica.store.entry import MARK_BYTES, MAX_SEQ, ChainId, Dep, Entry, Lane
+from lattica.store.entry import MARK_BYTES, MAX_SEQ, ChainId, Dep, Entry, Kind, Lane
 from lattica.store.frontier import Frontier, Head
-from lattica.store.namespace import Genesis
+from lattica.store.namespace import Genesis, Policy
 from lattica.store.roots import RootKind, TextRoots, parse_root
 from lattica.store.state import State
-from lattica.store.yupdate import Kind, UpdateLimits, YUpdate, check_own, read_update
+from lattica.store.yupdate import Kind as Content
+from lattica.store.yupdate import UpdateLimits, YUpdate, check_own, read_update
 from lattica.store.yupdate_places import ItemParents, ItemsDump, Place
+
+MAX_STRUCTS = 1 << 13
+"""Structs of one entry: two authors who put thousands at one place make yrs compare each with each."""
 
 _REVISIONS = count()
 
@@ -134,7 +139,8 @@ class Ledger:
         self._places = ItemParents(TextRoots())
         self._clients: dict[int, ChainId] = {}
         self._names: dict[bytes, str] = {}
-        self._limits = UpdateLimits(size=genesis.limits.entry)
+        self._presented: dict[bytes, list[Right]] = {}
+        self._limits = UpdateLimits(size=genesis.limits.entry, structs=MAX_STRUCTS)
         self.base = 0
         if base is not None:
             self._begin(base)
@@ -311,15 +317,27 @@ class Ledger:
 
     def rights_of(self, author: bytes) -> list[Right]:
         """The author's rights to write, those that have ended included."""
-        return self.rights.of(author)
+        return self.rights.of(author, self._capabilities(author))
+
+    def _capabilities(self, author: bytes) -> list[Right]:
+        """What the author has presented; checked when it was."""
+        presented = self.chain(ChainId(author, Lane.DATA)).capabilities
+        found = self._presented.get(author)
+        if found is None or len(found) != len(presented):
+            found = [read_capability(raw, self.genesis, author) for raw in presented]
+            self._presented[author] = found
+        return found
 
     # data
 
     def _add_data(self, entry: Entry, chain: Chain, seen: Mapping[ChainId, int]) -> Verdict:
         body = entry.body
+        found = self.rights_of(body.author)
+        if body.kind is Kind.JOIN:
+            found = [*found, self._check_capability(entry, chain)]
         seen_rights = [
             right
-            for right in self.rights_of(body.author)
+            for right in found
             if not right.granter or seen.get(ChainId(right.granter, Lane.CONTROL), 0) >= right.seq
         ]
         if not seen_rights:
@@ -328,23 +346,46 @@ class Ledger:
         if not rights:
             return Verdict.MOOT
         epoch = self._epoch(entry, chain)
-        update = read_update(body.payload, limits=self._limits)
-        clock = check_own(update, epoch.client, chain.clock if len(chain) and epoch is chain.epochs[-1] else 0)
-        self._check_needs(update, entry.chain, chain, seen)
-        _check_flat(update)
-        placement = self._places.place(update)
-        scope = Scope(seen_rights)
-        names = {self._check_place(place, body.author, scope) for place in placement.touched}
-        if len(rights) < len(seen_rights) and not all(map(Scope(rights).covers, names)):
+        clock: int | None = chain.clock if len(chain) and epoch is chain.epochs[-1] else 0
+        self.touched = set()
+        if body.kind is Kind.JOIN:
+            chain.capabilities.append(body.payload)
+        else:
+            clock = self._write(entry, chain, seen, epoch.client, clock or 0, seen_rights)
+        if clock is None:
             return Verdict.MOOT
-        self._places.add(placement)
-        self.touched = placement.touched
         if not chain.epochs or chain.epochs[-1] is not epoch:
             chain.begin(epoch)
             self._clients[epoch.client] = entry.chain
         self.chains[entry.chain] = chain
         chain.append(entry, clock)
         return Verdict.ADDED
+
+    def _write(
+        self, entry: Entry, chain: Chain, seen: Mapping[ChainId, int], client: int, clock: int, rights: Sequence[Right]
+    ) -> int | None:
+        """Note where an entry's update writes; the client's next clock after it. ``None``: that right has ended."""
+        update = read_update(entry.body.payload, limits=self._limits)
+        end = check_own(update, client, clock)
+        self._check_needs(update, entry.chain, chain, seen)
+        _check_flat(update)
+        placement = self._places.place(update)
+        scope = Scope(rights)
+        names = {self._check_place(place, entry.body.author, scope) for place in placement.touched}
+        holding = [right for right in rights if entry.body.seq <= right.last]
+        if len(holding) < len(rights) and not all(map(Scope(holding).covers, names)):
+            return None
+        self._places.add(placement)
+        self.touched = placement.touched
+        return end
+
+    def _check_capability(self, entry: Entry, chain: Chain) -> Right:
+        if self.genesis.policy is not Policy.CAPABILITY:
+            raise EntryRefusedError("it presents a capability, which this namespace does not know")
+        if len(chain.capabilities) >= MAX_CAPABILITIES:
+            raise EntryRefusedError(f"its author has presented {MAX_CAPABILITIES} capabilities")
+        right = read_capability(entry.body.payload, self.genesis, entry.body.author)
+        return self.rights.ended(entry.body.author, right)
 
     def _epoch(self, entry: Entry, chain: Chain) -> Epoch:
         body = entry.body
@@ -394,7 +435,7 @@ def _is_for_owner(action: Action) -> bool:
     return isinstance(action, Checkpoint) or (isinstance(action, Grant) and action.role is Role.ADMIN)
 
 
-_FLAT = frozenset((Kind.DELETED, Kind.BINARY, Kind.STRING, Kind.EMBED, Kind.FORMAT, Kind.ANY))
+_FLAT = frozenset((Content.DELETED, Content.BINARY, Content.STRING, Content.EMBED, Content.FORMAT, Content.ANY))
 
 
 def _check_flat(update: YUpdate) -> None:

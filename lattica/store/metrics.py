@@ -18,3 +18,4 @@ PEERS_REFUSED: Final = Counter("lattica_store_refused_peers_total", "Streams end
 BYTES_SENT: Final = Counter("lattica_store_sent_bytes_total", "Bytes of frames sent to peers.")
 FOLDS: Final = Counter("lattica_store_folds_total", "Checkpoints whose state was put in the place of entries.")
 FOLDS_REFUSED: Final = Counter("lattica_store_refused_folds_total", "Checkpoints that were not what the entries say.")
+PRESENCES_DROPPED: Final = Counter("lattica_store_dropped_presences_total", "Records of who is present not taken.")

@@ -72,7 +72,7 @@ class Replica:
     def add(self, entry: Entry) -> Verdict:
         """Add an entry whose signature is good; as `Ledger.add`."""
         verdict = self.ledger.add(entry)
-        if verdict is Verdict.ADDED and entry.body.lane is Lane.DATA:
+        if verdict is Verdict.ADDED and entry.body.kind is Kind.UPDATE:
             self.ydoc.apply_update(entry.body.payload)
             if entry.body.author == self.own:
                 self.renew_client()
@@ -104,6 +104,10 @@ class Replica:
     def write(self, key: IdentityKey, update: bytes, time: int) -> Entry:
         """An entry of ours with what the document has written; not added yet."""
         return self._sign(key, Lane.DATA, Kind.UPDATE, update, time, self._fitting(self._news(Lane.DATA), update))
+
+    def join(self, key: IdentityKey, capability: bytes, time: int) -> Entry:
+        """An entry of ours that presents a capability; not added yet."""
+        return self._sign(key, Lane.DATA, Kind.JOIN, capability, time, ())
 
     def control(self, key: IdentityKey, action: Action, time: int) -> Entry:
         """An entry of ours that grants, revokes or folds; not added yet."""

@@ -18,6 +18,8 @@ from lattica.store.disk import StoreDisk
 from lattica.store.journal import Journal
 from lattica.store.peer_book import PeerBook
 from lattica.store.ports import ReplicaRouting, SyncLink
+from lattica.store.presence import Presence
+from lattica.store.presence_spread import PresenceSpread
 from lattica.store.sync_session import FetchBoard, SyncSession
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Replicator:
     Args:
         me: Our peer ID.
         journal: The replica.
+        presence: Who looks at its document.
         disk: Where its entries are.
         dial: Opens a stream to a peer.
         routing: Finds peers that have a replica.
@@ -55,6 +58,7 @@ class Replicator:
         self,
         me: PeerId,
         journal: Journal,
+        presence: Presence,
         disk: StoreDisk,
         dial: Dialer,
         routing: ReplicaRouting,
@@ -70,6 +74,7 @@ class Replicator:
         self._tasks = tasks
         self._book = PeerBook(rng or random.SystemRandom())
         self._board = FetchBoard()
+        self._presences = PresenceSpread(presence)
         self._sessions: dict[PeerId, _Running] = {}
         self._calling: set[PeerId] = set()
         self._own: set[asyncio.Task[None]] = set()
@@ -89,9 +94,11 @@ class Replicator:
 
     async def run(self) -> None:
         """Find replicas, and stay in touch, until cancelled; then all streams have ended."""
+        disconnect = self._presences.connect()
         try:
             await self._stay_in_touch()
         finally:
+            disconnect()
             self._ended = True
             for task in self._own:
                 task.cancel()
@@ -195,7 +202,7 @@ class Replicator:
     async def _session(self, link: SyncLink, *, outgoing: bool) -> None:
         peer, loop = link.peer, asyncio.get_running_loop()
         greet = self._journal.genesis.namespace.raw if outgoing else b""
-        session = SyncSession(link, self._journal, self._disk, self._board, greet=greet)
+        session = SyncSession(link, self._journal, self._disk, self._board, self._presences, greet=greet)
         self._book.found(peer)
         began = loop.time()
         try:

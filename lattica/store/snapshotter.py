@@ -19,6 +19,9 @@ waits for a quarter of all: of each entry, what is written for all snapshots is 
 SNAPSHOT_AT_CLOSE: Final = 1000
 """The same when the replica is closed."""
 
+LARGE_STATE: Final = 1 << 18
+"""Bytes of a checkpoint's state from which on a snapshot follows at once: a second for each 5 MB to open without."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +39,10 @@ class Snapshotter:
     def is_due(self, replica: Replica) -> bool:
         """Whether it is time for the next one."""
         return self.since > SNAPSHOT_AFTER and self.since > replica.ledger.size // 4
+
+    def folded(self, replica: Replica, size: int) -> None:
+        """Note that a checkpoint's state of ``size`` bytes stands for what the last snapshot held, too."""
+        self.since = max(replica.ledger.size, SNAPSHOT_AFTER + 1 if size > LARGE_STATE else 0)
 
     def is_due_at_close(self) -> bool:
         """Whether a last one is worth its while."""

@@ -157,11 +157,14 @@ class ReplicatedStore:
     async def _start(self, genesis: Genesis) -> _Open:
         replica = await load_replica(self._disk, genesis, self._key.peer_id.raw)
         journal = Journal(self._key, self._disk, replica, self._tasks, now=self._now)
-        replicator = Replicator(self._key.peer_id, journal, self._disk, self._peers.call, self._routing, self._tasks)
+        document = Document(journal)
+        replicator = Replicator(
+            self._key.peer_id, journal, document.presence, self._disk, self._peers.call, self._routing, self._tasks
+        )
         if genesis.namespace in self._known:
             replicator.add_peers([self._known.pop(genesis.namespace)])
         running = self._tasks.start(replicator.run())
-        return _Open(Document(journal), journal, replicator, running)
+        return _Open(document, journal, replicator, running)
 
     # a namespace that is not here
 

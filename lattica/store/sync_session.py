@@ -14,6 +14,7 @@ from lattica.store.disk import StoreDisk
 from lattica.store.entry import ChainId
 from lattica.store.journal import Journal
 from lattica.store.ports import SyncLink
+from lattica.store.presence_spread import PresenceOutlet, PresenceSpread
 from lattica.store.sync_answer import ANSWER_BYTES, answer
 from lattica.store.sync_state import LinkState, offer_of
 from lattica.store.sync_wire import FrameReader, FrameWriter, Locator, SyncMessage
@@ -90,7 +91,16 @@ class SyncSession:
         useful_at: When it was asked for something, or sent something new, the last time.
     """
 
-    def __init__(self, link: SyncLink, journal: Journal, disk: StoreDisk, board: FetchBoard, *, greet: bytes) -> None:
+    def __init__(
+        self,
+        link: SyncLink,
+        journal: Journal,
+        disk: StoreDisk,
+        board: FetchBoard,
+        presences: PresenceSpread,
+        *,
+        greet: bytes,
+    ) -> None:
         self.peer = link.peer
         self.was_heard = False
         self.useful_at = 0.0
@@ -106,6 +116,8 @@ class SyncSession:
         self._reader = FrameReader()
         self._sending = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._presences = presences
+        self._outlet = PresenceOutlet(self.wake)
         self._asked: asyncio.Queue[Mapping[ChainId, Locator] | int] = asyncio.Queue(1)
         self._parts = bytearray()
 
@@ -121,8 +133,9 @@ class SyncSession:
             RemoteProtocolError, EntryRefusedError: The peer breaks the rules.
             LatticaError: The document cannot be used any more.
         """
-        unsubscribe = self._journal.subscribe(self.wake)
+        unsubscribe = self._journal.commits.subscribe(self.wake)
         self._board.join(self)
+        self._presences.join(self._outlet)
         self._wake.set()
         try:
             async with background_tasks() as tasks:
@@ -132,6 +145,7 @@ class SyncSession:
         finally:
             unsubscribe()
             self._board.leave(self)
+            self._presences.leave(self._outlet)
 
     # what we say
 
@@ -174,6 +188,7 @@ class SyncSession:
             proofs=[(fraud.one, fraud.other) for fraud in self._state.new_proofs(frontier, ledger.frozen)],
             base=self._state.new_base(ledger.base),
             state_wanted=state_wanted,
+            presences=self._outlet.take(),
         )
 
     async def _send(self, message: SyncMessage) -> None:
@@ -227,6 +242,8 @@ class SyncSession:
             await self._take(message)
         if message.state:
             self._take_part(message.state)
+        for raw in message.presences:
+            self._presences.heard(self._outlet, raw, time.monotonic())
         self._state.hear(message.heads, message.base)
         if message.wanted or message.state_wanted:
             try:
@@ -266,7 +283,7 @@ class SyncSession:
         useful = checkpoint is not None and len(raw) == checkpoint.size
         if useful:
             self._empty = -1
-            await self._journal.adopt(base, raw)
+            await self._journal.upkeep.adopt(base, raw)
         self._state.got_state(now, useful=useful)
 
     async def _take(self, message: SyncMessage) -> None:

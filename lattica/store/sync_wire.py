@@ -24,6 +24,8 @@ MAX_FRAME_ENTRIES = 4096
 """Entries of one frame."""
 MAX_PROOFS = 64
 """Proofs of one frame."""
+MAX_PRESENCES = 64
+"""Records of who is present in one frame."""
 SHORT_MARK = 8
 """Bytes of a hash in what is told of heads: that two of one chain share them by chance takes 2^32 forks."""
 
@@ -60,6 +62,7 @@ class SyncMessage:
         base: Number of the checkpoint whose state the sender keeps in place of entries; 0: no news of that.
         state_wanted: Number of the checkpoint whose state is asked for; 0: none is.
         state: Part of one.
+        presences: Records of who is present.
     """
 
     namespace: bytes = b""
@@ -71,6 +74,7 @@ class SyncMessage:
     base: int = 0
     state_wanted: int = 0
     state: bytes = b""
+    presences: Sequence[bytes] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -93,6 +97,7 @@ class FrameWriter:
             base=message.base,
             state_wanted=message.state_wanted,
             state=message.state,
+            presences=message.presences,
             proofs=[store_pb2.FraudProof(one=one, other=other) for one, other in message.proofs],
         )
         for chain, head in message.heads.items():
@@ -134,6 +139,7 @@ class FrameReader:
             ("wanted chains", len(frame.wanted), MAX_WANTED),
             ("entries", len(frame.entries), MAX_FRAME_ENTRIES),
             ("proofs", len(frame.proofs), MAX_PROOFS),
+            ("presences", len(frame.presences), MAX_PRESENCES),
         ):
             if count > most:
                 raise RemoteProtocolError(f"{count} {what} in a frame, {most} allowed")
@@ -146,6 +152,7 @@ class FrameReader:
             base=frame.base,
             state_wanted=frame.state_wanted,
             state=frame.state,
+            presences=tuple(frame.presences),
             proofs=[(proof.one, proof.other) for proof in frame.proofs],
         )
 

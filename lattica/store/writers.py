@@ -32,8 +32,7 @@ def may_write(ledger: Ledger, author: bytes, name: str | None = None) -> bool:
     """Whether the author's next entry may count: one that writes the container of this name, or any."""
     chain = ChainId(author, Lane.DATA)
     following = ledger.chain(chain).head + 1
-    fraud = ledger.frozen.get(chain)
-    if fraud is not None and fraud.seq <= following:
+    if ledger.frozen_from(chain) <= following:
         return False
     rights = [right for right in ledger.rights_of(author) if right.last >= following]
     return bool(rights) if name is None else Scope(rights).covers(name)

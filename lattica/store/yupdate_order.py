@@ -190,7 +190,7 @@ class ItemOrder:
             origin, following = _Item(self._head(struct.parent), 0), _NONE
         else:
             origin, following = self._between(struct)
-        runs.right = _UNCHECKED if origin == _NONE else struct.right_origin
+        runs.right = struct.right_origin
         if origin == _NONE:
             runs.append(struct.clock, _NOWHERE)
         elif not goes_on or following != _NONE:

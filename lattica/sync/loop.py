@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import os
 import threading
@@ -145,7 +146,7 @@ class LoopThread(Generic[T]):
                 yield item
                 item = self.run(_take(items))
         finally:
-            if os.getpid() == self._pid and self._thread.is_alive():
+            with contextlib.suppress(UsageError):  # the node is closed, and with it the stream
                 self.run(close())
 
     def _usable(self) -> asyncio.AbstractEventLoop:

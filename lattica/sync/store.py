@@ -20,6 +20,7 @@ from lattica.store import (
     Genesis,
     Json,
     Limits,
+    MembersChange,
     NamespaceId,
     OwnMap,
     Policy,
@@ -29,11 +30,15 @@ from lattica.store import (
     ReplicatedSet,
     ReplicatedText,
     Role,
+    Storable,
+    Value,
     dump,
 )
 from lattica.store.store import FIND_TIMEOUT_S
 from lattica.sync.containers import blocking
+from lattica.sync.held import held
 from lattica.sync.loop import LoopThread
+from lattica.sync.members import SyncLease, SyncPresence
 from lattica.sync.writing import Writing
 
 C = TypeVar("C", bound=Container)
@@ -46,6 +51,7 @@ class SyncStore:
     def __init__(self, loop: LoopThread[Node]) -> None:
         self._loop = loop
         self._documents: dict[NamespaceId, SyncDocument] = {}
+        self._lock = threading.Lock()
 
     @property
     def namespaces(self) -> list[Genesis]:
@@ -68,17 +74,25 @@ class SyncStore:
 
     def close(self, namespace: NamespaceId) -> None:
         """Close a document; it stays on disk."""
+        self._check_not_writing(namespace)
         self._loop.run(self._loop.value.store.close(namespace))
 
     def forget(self, namespace: NamespaceId) -> None:
         """Close a document and delete it here; others keep theirs."""
+        self._check_not_writing(namespace)
         self._loop.run(self._loop.value.store.forget(namespace))
 
     def _of(self, document: Document) -> SyncDocument:
-        known = self._documents.get(document.namespace)
-        if known is None or known.document is not document:
-            known = self._documents[document.namespace] = SyncDocument(self._loop, document)
-        return known
+        with self._lock:
+            known = self._documents.get(document.namespace)
+            if known is None or known.document is not document:
+                known = self._documents[document.namespace] = SyncDocument(self._loop, document)
+            return known
+
+    def _check_not_writing(self, namespace: NamespaceId) -> None:
+        known = self._documents.get(namespace)
+        if known is not None:
+            known.check_not_writing()
 
 
 class SyncDocument:
@@ -155,6 +169,11 @@ class SyncDocument:
 
         return self._loop.run(run())
 
+    def check_not_writing(self) -> None:
+        """Raise `StoreUsageError` if this thread is in a transaction: what waits for its end would wait for ever."""
+        if self._writing is not None:
+            raise StoreUsageError("this thread is in a transaction of the document; do this after it")
+
     @property
     def _writing(self) -> Writing | None:
         """The transaction that this thread is in."""
@@ -194,8 +213,7 @@ class SyncDocument:
                 of this document already; nothing is written.
             ReplicaStoreError: It is not durable, and the document cannot be used any more.
         """
-        if self._writing is not None:
-            raise StoreUsageError("a transaction cannot be begun within another one; write everything in the first")
+        self.check_not_writing()
         writing = Writing(self._loop, self.document)
         writing.begin()
         self._thread.writing = writing
@@ -209,12 +227,44 @@ class SyncDocument:
         finally:
             self._thread.writing = None
 
+    def compact(self) -> bool:
+        """Put the state in the place of its history; see `lattica.store.Document.compact`."""
+        self.check_not_writing()
+        return self._loop.run(self.document.compact())
+
+    # members
+
+    @contextlib.contextmanager
+    def hold(self, name: str, value: Storable, *, ttl: float = 30.0) -> Iterator[SyncLease]:
+        """Be a member of ``name`` in this block, or until the node is closed; see `lattica.store.Document.hold`.
+
+        The block runs on if the lease is lost: look at `SyncLease.lost`.
+        """
+        self.check_not_writing()
+        with held(self._loop, lambda: self.document.hold(name, value, ttl=ttl)) as lease:
+            yield SyncLease(self._loop, lease)
+
+    def members(self, name: str) -> dict[PeerId, Value]:
+        """Those who `hold` the name now, and what they tell."""
+        return self._run(lambda: dict(self.document.members(name)))
+
+    def watch_members(self, name: str) -> Iterator[MembersChange]:
+        """Yield who joins, leaves, or tells something else; see `lattica.store.Members.changes`. Waits for each."""
+        return self._loop.watch(self.document.members(name).changes())
+
+    @property
+    def presence(self) -> SyncPresence:
+        """Who looks at the document now, and what they tell; never kept."""
+        return SyncPresence(self._loop, self.document.presence)
+
     # rights
 
     def grant(self, peer: PeerId, role: Role = Role.WRITER, *, paths: Sequence[str] = ()) -> None:
         """Give a peer the right to write; see `lattica.store.Document.grant`."""
+        self.check_not_writing()
         self._loop.run(self.document.grant(peer, role, paths=paths))
 
     def revoke(self, peer: PeerId) -> None:
         """End all rights of a peer that are known here; see `lattica.store.Document.revoke`."""
+        self.check_not_writing()
         self._loop.run(self.document.revoke(peer))

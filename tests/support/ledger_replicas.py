@@ -97,6 +97,9 @@ class SimReplica:
         action = Revoke(author.peer_id.raw, right, data.head, control.head)
         return self.keep(self.replica.control(self.key, action, NOW))
 
+    def join(self, capability: bytes) -> Entry | None:
+        return self.keep(self.replica.join(self.key, capability, NOW))
+
     def keep(self, entry: Entry) -> Entry | None:
         """Add an entry of ours; one that breaks the rules is given up, and the document is as it was."""
         try:

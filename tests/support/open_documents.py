@@ -72,7 +72,7 @@ async def following(follower: Desk, other: Desk) -> AsyncIterator[None]:
             news.clear()
             await follower.hear(other)
 
-    unsubscribe = other.journal.subscribe(news.set)
+    unsubscribe = other.journal.commits.subscribe(news.set)
     try:
         async with background_tasks() as tasks:
             tasks.start(follow())

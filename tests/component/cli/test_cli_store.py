@@ -30,6 +30,13 @@ def test_a_document_is_made_written_and_read(start_node: StartNode) -> None:
     assert json.loads(lattica("store", "dump", namespace).stdout) == everything
     assert lattica.json("store", "get", namespace, "list:none")["value"] == []
 
+    assert lattica.json("store", "compact", namespace)["changed"]
+    assert not lattica.json("store", "compact", namespace)["changed"]
+    assert [
+        (author["entries"], author["covered"]) for author in lattica.json("store", "show", namespace)["authors"]
+    ] == [(0, 2)]
+    assert lattica.json("store", "dump", namespace) == everything
+
     lattica.json("store", "forget", namespace)
     result = lattica("store", "show", namespace)
     assert result.exit_code == 1
@@ -62,12 +69,15 @@ def test_a_document_is_shared_by_right_and_replicated(start_node: StartNode) -> 
     assert writer("store", "set", namespace, "map:settings", "k", "1").exit_code == 2
 
     def has_come() -> bool:
-        return owner.json("store", "dump", namespace) == {"map:notes/a": {"k": 1}}
+        return bool(owner.json("store", "dump", namespace) == {"map:notes/a": {"k": 1}})
 
     wait_until(has_come, "the value's arrival")
-    shown = owner.json("store", "show", namespace)
-    assert shown["peers"] == [other.peer_id]
-    assert shown["frontier"] == writer.json("store", "show", namespace)["frontier"]
+
+    def is_the_same() -> bool:  # once it is on disk
+        return len({command.json("store", "show", namespace)["frontier"] for command in (owner, writer)}) == 1
+
+    wait_until(is_the_same, "the same state")
+    assert owner.json("store", "show", namespace)["peers"] == [other.peer_id]
 
     owner.json("store", "revoke", namespace, other.peer_id)
     assert owner.json("store", "show", namespace)["authors"][1]["role"] == "none"
@@ -126,6 +136,12 @@ def test_mistakes_end_in_a_sentence(start_node: StartNode) -> None:
         assert (result.exit_code, result.stdout) == (code, ""), arguments
         assert sentence in result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_node_with_a_bad_namespace_does_not_start(lattica: Command) -> None:
+    result = lattica("up", "--port", "0", "--host", "127.0.0.1", "--replicate", "nonsense")
+    assert result.exit_code == 2
+    assert "is no namespace's ID" in result.stderr
 
 
 def test_commands_for_nodes_say_that_none_runs(lattica: Command) -> None:

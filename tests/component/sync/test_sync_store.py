@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,7 +78,7 @@ def test_a_block_that_raises_writes_nothing(document: SyncDocument) -> None:
     assert dict(document.map("m")) == {"a": 2}
 
 
-def test_errors_are_raised_where_they_are_made(document: SyncDocument) -> None:
+def test_errors_are_raised_where_they_are_made(node: SyncNode, document: SyncDocument) -> None:
     with pytest.raises(StoreUsageError, match="outside of a transaction"):
         document.map("m")["a"] = 1
     with document.transaction():
@@ -84,10 +86,18 @@ def test_errors_are_raised_where_they_are_made(document: SyncDocument) -> None:
             document.map("m")["a"] = 2**64
         with pytest.raises(KeyError):
             document.map("m")["a"]
-        with pytest.raises(StoreUsageError, match="within another one"), document.transaction():
+        with pytest.raises(StoreUsageError, match="in a transaction"), document.transaction():
             pass
+        for wait_for_it in (
+            partial(document.revoke, document.genesis.owner),
+            document.compact,
+            partial(node.store.forget, document.namespace),
+        ):
+            with pytest.raises(StoreUsageError, match="in a transaction"):
+                wait_for_it()
         document.map("m")["b"] = 1
     assert dict(document.map("m")) == {"b": 1}
+    assert document.compact()
     with pytest.raises(StoreUsageError):
         document.map("a\nb")
 
@@ -171,6 +181,34 @@ def test_two_nodes_share_a_document_by_right(tmp_path: Path) -> None:
             assert ours.list("log").to_list() == ["hello"]
             ours.revoke(two.peer_id)
             assert [author.role for author in ours.authors()] == ["owner", ""]
+
+
+def test_a_member_is_one_as_long_as_its_block_lasts(node: SyncNode, document: SyncDocument) -> None:
+    changes = document.watch_members("workers")
+    with document.hold("workers", {"load": 1}) as lease:
+        assert dict(next(changes).joined) == {node.peer_id: {"load": 1}}
+        lease.update({"load": 2})
+        assert document.members("workers") == {node.peer_id: {"load": 2}}
+        assert lease.lost is None
+        with pytest.raises(StoreUsageError, match="is held already"), document.hold("workers", 1):
+            pass
+    assert document.members("workers") == {}
+
+    document.presence.set("here")
+    assert document.presence.values() == {node.peer_id: "here"}
+    assert dict(next(document.presence.changes()).joined) == {node.peer_id: "here"}
+
+
+@pytest.mark.timeout(30)
+def test_a_node_that_closes_ends_membership(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        with lattica.sync.open_node(config(tmp_path / "node")) as node:
+            document = node.store.create()
+            stack.enter_context(document.hold("workers", 1))
+        with pytest.raises(UsageError, match="closed"):
+            document.members("workers")
+    with lattica.sync.open_node(config(tmp_path / "node")) as node:
+        assert node.store.open(document.namespace).members("workers") == {}
 
 
 @pytest.mark.timeout(30)

@@ -148,3 +148,19 @@ def test_entries_that_build_on_others_wait(forge: Forge) -> None:
     absorbed = absorb(replica, [entry for entry in forge.entries if entry.body.lane is Lane.DATA])
 
     assert (absorbed.added, absorbed.missing, absorbed.must_replay) == ([], 6, False)
+
+
+def test_of_many_forks_the_first_of_each_chain_is_looked_into(forge: Forge) -> None:
+    """Each takes a look at the disk, and a message can bring thousands."""
+    replica = Replica(forge.genesis, STRANGER.peer_id.raw)
+    absorb(replica, forge.entries)
+    authors = {key.peer_id.raw: key for key in (OWNER, WRITER, OTHER)}
+    forks = [
+        forge.sign(authors[entry.body.author], replace(entry.body, time=entry.body.time + more))
+        for entry in reversed(forge.entries)
+        for more in (1, 2)
+    ]
+
+    absorbed = absorb(replica, forks)
+    assert sorted(fork.body.seq for fork in absorbed.forks) == [1, 1, 1]
+    assert {fork.chain for fork in absorbed.forks} == {entry.chain for entry in forge.entries}

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from lattica.identity import IdentityKey
 from lattica.store.absorb import absorb
-from lattica.store.control import Role
+from lattica.store.control import Grant, Role
 from lattica.store.entry import ChainId, Entry, Lane
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.namespace import Policy
@@ -149,6 +149,20 @@ def test_what_a_revoked_admin_did_beyond_its_end_does_not_count() -> None:
     found = counting(forge, forge.entries)
     assert (numbers(found), numbers(found, OTHER)) == ([1], [])
     assert later not in found
+
+
+def test_an_admin_again_does_not_bring_back_what_it_did_in_between() -> None:
+    forge = Forge()
+    admin = forge.grant(OWNER, ADMIN, Role.ADMIN)
+    kept, _ = forge.grant(ADMIN, WRITER, deps=[admin]), forge.grant(ADMIN, OTHER)
+    forge.revoke(OWNER, ADMIN, admin, last_control=1)
+    again = forge.grant(OWNER, ADMIN, Role.ADMIN)
+    assert forge.add(forge.action(ADMIN, Grant(STRANGER.peer_id.raw, Role.WRITER), [again])) is Verdict.ADDED
+
+    assert forge.ledger.rights.counting[ADMIN.peer_id.raw] == 1
+    assert forge.ledger.rights_of(STRANGER.peer_id.raw) == []
+    found = counting(forge, forge.entries)
+    assert [entry for entry in found if entry.chain == kept.chain] == [kept]
 
 
 def test_what_a_revoked_admin_revoked_beyond_its_end_counts_again() -> None:

@@ -23,8 +23,9 @@ CLIENTS = (5, 3, 2**33, 2**53 - 1)
 Id = tuple[int, int]
 Step = tuple[int, int | None, int | None, int]
 
-sides = st.none() | st.integers(0, 3) | st.integers(0, 20)
-steps = st.lists(st.tuples(st.integers(0, 3), sides, sides, st.integers(1, 3)), max_size=20)
+OWN = -1
+sides = st.none() | st.integers(0, 3) | st.integers(0, 20)  # how many items ago the neighbour was written
+steps = st.lists(st.tuples(st.integers(0, 3), sides | st.just(OWN), sides, st.integers(1, 3)), max_size=20)
 
 
 class Sent(NamedTuple):
@@ -49,8 +50,7 @@ class Story:
     def write(self, step: Step) -> tuple[Sent, bool]:
         """The update that a step means, and whether it was accepted."""
         client = CLIENTS[step[0]]
-        items = list(self._in)
-        origin, right = (items[-1 - side % len(items)] if items and side is not None else None for side in step[1:3])
+        origin, right = (self._near(client, side) for side in step[1:3])
         if origin == right:
             right = None
         end = self._ends[client]
@@ -65,6 +65,10 @@ class Story:
             self._ends[client] += step[3]
             self.log.append(sent)
         return sent, accepted
+
+    def _near(self, client: int, side: int | None) -> Id | None:
+        items = [near for near in self._in if side != OWN or near[0] == client]
+        return items[-1 - max(side, 0) % len(items)] if items and side is not None else None
 
     def _run(self, client: int, end: int, length: int, origin: Id | None, right: Id | None) -> bytes:
         names = [self.name((client, end + more)) for more in range(length)]
@@ -249,19 +253,45 @@ def test_what_honest_authors_write_is_accepted(story: list[tuple[int, int, int]]
             index.accept(read_update(authors.log[number]))
 
 
+def value(**near: Id | str) -> bytes:
+    """An item's struct; the keywords are those of `item`."""
+    return item(ANY, b"\x01\x7e", **{"root": "list", **near})  # type: ignore[arg-type]
+
+
 def test_what_was_only_looked_at_leaves_no_trace() -> None:
     index = ItemParents(texts={"text"})
-    first = update({5: (0, [item(ANY, b"\x01\x7e", root="list"), item(ANY, b"\x01\x7e", origin=(5, 0))])})
-    other = update({5: (0, [item(ANY, b"\x02\x7e\x7e", root="other"), item(ANY, b"\x01\x7e", root="list")])})
-    crossed = update({9: (0, [item(ANY, b"\x01\x7e", origin=(5, 0), right=(5, 2))])})
+    for clock, items in (
+        (0, [value(), value(right=(5, 0))]),
+        (0, [value(root="more"), value(), value(right=(5, 1))]),
+        (0, [value(root="more"), value(root="other")]),
+    ):
+        index.roots_touched(read_update(update({5: (clock, items)})))
+    index.accept(read_update(update({5: (0, [value(), value(origin=(5, 0))])})))
 
-    index.roots_touched(read_update(first))
-    index.accept(read_update(other))
+    index.roots_touched(read_update(update({9: (0, [value(origin=(5, 0), right=(5, 1))])})))
+    with pytest.raises(DocumentUpdateError, match="not in this order"):
+        index.roots_touched(read_update(update({9: (0, [value(origin=(5, 1), right=(5, 0))])})))
 
-    for _ in range(2):
-        with pytest.raises(DocumentUpdateError, match="different places"):
-            index.roots_touched(read_update(crossed))
-    index.accept(read_update(update({9: (0, [item(ANY, b"\x01\x7e", origin=(5, 0), right=(5, 1))])})))
+
+def test_what_an_item_dropped_had_on_its_right_is_no_excuse_for_the_next() -> None:
+    index = ItemParents(texts={"text"})
+    index.accept(read_update(update({9: (0, [value()]), 5: (0, [value(origin=(9, 0))])})))
+
+    index.roots_touched(read_update(update({5: (1, [value(right=(9, 0))])})))
+
+    with pytest.raises(DocumentUpdateError, match="not in this order"):
+        index.accept(read_update(update({5: (1, [value(origin=(5, 0), right=(9, 0))])})))
+
+
+def test_one_may_go_on_before_what_another_has_put_there() -> None:
+    """With the lower client ID, the other's item would come first if it was not named."""
+    index = ItemParents(texts={"text"})
+    index.accept(read_update(update({5: (0, [value()]), 3: (0, [value(origin=(5, 0))])})))
+    index.accept(read_update(update({5: (1, [value(origin=(5, 0), right=(3, 0))])})))
+
+    index.roots_touched(read_update(update({9: (0, [value(origin=(5, 1), right=(3, 0))])})))
+    with pytest.raises(DocumentUpdateError, match="not in this order"):
+        index.roots_touched(read_update(update({9: (0, [value(origin=(3, 0), right=(5, 1))])})))
 
 
 def test_two_lists_below_one_key_are_two() -> None:
