@@ -6,7 +6,7 @@ from when it came. An entry is added when all that it builds on is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
@@ -348,12 +348,14 @@ class Ledger:
         if not rights:
             return Verdict.MOOT
         epoch = self._epoch(entry, chain)
-        clock = chain.clock if len(chain) and epoch is chain.epochs[-1] else 0
+        clock: int | None = chain.clock if len(chain) and epoch is chain.epochs[-1] else 0
         self.touched = set()
         if body.kind is Kind.JOIN:
             chain.capabilities.append(body.payload)
         else:
-            clock = self._write(entry, chain, seen, epoch.client, clock, Scope(rights))
+            clock = self._write(entry, chain, seen, epoch.client, clock or 0, seen_rights)
+        if clock is None:
+            return Verdict.MOOT
         if not chain.epochs or chain.epochs[-1] is not epoch:
             chain.begin(epoch)
             self._clients[epoch.client] = entry.chain
@@ -362,16 +364,19 @@ class Ledger:
         return Verdict.ADDED
 
     def _write(
-        self, entry: Entry, chain: Chain, seen: Mapping[ChainId, int], client: int, clock: int, scope: Scope
-    ) -> int:
-        """Note where an entry's update writes; the client's next clock after it."""
+        self, entry: Entry, chain: Chain, seen: Mapping[ChainId, int], client: int, clock: int, rights: Sequence[Right]
+    ) -> int | None:
+        """Note where an entry's update writes; the client's next clock after it. ``None``: that right has ended."""
         update = read_update(entry.body.payload, limits=self._limits)
         end = check_own(update, client, clock)
         self._check_needs(update, entry.chain, chain, seen)
         _check_flat(update)
         placement = self._places.place(update)
-        for place in placement.touched:
-            self._check_place(place, entry.body.author, scope)
+        scope = Scope(rights)
+        names = {self._check_place(place, entry.body.author, scope) for place in placement.touched}
+        holding = [right for right in rights if entry.body.seq <= right.last]
+        if len(holding) < len(rights) and not all(map(Scope(holding).covers, names)):
+            return None
         self._places.add(placement)
         self.touched = placement.touched
         return end
@@ -410,7 +415,8 @@ class Ledger:
         needs = read_update(update, limits=self._limits).needs()
         return {self._clients[client] for client in needs if client in self._clients}
 
-    def _check_place(self, place: Place, author: bytes, scope: Scope) -> None:
+    def _check_place(self, place: Place, author: bytes, scope: Scope) -> str:
+        """The name of the container, which the author may write."""
         kind, name = parse_root(place.root)
         if kind in (RootKind.COUNTER, RootKind.OWN) and place.key != self._name(author):
             raise EntryRefusedError(f"it writes another author's part of {place.root!r}")
@@ -418,6 +424,7 @@ class Ledger:
             raise EntryRefusedError(f"{place.root!r} belongs to another author")
         if not scope.covers(name):
             raise EntryRefusedError(f"its author may not write {place.root!r}")
+        return name
 
     def _name(self, author: bytes) -> str:
         name = self._names.get(author)
