@@ -130,8 +130,12 @@ async def prove_pipe(link: Link, sock: socket.socket, kind: PathKind, remote: Pe
     return OpenPipe(sock, path)
 
 
+class NoAnswerError(NetworkError):
+    """Nothing at all came from an address: nobody is there, or the network does not lead there at present."""
+
+
 async def connect_tcp(address: PeerAddress) -> socket.socket:
-    """A connected, non-blocking TCP socket; `NetworkError` or `OSError` if there is none in time."""
+    """A connected, non-blocking TCP socket; `NoAnswerError` or `OSError` if there is none in time."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -141,7 +145,7 @@ async def connect_tcp(address: PeerAddress) -> socket.socket:
             await asyncio.get_running_loop().sock_connect(sock, (address.host, address.port))
     except TimeoutError as error:
         sock.close()
-        raise NetworkError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from error
+        raise NoAnswerError(f"no answer within {CONNECT_TIMEOUT_S:.0f} s") from error
     except BaseException:
         sock.close()
         raise

@@ -14,7 +14,7 @@ from lattica._proto import relay_pb2
 from lattica.errors import NetworkError, RemoteProtocolError
 from lattica.identity import PeerAddress, PeerId
 from lattica.mesh.paths import is_local
-from lattica.mesh.pipes import connect_tcp, receive_exactly
+from lattica.mesh.pipes import NoAnswerError, connect_tcp, receive_exactly
 from lattica.mesh.relay_server import RELAY_PROTOCOL
 from lattica.mesh.relay_session import MAX_RELAY_MESSAGE
 from lattica.mesh.relay_wire import (
@@ -166,6 +166,21 @@ async def dial_through(address: PeerAddress, token: bytes) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+async def dial_through_again(address: PeerAddress, token: bytes) -> socket.socket:
+    """As `dial_through`; a relay that gives no answer is dialled again for as long as it may take to join us.
+
+    Other relays of the peer have that time, too. Without this one that can be reached again meanwhile, as after a split
+    of the network, would not be dialled before all of them have failed.
+    """
+    give_up_at = time.monotonic() + JOIN_TIMEOUT_S
+    while True:
+        try:
+            return await dial_through(address, token)
+        except NoAnswerError:
+            if time.monotonic() >= give_up_at:
+                raise
 
 
 async def introduce(sock: socket.socket, preface: bytes, timeout: float) -> None:

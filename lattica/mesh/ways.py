@@ -17,7 +17,7 @@ from lattica.mesh.paths import PathKind, dial_order, is_local
 from lattica.mesh.pipes import DIAL_STAGGER_S, OpenPipe, close_pipe, describe, dial_first, prove_pipe
 from lattica.mesh.preface import LinkRefusedError
 from lattica.mesh.race import race
-from lattica.mesh.relay_client import dial_through
+from lattica.mesh.relay_client import dial_through_again
 from lattica.swarm import Direction, Swarm
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Ways:
         self, link: Link, offer: RelayOffer, attempts: dict[str, str], verdict: Verdict
     ) -> OpenPipe | None:
         async def attempt() -> OpenPipe:
-            sock = await dial_through(offer.address, offer.token)
+            sock = await dial_through_again(offer.address, offer.token)
             logger.debug("joined by relay peer=%s relay=%s", link.peer_id, offer.address.text)
             return await prove_pipe(link, sock, PathKind.RELAYED, offer.address)
 

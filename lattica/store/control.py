@@ -318,7 +318,8 @@ class Rights:
             everybody = [Right(b"", 0, EVERYBODY, (), MAX_SEQ)] if self._is_open else []
             found = self._ended(author, [*self._writers.get(author, ()), *everybody])
             self._found[author] = found
-        return [*found, *self._ended(author, capabilities)]
+        ended = self._ended(author, capabilities)
+        return [*found, *ended] if ended else found
 
     def ended(self, author: bytes, right: Right) -> Right:
         """A right that the author brings, with its end."""

@@ -321,6 +321,8 @@ class Ledger:
 
     def _capabilities(self, author: bytes) -> list[Right]:
         """What the author has presented; checked when it was."""
+        if self.genesis.policy is not Policy.CAPABILITY:
+            return []
         presented = self.chain(ChainId(author, Lane.DATA)).capabilities
         found = self._presented.get(author)
         if found is None or len(found) != len(presented):

@@ -32,7 +32,7 @@ STUCK_S = 30.0
 """Seconds for a peer to take a frame."""
 ANSWER_S = 60.0
 """Seconds for each frame of an answer."""
-LEASE_S = 2.5
+LEASE_S = 1.0
 """Seconds for which a peer that is asked for chains keeps others from being asked for them, if it sends nothing new."""
 MAX_EMPTY = 20
 """Answers in a row without an entry before a peer is taken for a liar. Once in a while an honest one has just dropped
@@ -119,6 +119,7 @@ class SyncSession:
         self._reader = FrameReader()
         self._sending = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._spoken = asyncio.Event()
         self._presences = presences
         self._outlet = PresenceOutlet(self.wake)
         self._asked: asyncio.Queue[Mapping[ChainId, Locator] | int] = asyncio.Queue(1)
@@ -170,6 +171,7 @@ class SyncSession:
                 ping_at = loop.time() + PING_S
             if self._state.is_behind:
                 self.wake()
+            await self._spoken.wait()  # news for a peer that cannot be reached would only pile up
             await asyncio.sleep(max(NEWS_PAUSE_S, rest))
 
     def _news(self) -> SyncMessage:
@@ -239,6 +241,7 @@ class SyncSession:
                 raise StreamError(f"the replica at {self.peer} has been silent for {SILENCE_S:.0f} s") from None
             if raw is None:
                 return
+            self._spoken.set()
             self.was_heard = True
             began = time.monotonic()
             message = self._reader.read(raw)

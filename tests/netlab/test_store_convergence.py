@@ -23,10 +23,10 @@ NATS = {
 EAST = ("ann", "bob", "dan")
 """The others are on a network in the west, with a relay of its own; what is cut is the link between the two."""
 WRITES = 1000
-PAUSE_S = 0.03
+PAUSE_S = 0.08
 SPLIT_S = 15.0
 """Seconds of a split: longer than replicas, calls and paths wait before they give each other up."""
-WHOLE_S = 8.0
+WHOLE_S = 15.0
 HEALED_S = 5.0
 """Seconds from healing until everything written before is everywhere: the issue's."""
 LATENCY_S = 1.0

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from black_hole import black_hole
 from prometheus_client import CollectorRegistry, generate_latest
 from relay_rooms import (
     CLIENT,
@@ -28,9 +29,9 @@ from relay_rooms import (
 from lattica._proto import relay_pb2
 from lattica.errors import NetworkError, StreamError
 from lattica.identity import IdentityKey, PeerId
-from lattica.mesh.pipes import accept_pipe, receive_exactly
+from lattica.mesh.pipes import CONNECT_TIMEOUT_S, NoAnswerError, accept_pipe, receive_exactly
 from lattica.mesh.preface import ANSWER_BYTES, NONCE_BYTES, TicketOffice, check_answer, encode_preface
-from lattica.mesh.relay_client import dial_through, request_lease
+from lattica.mesh.relay_client import dial_through, dial_through_again, request_lease
 from lattica.mesh.relay_limits import SpliceLimits
 from lattica.mesh.relay_metrics import RelayMetrics
 from lattica.mesh.relay_session import RELAY_ACCEPT_PROTOCOL
@@ -93,6 +94,17 @@ async def test_a_token_opens_several_pipes_until_it_expires() -> None:
             await asyncio.sleep(2.1)  # the token counts whole seconds
             assert await refusal(relay.address, token) is RelayStatus.EXPIRED
             assert relay.server.counts().pipes == 2
+
+
+@pytest.mark.slow
+async def test_a_relay_that_gives_no_answer_is_dialled_again_for_a_while() -> None:
+    with black_hole() as address:
+        dialling = asyncio.ensure_future(dial_through_again(address, b"token"))
+        await asyncio.wait([dialling], timeout=CONNECT_TIMEOUT_S + 0.5)
+        assert not dialling.done()
+    with pytest.raises((NetworkError, OSError)) as caught:  # nobody listens there any more, and that is an answer
+        await dialling
+    assert not isinstance(caught.value, NoAnswerError)
 
 
 async def test_the_lease_says_what_is_allowed() -> None:
