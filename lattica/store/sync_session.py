@@ -21,6 +21,9 @@ from lattica.store.sync_wire import FrameReader, FrameWriter, Locator, SyncMessa
 
 NEWS_PAUSE_S = 0.02
 """Seconds between two frames with news: what happens meanwhile is told at once."""
+REST = 4.0
+"""How long a peer that makes us work is left alone then, as a multiple of the work: a fifth of one CPU is for each."""
+LONGEST_REST_S = 1.0
 PING_S = 2.0
 """Seconds after which a frame is sent though there is nothing to say."""
 SILENCE_S = 5.0
@@ -160,14 +163,16 @@ class SyncSession:
             self._wake.clear()
             if self._state.is_asking and time.monotonic() - self._answer_at > ANSWER_S:
                 raise RemoteProtocolError("it does not answer what it was asked", self.peer)
+            began = time.monotonic()
             message = self._news()
+            rest = _rest_since(began)
             if not message.is_empty or loop.time() >= ping_at:
                 await self._send(message)
                 ping_at = loop.time() + PING_S
             if self._state.is_behind:
                 self.wake()
             await self._spoken.wait()  # news for a peer that cannot be reached would only pile up
-            await asyncio.sleep(NEWS_PAUSE_S)
+            await asyncio.sleep(max(NEWS_PAUSE_S, rest))
 
     def _news(self) -> SyncMessage:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
@@ -238,7 +243,12 @@ class SyncSession:
                 return
             self._spoken.set()
             self.was_heard = True
-            await self._hear(self._reader.read(raw))
+            began = time.monotonic()
+            message = self._reader.read(raw)
+            rest = _rest_since(began)
+            await self._hear(message)
+            if message.heads and rest > NEWS_PAUSE_S:
+                await asyncio.sleep(rest)
 
     async def _hear(self, message: SyncMessage) -> None:
         if message.entries or message.proofs:
@@ -304,3 +314,7 @@ class SyncSession:
         if received.refused:
             reason = received.refused[0][1]
             raise RemoteProtocolError(f"{len(received.refused)} entries against the rules: {reason}", self.peer)
+
+
+def _rest_since(began: float) -> float:
+    return min(LONGEST_REST_S, REST * (time.monotonic() - began))

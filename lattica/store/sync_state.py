@@ -80,6 +80,7 @@ class LinkState:
 
     def __init__(self) -> None:
         self.fetching: frozenset[ChainId] = frozenset()
+        self._asked_for: dict[ChainId, Offer] = {}
         self.fetching_state = 0
         self._base = 0
         self._base_told = 0
@@ -178,6 +179,7 @@ class LinkState:
                 if len(found) >= MAX_WANTED:
                     break
         self.fetching = frozenset(found)
+        self._asked_for = {chain: lacking[chain] for chain in found}
         return found
 
     def state_to_fetch(self, ledger: Ledger, now: float) -> int:
@@ -215,11 +217,12 @@ class LinkState:
 
         What is lacking still, it could not send, or it builds on what is not here, or it does not count here. It is
         asked for that again when there is something new, here or there; more and more rarely if that does not help.
+        What it has offered since it was asked is new: it may not have been in the answer.
         """
         for chain in self.fetching:
-            head, offer = _head(ledger.chain(chain)), self._offers.get(chain, NOTHING)
+            head, offer = _head(ledger.chain(chain)), self._asked_for[chain]
             before = self._futile.pop(chain, None)
-            if not _lacks(ledger, chain, offer):
+            if not _lacks(ledger, chain, self._offers.get(chain, NOTHING)):
                 continue
             times = before.times + 1 if before is not None and before.head == head else 0
             pause = min(FUTILE_PAUSE_S * 2.0 ** min(times, 16), LONGEST_FUTILE_PAUSE_S)

@@ -377,7 +377,7 @@ async def test_who_does_not_answer_does_not_keep_others_from_it_for_long(
 async def test_floods_of_heads_do_not_hold_up_others(scene: Scene) -> None:
     async def flood(stranger: Stranger) -> None:
         for turn in range(1, 1000):
-            heads = {ChainId(number.to_bytes(38), 1): Offer(turn, b"a hash..") for number in range(500)}
+            heads = {ChainId(number.to_bytes(38), 1): Offer(turn, b"a hash..") for number in range(3000)}
             await stranger.say(SyncMessage(heads=heads))
 
     async def drain(stranger: Stranger) -> None:

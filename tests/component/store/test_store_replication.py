@@ -150,7 +150,7 @@ async def test_of_calls_that_cross_one_stream_is_left(network: MemoryNetwork, tm
     async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob, asyncio.timeout(20):
         ours = await alice.create()
         theirs = await bob.open(ours.namespace)
-        for _ in range(5):
+        for _ in range(3):
             network.partition([ALICE.peer_id], [BOB.peer_id])
             await until(lambda: not peers(alice, ours) and not peers(bob, theirs))
             for store, peer in ((alice, BOB.peer_id), (bob, ALICE.peer_id)):

@@ -187,6 +187,17 @@ def test_what_the_peer_could_not_give_is_asked_for_again_only_when_something_is_
     assert asks(3902 + LONGEST_FUTILE_PAUSE_S), "we have come closer"
 
 
+def test_what_is_offered_while_an_answer_comes_is_asked_for_when_it_has_ended(forge: Forge, state: LinkState) -> None:
+    """The answer may have been on its way before, and nothing else need ever happen."""
+    state.hear({DATA: Offer(2, b"second..")})
+    assert state.to_fetch(forge.ledger, (), 0)
+    state.hear({DATA: Offer(3, b"third...")})
+    second = written(forge, 2)[-1]
+    state.got([(DATA, offer(second))])
+    state.answered(forge.ledger, 0)
+    assert state.to_fetch(forge.ledger, (), 0) == {DATA: locator_of(forge.ledger.chain(DATA))}
+
+
 # locators
 
 
