@@ -258,7 +258,8 @@ def converge(replicas: Sequence[SimReplica]) -> None:
 
 
 def _set(doc: Any, number: int) -> None:
-    doc.get("map:settings", type=Map)[f"k{number % 3}"] = number
+    value = {"a": number, "b": [1, {"x": 1, "y": None}], "c": "c"} if number % 7 == 6 else number
+    doc.get("map:settings", type=Map)[f"k{number % 3}"] = value
 
 
 def _delete(doc: Any, number: int) -> None:
