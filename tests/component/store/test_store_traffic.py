@@ -9,10 +9,10 @@ import pytest
 from store_swarm import measure_traffic
 
 WRITERS = 5
-OVERHEAD = 2.0
-"""Bytes that a replica sends for a write, as a multiple of the entry; 1.2 to 1.6 is usual."""
+OVERHEAD = 160
+"""Bytes that a replica sends for a write, beside the entry; 40 (of 5 replicas) to 120 (of 100) are usual."""
 FRAMES = 6.0
-"""Frames that a replica sends for a write; 3 to 4 are usual."""
+"""Frames that a replica sends for a write; 2.5 to 4.5 are usual."""
 
 
 @pytest.mark.timeout(120)
@@ -22,6 +22,6 @@ async def test_bytes_of_a_write_grow_no_faster_than_the_logarithm_of_the_replica
     ]
     print(few, many)
     for traffic in (few, many):
-        assert traffic.bytes_each < OVERHEAD * traffic.entry
+        assert traffic.bytes_each < traffic.entry + OVERHEAD
         assert traffic.frames_each < FRAMES
     assert many.bytes_each / few.bytes_each < math.log(many.replicas) / math.log(few.replicas)
