@@ -128,6 +128,10 @@ class SyncSession:
         """Whether the peer has said anything."""
         return self._spoken.is_set()
 
+    def is_level(self, chain: ChainId) -> bool:
+        """Whether the peer has said what it has, and it has nothing of the chain that is not here."""
+        return self.was_heard and not self._state.is_ahead(self._journal.replica.ledger, chain)
+
     def wake(self) -> None:
         """There may be something to say."""
         self._wake.set()
