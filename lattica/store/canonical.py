@@ -1,54 +1,62 @@
 """A document's whole content as bytes that are equal for equal documents.
 
-yrs writes the clients of an update in any order, and may have left runs of items in pieces. So the content is put into
-a new document, all at once, whereupon yrs joins what can be joined; its update is taken apart and put in order.
-Deleted items stay as runs without content: others may refer to them.
+yrs writes the clients of an update, and the keys of values that are mappings, in any order, and may have left runs of
+items in pieces. So the content is put into a new document, all at once, whereupon yrs joins what can be joined; its
+update is taken apart and put together in order. Deleted items stay as runs without content: others may refer to them.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Any
 
 from pycrdt import Doc
 
-from lattica.errors import DocumentUpdateError
-from lattica.store.yupdate import UpdateLimits, read_blocks
+from lattica.store.yupdate import Blocks, Kind, UpdateLimits, find_blocks
+from lattica.store.yupdate_wire import read_count, read_text, sort_any, sort_json, write_uint
 
 STATE_LIMITS = UpdateLimits(size=512 << 20, structs=1 << 27, clients=1 << 20, ranges=1 << 27)
 """A state is as large as what all authors have written and not deleted."""
 
 
 def canonical_update(update: bytes) -> bytes:
-    """The same content, as every replica writes it that holds the same.
-
-    Raises:
-        DocumentUpdateError: It is malformed, or parts are missing.
-    """
+    """The content of an update, which a document has given, as every replica writes it that holds the same."""
     joined: Doc[Any] = Doc(client_id=1)
     joined.apply_update(update)
     return ordered_update(joined.get_update())
 
 
 def ordered_update(update: bytes) -> bytes:
-    """The update with its clients in order."""
-    structs, deletions = read_blocks(update, limits=STATE_LIMITS)
-    parts = [_uint(len(structs))]
-    parts += [update[start:end] for _, (start, end) in sorted(structs.items())]
-    parts.append(_uint(len(deletions)))
-    parts += [update[start:end] for _, (start, end) in sorted(deletions.items())]
+    """The update with its clients, and the keys of mappings, in order."""
+    blocks = find_blocks(update)
+    parts = [write_uint(len(blocks.structs))]
+    for _, (start, end) in sorted(blocks.structs.items()):
+        parts += _sorted_block(update, start, end, blocks)
+    parts.append(write_uint(len(blocks.deletions)))
+    parts += [update[start:end] for _, (start, end) in sorted(blocks.deletions.items())]
     return b"".join(parts)
 
 
-def check_canonical(update: bytes) -> None:
-    """Raise `DocumentUpdateError` unless the clients are in order."""
-    if ordered_update(update) != update:
-        raise DocumentUpdateError("a state's clients are not in order")
+def _sorted_block(update: bytes, at: int, end: int, blocks: Blocks) -> list[bytes]:
+    parts = []
+    first = bisect_left(blocks.mappings, at, key=lambda mapping: mapping[1])
+    for kind, start, stop in blocks.mappings[first:]:
+        if start >= end:
+            break
+        parts += [update[at:start], _sorted_content(update, start, kind)]
+        at = stop
+    return [*parts, update[at:end]]
 
 
-def _uint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def _sorted_content(update: bytes, at: int, kind: Kind) -> bytes:
+    if kind is Kind.EMBED:
+        return sort_json(update, at)[0]
+    if kind is Kind.FORMAT:
+        start, at = at, read_text(update, at)[1]
+        return update[start:at] + sort_json(update, at)[0]
+    count, at = read_count(update, at)
+    parts = [write_uint(count)]
+    for _ in range(count):
+        part, at = sort_any(update, at)
+        parts.append(part)
+    return b"".join(parts)

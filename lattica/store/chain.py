@@ -246,3 +246,14 @@ class Chain:
         if last <= self.base:
             return self.covered.get(client, 0)
         return self._clocks[bisect_right(self._seqs, last) - 1]
+
+    def reaching(self, client: int, clock: int) -> int:
+        """Number of the first entry, at or after the base, with which the client has reached a clock, as it has."""
+        if clock <= self.covered.get(client, 0):
+            return self.base
+        number = self._numbers[client]
+        start = bisect_left(self._seqs, max(self.epochs[number].first, self.base + 1))
+        end = len(self._seqs)
+        if number + 1 < len(self.epochs):
+            end = bisect_left(self._seqs, self.epochs[number + 1].first)
+        return self._seqs[bisect_left(self._clocks, clock, start, end)]

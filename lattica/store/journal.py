@@ -24,9 +24,9 @@ from lattica.store.disk_batch import Batch
 from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
 from lattica.store.frontier import Frontier, Head
 from lattica.store.ledger import Fraud, Verdict
-from lattica.store.loading import batch_of, load_replica, stored_base, stored_entries
+from lattica.store.loading import batch_of, load_replica, settled, stored_base, stored_entries
 from lattica.store.replica import Replica
-from lattica.store.settle import Settled, early_frauds, new_frauds, settle
+from lattica.store.settle import Settled, early_frauds, new_frauds
 from lattica.store.upkeep import Upkeep
 
 T = TypeVar("T")
@@ -311,8 +311,8 @@ class Journal:
         before = self._replica
         stored = await stored_entries(self._disk, self.genesis.namespace)
         base = await stored_base(self._disk, self.genesis)
-        settled = settle(before, absorbed, frauds, stored, base)
-        return self.replace(settled, [*stored, *absorbed.added], batch_of(self.genesis.namespace, settled))
+        outcome = await settled(before, absorbed, frauds, stored, base)
+        return self.replace(outcome, [*stored, *absorbed.added], batch_of(self.genesis.namespace, outcome))
 
     def replace(self, settled: Settled, entries: Sequence[Entry], batch: Batch) -> Durable:
         """Go on with another replica."""

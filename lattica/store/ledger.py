@@ -410,10 +410,14 @@ class Ledger:
             if end > known:
                 raise EntryRefusedError("it refers to what its author has not declared to have seen")
 
-    def chains_needed(self, update: bytes) -> set[ChainId]:
-        """The chains that wrote what an update refers to."""
-        needs = read_update(update, limits=self._limits).needs()
-        return {self._clients[client] for client in needs if client in self._clients}
+    def needed(self, update: bytes, own: ChainId) -> dict[ChainId, int]:
+        """Number of the first entry of each other chain with which all is there that an update refers to."""
+        found: dict[ChainId, int] = {}
+        for client, end in read_update(update, limits=self._limits).needs().items():
+            whose = self._clients.get(client)
+            if whose is not None and whose != own:
+                found[whose] = max(found.get(whose, 0), self.chains[whose].reaching(client, end))
+        return found
 
     def _check_place(self, place: Place, author: bytes, scope: Scope) -> str:
         """The name of the container, which the author may write."""

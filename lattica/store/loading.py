@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import ParamSpec, TypeVar
 
 from blake3 import blake3
 
 from lattica.errors import EntryRefusedError
+from lattica.store.absorb import Absorbed
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Batch, Record
 from lattica.store.entry import ChainId, Entry, Lane, read_entry
@@ -14,7 +17,7 @@ from lattica.store.ledger import Base, Fraud, Verdict
 from lattica.store.namespace import Genesis, NamespaceId
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
-from lattica.store.settle import Settled
+from lattica.store.settle import Settled, settle
 from lattica.store.snapshot import load_snapshot
 from lattica.store.state import read_state
 
@@ -50,6 +53,23 @@ def _ranges(entries: Sequence[Entry]) -> list[tuple[ChainId, int, int]]:
     return found
 
 
+LARGE = 2000
+"""Entries, or items of a state, from which on working through them takes so long that it is done in a thread."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def off_loop(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call something that works through ``size`` entries or so, in a thread if that takes long.
+
+    Python runs one thread at a time, but lets others have their turn.
+    """
+    if size < LARGE:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
 async def stored_entries(disk: StoreDisk, namespace: NamespaceId) -> list[Entry]:
     """All entries on disk, in order. Their signatures were checked before they got there."""
     return [entry async for entries in _entries(disk, namespace) for entry in entries]
@@ -60,6 +80,21 @@ async def _entries(disk: StoreDisk, namespace: NamespaceId, after: int = 0) -> A
     while records := await disk.records(namespace.raw, after):
         yield [read_entry(record.raw, namespace) for _, record in records]
         after = records[-1][0]
+
+
+def _size(entries: Sequence[Entry], base: Base | None) -> int:
+    return len(entries) + (len(base.state.update) // 16 if base is not None else 0)
+
+
+async def settled(
+    replica: Replica,
+    absorbed: Absorbed,
+    frauds: Mapping[ChainId, Fraud],
+    stored: Sequence[Entry],
+    base: Base | None,
+) -> Settled:
+    """What `settle` says, without holding up the loop for long."""
+    return await off_loop(_size(stored, base), settle, replica, absorbed, frauds, stored, base)
 
 
 async def stored_base(disk: StoreDisk, genesis: Genesis) -> Base | None:
@@ -75,10 +110,12 @@ async def load_replica(disk: StoreDisk, genesis: Genesis, own: bytes) -> Replica
         for author, lane, seq, one, other in await disk.proofs(genesis.namespace.raw)
     }
     replica = await _from_snapshot(disk, genesis, own, frozen)
-    if replica is None:
-        base = await stored_base(disk, genesis)
-        replica, _ = replay(genesis, own, frozen, await stored_entries(disk, genesis.namespace), base)
-    return replica
+    if replica is not None:
+        return replica
+    base = await stored_base(disk, genesis)
+    entries = await stored_entries(disk, genesis.namespace)
+    replayed, _ = await off_loop(_size(entries, base), replay, genesis, own, frozen, entries, base)
+    return replayed
 
 
 async def _from_snapshot(

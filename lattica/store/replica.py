@@ -131,20 +131,25 @@ class Replica:
         )
         return sign_entry(key, self.genesis.namespace, body)
 
-    def _fitting(self, news: list[Dep], update: bytes) -> list[Dep]:
-        """As many as fit into an entry, those first without which it would not count; others can be said later."""
-        room = min((self.genesis.limits.entry - OVERHEAD - len(update)) // DEP_BYTES, MAX_DEPS)
-        if len(news) <= room:
-            return news
-        needed = self.ledger.chains_needed(update)
-        news.sort(key=lambda dep: (dep.lane is Lane.DATA) + ((dep.author, dep.lane) not in needed))
-        return news[: max(room, 0)]
+    def _fitting(self, control: list[Dep], update: bytes) -> list[Dep]:
+        """What the update refers to, and as much of what is new of rights as fits; the rest can be said later."""
+        own = ChainId(self.own, Lane.DATA)
+        seen = self.ledger.chain(own).seen
+        needed = self.ledger.needed(update, own)
+        deps = [self._dep(chain, seq) for chain, seq in needed.items() if seq > seen.get(chain, 0)]
+        room = min((self.genesis.limits.entry - OVERHEAD - len(update)) // DEP_BYTES, MAX_DEPS) - len(deps)
+        return [*control[: max(room, 0)], *deps]
 
     def _news(self, lane: Lane) -> list[Dep]:
+        """The control chains, as far as our entries in a lane do not say yet that we have seen them."""
         own = ChainId(self.own, lane)
         seen = self.ledger.chain(own).seen
         return [
-            Dep(chain.author, Lane(chain.lane), found.head, found.head_hash[:MARK_BYTES])
+            self._dep(chain, found.head)
             for chain, found in self.ledger.chains.items()
-            if chain != own and found.head > seen.get(chain, 0)
+            if chain.lane == Lane.CONTROL and chain != own and found.head > seen.get(chain, 0)
         ]
+
+    def _dep(self, chain: ChainId, seq: int) -> Dep:
+        mark = self.ledger.chains[chain].mark(seq)
+        return Dep(chain.author, Lane(chain.lane), seq, mark or bytes(MARK_BYTES))

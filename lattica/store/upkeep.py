@@ -19,8 +19,7 @@ from lattica.store.disk_batch import Batch
 from lattica.store.entry import ChainId, Lane
 from lattica.store.folding import check_cut, checkpoint_of, drop_covered, fold_at, folds_of, not_covered
 from lattica.store.ledger import Base, Verdict
-from lattica.store.loading import batch_of, record_of, stored_base, stored_entries
-from lattica.store.settle import settle
+from lattica.store.loading import batch_of, record_of, settled, stored_base, stored_entries
 from lattica.store.snapshot import is_faithful
 from lattica.store.snapshotter import Snapshotter
 from lattica.store.state import make_state, read_state
@@ -185,10 +184,10 @@ class Upkeep:
             state = read_state(raw, checkpoint.state)
             check_cut(checkpoint, state)
             stored = not_covered(checkpoint, await stored_entries(self._disk, journal.genesis.namespace))
-            settled = settle(before, Absorbed(), {}, stored, Base(seq, state))
-            batch = batch_of(journal.genesis.namespace, settled)
+            found = await settled(before, Absorbed(), {}, stored, Base(seq, state))
+            batch = batch_of(journal.genesis.namespace, found)
             drop_covered(batch, checkpoint, seq, raw)
-            durable = journal.replace(settled, stored, batch)
+            durable = journal.replace(found, stored, batch)
             self._snapshotter.folded(journal.replica, len(raw))
         await durable.wait()
 

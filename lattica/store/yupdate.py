@@ -17,7 +17,7 @@ their whole updates need not be equal as bytes: yrs writes mappings in any order
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -180,30 +180,70 @@ def check_own(update: YUpdate, client: int, first_clock: int) -> int:
     return end
 
 
-def read_blocks(
-    raw: bytes, *, limits: UpdateLimits = DEFAULT_LIMITS
-) -> tuple[dict[int, tuple[int, int]], dict[int, tuple[int, int]]]:
-    """Where in an update the structs of each client are, and its deletions: first byte, and the one after the last.
+class Blocks(NamedTuple):
+    """Where in an update what is: first byte, and the one after the last.
 
-    Raises as `read_update`.
+    Attributes:
+        structs: Of each client.
+        deletions: Of each client.
+        mappings: Contents with values that may be mappings, by kind; in order.
     """
-    update = read_update(raw, limits=limits)
-    at = read_count(raw, 0)[1]
-    structs = {}
-    for client in update.structs:
-        count, after = read_count(raw, at)
-        end = _read_structs(raw, read_uint(raw, after)[1], client, count)[1]
-        structs[client] = (at, end)
-        at = end
-    at = read_count(raw, at)[1]
-    deletions = {}
-    for client, ranges in update.deletions.items():
-        end = _read_ranges(raw, read_count(raw, read_uint(raw, at)[1])[1], len(ranges))[1]
-        deletions[client] = (at, end)
-        at = end
-    return structs, deletions
+
+    structs: Mapping[int, tuple[int, int]]
+    deletions: Mapping[int, tuple[int, int]]
+    mappings: Sequence[tuple[Kind, int, int]]
 
 
+def find_blocks(raw: bytes) -> Blocks:
+    """What is where in an update that yrs has just written: what it holds is not checked. Raises as `read_update`."""
+    structs, deletions = {}, {}
+    mappings: list[tuple[Kind, int, int]] = []
+    clients, at = read_count(raw, 0)
+    for _ in range(clients):
+        start = at
+        count, at = read_uint(raw, at)
+        client, at = read_uint(raw, at)
+        at = read_uint(raw, at)[1]
+        for _ in range(count):
+            at = _skip_struct(raw, at, mappings)
+        structs[client] = (start, at)
+    clients, at = read_count(raw, at)
+    for _ in range(clients):
+        start = at
+        client, at = read_uint(raw, at)
+        count, at = read_uint(raw, at)
+        for _ in range(2 * count):
+            at = read_uint(raw, at)[1]
+        deletions[client] = (start, at)
+    return Blocks(structs, deletions, mappings)
+
+
+def _skip_struct(raw: bytes, at: int, mappings: list[tuple[Kind, int, int]]) -> int:
+    info = raw[at]
+    at += 1
+    if not info:
+        return read_uint(raw, at)[1]
+    if info & (_HAS_ORIGIN | _HAS_RIGHT_ORIGIN):
+        for _ in range(2 if info & _HAS_ORIGIN else 0):
+            at = read_uint(raw, at)[1]
+        for _ in range(2 if info & _HAS_RIGHT_ORIGIN else 0):
+            at = read_uint(raw, at)[1]
+    else:
+        at = read_bytes(raw, at + 1)[1] if raw[at] else read_uint(raw, read_uint(raw, at + 1)[1])[1]
+        if info & _HAS_PARENT_SUB:
+            at = read_bytes(raw, at)[1]
+    found = _CONTENTS.get(info & _KIND)
+    if found is None:
+        raise DocumentUpdateError(f"structs of kind {info & _KIND} are not taken")
+    kind, read_content = found
+    end = read_content(raw, at)[1]
+    mark = _MAPPING_MARKS.get(kind)
+    if mark is not None and raw.find(mark, at, end) >= 0:
+        mappings.append((kind, at, end))
+    return end
+
+
+_MAPPING_MARKS = {Kind.ANY: b"v", Kind.EMBED: b"{", Kind.FORMAT: b"{"}
 _HAS_ORIGIN, _HAS_RIGHT_ORIGIN, _HAS_PARENT_SUB, _KIND = 0x80, 0x40, 0x20, 0x1F
 _XML_ELEMENT = 3
 _NAMELESS_TYPES = (0, 1, 2, 4, 6)  # array, map, text, XML fragment, XML text

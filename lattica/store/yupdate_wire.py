@@ -7,6 +7,8 @@ error of them. See https://github.com/dmonad/lib0/blob/main/encoding.js.
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 
 from lattica.errors import DocumentUpdateError
@@ -96,6 +98,43 @@ def skip_any(raw: bytes, at: int, depth: int = 1) -> int:
     if tag == _BYTES:
         return read_bytes(raw, at)[1]
     return _skip_collection(raw, at, tag, depth)
+
+
+def sort_any(raw: bytes, at: int) -> tuple[bytes, int]:
+    """A value in lib0's own encoding with the keys of mappings in order: yrs writes them in any."""
+    tag = raw[at]
+    if tag not in (_LIST, _MAP):
+        end = skip_any(raw, at)
+        return raw[at:end], end
+    start = at
+    count, at = read_count(raw, at + 1)
+    head = raw[start:at]
+    parts = []
+    for _ in range(count):
+        key_at = at
+        if tag == _MAP:
+            at = read_text(raw, at)[1]
+        key = raw[key_at:at]
+        value, at = sort_any(raw, at)
+        parts.append(key + value)
+    return head + b"".join(sorted(parts) if tag == _MAP else parts), at
+
+
+def sort_json(raw: bytes, at: int) -> tuple[bytes, int]:
+    """The same for a value in JSON, with its size before it."""
+    text, end = read_bytes(raw, at)
+    text = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return write_uint(len(text)) + text, end
+
+
+def write_uint(value: int) -> bytes:
+    """A non-negative integer, as `read_uint` reads it."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def skip_json(raw: bytes, at: int) -> int:

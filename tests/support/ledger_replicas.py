@@ -228,8 +228,8 @@ class SimReplica:
 
     def damage(self, number: int) -> Entry:
         """An entry of ours whose update is not as it was written."""
-        entry = self.replica.write(self.key, self.replica.ydoc.get_update() if number % 3 else b"\1\1\0\0", NOW)
-        payload = bytearray(entry.body.payload)
+        entry = self.replica.write(self.key, b"\0\0", NOW)
+        payload = bytearray(self.replica.ydoc.get_update() if number % 3 else b"\1\1\0\0")
         payload[number % len(payload)] ^= 1 << number // 256 % 8
         return sign_entry(self.key, self.genesis.namespace, replace(entry.body, payload=bytes(payload)))
 
@@ -258,7 +258,8 @@ def converge(replicas: Sequence[SimReplica]) -> None:
 
 
 def _set(doc: Any, number: int) -> None:
-    doc.get("map:settings", type=Map)[f"k{number % 3}"] = number
+    value = {"a": number, "b": [1, {"x": 1, "y": None}], "c": "c"} if number % 7 == 6 else number
+    doc.get("map:settings", type=Map)[f"k{number % 3}"] = value
 
 
 def _delete(doc: Any, number: int) -> None:
