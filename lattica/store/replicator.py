@@ -15,6 +15,7 @@ from lattica.errors import EarlyEntryError, EntryRefusedError, LatticaError, Net
 from lattica.identity import PeerId
 from lattica.store import metrics
 from lattica.store.disk import StoreDisk
+from lattica.store.entry import ChainId, Lane
 from lattica.store.journal import Journal
 from lattica.store.peer_book import PeerBook
 from lattica.store.ports import ReplicaRouting, SyncLink
@@ -85,6 +86,12 @@ class Replicator:
     def peers(self) -> list[PeerId]:
         """The replicas with which we are in touch."""
         return list(self._sessions)
+
+    @property
+    def has_own(self) -> bool:
+        """Whether somebody has told us what it has, and nothing of that which we wrote ourselves is not here."""
+        own = [ChainId(self._me.raw, lane) for lane in Lane]
+        return any(all(map(running.session.is_level, own)) for running in self._sessions.values())
 
     def add_peers(self, peers: list[PeerId]) -> None:
         """Remember peers that may have a replica."""
@@ -187,8 +194,10 @@ class Replicator:
             self._forget(peer, old)
         if self._ended:
             raise BusyError("this replica is being closed")
-        task = self._start(self._session(link, outgoing=outgoing))
-        running = self._sessions[peer] = _Running(task, outgoing)
+        greet = self._journal.genesis.namespace.raw if outgoing else b""
+        session = SyncSession(link, self._journal, self._disk, self._board, self._presences, greet=greet)
+        task = self._start(self._session(session))
+        running = self._sessions[peer] = _Running(task, outgoing, session)
         task.add_done_callback(lambda _: self._forget(peer, running))
         try:
             await asyncio.wait([task])
@@ -199,10 +208,8 @@ class Replicator:
         if self._sessions.get(peer) is running:
             del self._sessions[peer]
 
-    async def _session(self, link: SyncLink, *, outgoing: bool) -> None:
-        peer, loop = link.peer, asyncio.get_running_loop()
-        greet = self._journal.genesis.namespace.raw if outgoing else b""
-        session = SyncSession(link, self._journal, self._disk, self._board, self._presences, greet=greet)
+    async def _session(self, session: SyncSession) -> None:
+        peer, loop = session.peer, asyncio.get_running_loop()
         self._book.found(peer)
         began = loop.time()
         try:
@@ -230,3 +237,4 @@ class _Running:
 
     task: asyncio.Task[None]
     outgoing: bool
+    session: SyncSession

@@ -23,6 +23,9 @@ from lattica.store.replicator import Replicator
 
 FIND_TIMEOUT_S = 30.0
 """Seconds that `ReplicatedStore.open` looks for a namespace that is not here."""
+RECALL_TIMEOUT_S = 10.0
+"""Seconds that it waits then for entries of our own, from whoever has the namespace."""
+RECALL_PAUSE_S = 0.05
 SEARCH_PAUSE_S = 1.0
 """Seconds between two searches for a namespace."""
 
@@ -82,8 +85,8 @@ class ReplicatedStore:
     async def open(self, namespace: NamespaceId | str, *, timeout: float = FIND_TIMEOUT_S) -> Document:
         """The document of a namespace, in touch with other replicas from now on; the same object each time.
 
-        Returns at once if it is kept here, whoever can be reached. Otherwise its beginning is looked for, and the
-        document fills up after this has returned.
+        Returns at once if it is kept here, whoever can be reached. Otherwise its beginning is looked for, and what we
+        have written to it before; the document fills up after this has returned.
 
         Raises:
             NamespaceError: The ID is malformed.
@@ -98,8 +101,11 @@ class ReplicatedStore:
                 await self._close(namespace)  # whoever began it was cancelled
                 opened = None
             if opened is None:
-                genesis = self._geneses.get(namespace) or await self._fetch(namespace, timeout)
-                opened = self._open[namespace] = await self._start(genesis)
+                known = self._geneses.get(namespace)
+                opened = self._open[namespace] = await self._start(known or await self._fetch(namespace, timeout))
+                opened.is_recalled = known is not None
+            if not opened.is_recalled:
+                await self._recall(opened)
         return opened.document
 
     async def close(self, namespace: NamespaceId) -> None:
@@ -114,7 +120,10 @@ class ReplicatedStore:
             await self._close(namespace)
 
     async def forget(self, namespace: NamespaceId) -> None:
-        """Close a document and delete it here; others keep theirs."""
+        """Close a document and delete it here; others keep theirs.
+
+        Who writes to it again has to have back first what it wrote before: `open` gets that from another replica.
+        """
         async with self._turn(namespace):
             await self._close(namespace)
             self._geneses.pop(namespace, None)
@@ -168,6 +177,14 @@ class ReplicatedStore:
 
     # a namespace that is not here
 
+    async def _recall(self, opened: _Open) -> None:
+        """Wait for what we may have written before we forgot it: a number used again would be taken for fraud."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RECALL_TIMEOUT_S):
+                while not opened.replicator.has_own:
+                    await asyncio.sleep(RECALL_PAUSE_S)
+        opened.is_recalled = True
+
     async def _fetch(self, namespace: NamespaceId, timeout: float) -> Genesis:
         attempts: dict[str, str] = {}
         with contextlib.suppress(TimeoutError):
@@ -203,6 +220,7 @@ class _Open:
     replicator: Replicator
     running: asyncio.Task[None]
     is_closing: bool = False
+    is_recalled: bool = False
 
 
 @contextlib.asynccontextmanager

@@ -90,7 +90,6 @@ class SyncSession:
 
     Attributes:
         peer: Who.
-        was_heard: Whether it has said anything.
         useful_at: When it was asked for something, or sent something new, the last time.
     """
 
@@ -105,7 +104,6 @@ class SyncSession:
         greet: bytes,
     ) -> None:
         self.peer = link.peer
-        self.was_heard = False
         self.useful_at = 0.0
         self._answer_at = 0.0
         self._empty = 0
@@ -124,6 +122,15 @@ class SyncSession:
         self._outlet = PresenceOutlet(self.wake)
         self._asked: asyncio.Queue[Mapping[ChainId, Locator] | int] = asyncio.Queue(1)
         self._parts = bytearray()
+
+    @property
+    def was_heard(self) -> bool:
+        """Whether the peer has said anything."""
+        return self._spoken.is_set()
+
+    def is_level(self, chain: ChainId) -> bool:
+        """Whether the peer has said what it has, and it has nothing of the chain that is not here."""
+        return self.was_heard and not self._state.is_ahead(self._journal.replica.ledger, chain)
 
     def wake(self) -> None:
         """There may be something to say."""
@@ -242,7 +249,6 @@ class SyncSession:
             if raw is None:
                 return
             self._spoken.set()
-            self.was_heard = True
             began = time.monotonic()
             message = self._reader.read(raw)
             rest = _rest_since(began)

@@ -115,6 +115,10 @@ class LinkState:
         """The last entry that it says that it has."""
         return self._offers.get(chain, NOTHING)
 
+    def is_ahead(self, ledger: Ledger, chain: ChainId) -> bool:
+        """Whether it has something of the chain that is not here."""
+        return _lacks(ledger, chain, self.offered(chain))
+
     # what we tell it
 
     def news(self, frontier: Frontier) -> dict[ChainId, Offer]:

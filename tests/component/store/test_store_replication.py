@@ -268,6 +268,24 @@ async def test_documents_are_created_closed_opened_again_and_forgotten(network: 
         assert dict((await alice.open(document.namespace)).map("m")) == {"a": 1}
 
 
+async def test_who_has_forgotten_a_document_goes_on_after_what_it_wrote_before(
+    network: MemoryNetwork, tmp_path: Path
+) -> None:
+    """Its owner may write at once; with a number used again, it would be taken for a fraud."""
+    async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob:
+        ours = await alice.create()
+        theirs = await bob.open(ours.namespace)
+        for number in range(3):
+            await put(ours, f"before {number}")
+        await converged([ours, theirs])
+        await alice.forget(ours.namespace)
+        again = await alice.open(ours.namespace)
+        await put(again, "again")
+        await converged([again, theirs])
+        assert not theirs.frontier().frozen
+        assert set(dict(theirs.map("m"))) == {"before 0", "before 1", "before 2", "again"}
+
+
 async def test_a_closed_document_is_out_of_touch_and_leaves_no_task(network: MemoryNetwork, tmp_path: Path) -> None:
     async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob:
         ours = await alice.create()
