@@ -366,11 +366,13 @@ async def test_who_does_not_answer_does_not_keep_others_from_it_for_long(
 ) -> None:
     monkeypatch.setattr("lattica.store.sync_session.LEASE_S", 0.3)
     monkeypatch.setattr("lattica.store.sync_session.PING_S", 0.2)
-    monkeypatch.setattr("lattica.store.sync_session.ANSWER_S", 3.0)
     async with asyncio.timeout(20), scene.stranger() as stranger:
         await stranger.offer(ChainId(BOB.peer_id.raw, Lane.DATA), 99, b"a hash..")
+        staying = asyncio.create_task(stranger.wait_end())
         await scene.check_alive()
-        await stranger.wait_end()
+        assert not staying.done()
+        monkeypatch.setattr("lattica.store.sync_session.ANSWER_S", 0.1)
+        await staying
     assert scene.shuns(MALLORY.peer_id)
 
 
@@ -407,13 +409,16 @@ async def test_strangers_that_call_do_not_keep_us_from_whom_we_choose(tmp_path: 
             assert replicator is not None
             while len(replicator.peers) < len(strangers):
                 await asyncio.sleep(0.01)
+            staying = [asyncio.create_task(stranger.wait_end()) for stranger in strangers]
             network.heal()
-            theirs = await bob.open(ours.namespace)
+            opening = asyncio.create_task(bob.open(ours.namespace))
             replicator.add_peers([BOB.peer_id])
             async with ours.transaction():
                 ours.map("m")["a"] = 1
+            theirs = await opening
             while dict(theirs.map("m")) != {"a": 1}:
-                for stranger in strangers:
-                    await stranger.say(SyncMessage())
-                    await stranger.hear()
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.01)
+            assert not any(task.done() for task in staying)
+            for task in staying:
+                task.cancel()
+            await asyncio.wait(staying)
