@@ -28,6 +28,7 @@ from lattica.store.loading import batch_of, load_replica, settled, stored_base, 
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, early_frauds, new_frauds
 from lattica.store.upkeep import Upkeep
+from lattica.store.writers import may_write
 
 T = TypeVar("T")
 
@@ -152,6 +153,8 @@ class Journal:
             raise StoreUsageError("a transaction cannot be begun within another one; write everything in the first")
         async with self.lock:
             self.commits.check()
+            if not may_write(self._replica.ledger, self._replica.own):  # or the document would have to be made anew
+                raise StoreUsageError("we have no right to write here, or it was revoked; ask an admin for one")
             self._writer = asyncio.current_task()
             updates: list[bytes] = []
             try:
