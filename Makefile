@@ -116,7 +116,7 @@ bench-rpc: $(TORCH) $(ORIGINAL)/.installed
 
 # STORE passes options on: make bench-store STORE="--opened 0"
 bench-store: $(STAMP)
-	PYTHONPATH=tests/support $(BIN)/python -m benchmarks.store $(STORE)
+	$(BIN)/python -m benchmarks.store $(STORE)
 
 # As root: it runs in the NAT lab.
 bench-mesh: $(STAMP) $(MODEL)/.complete

@@ -1,6 +1,6 @@
 """How fast documents are written, replicated and opened, against plain pycrdt in memory, in one run.
 
-Usage: PYTHONPATH=tests/support python -m benchmarks.store [--rounds N] [--synced N] [--opened N] [--replicas N ...]
+Usage: python -m benchmarks.store [--rounds N] [--synced N] [--opened N] [--replicas N ...]
 
 All of ours is on disk, with an fsync before anything counts as written, and each entry is signed and checked. pycrdt is
 the floor: the same edits, the same updates applied, without signatures, rules, disk or network. Cases are interleaved.
@@ -18,13 +18,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import uvloop
-from store_swarm import measure_traffic
 
 from benchmarks import store_cases, store_sync
 from benchmarks.report import Row, report
 from benchmarks.store_documents import edits, write_document
 from lattica.identity import IdentityKey
 from lattica.node.home import DOCUMENTS_FILE
+from lattica.store.testing import measure_traffic
 
 ROUNDS = 7
 SYNCED = 100_000

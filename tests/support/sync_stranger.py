@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from ledger_replicas import SimReplica
-from store_network import MemoryLink, MemoryNetwork, _Side
 
 from lattica.errors import NetworkError, StreamError
 from lattica.identity import IdentityKey
@@ -16,6 +15,7 @@ from lattica.store.entry import ChainId, Entry, read_entry
 from lattica.store.store import ReplicatedStore
 from lattica.store.sync_state import locator_of
 from lattica.store.sync_wire import FrameReader, FrameWriter, Offer, SyncMessage
+from lattica.store.testing import MemoryLink, MemoryNetwork, MemorySide
 
 
 class Stranger:
@@ -101,7 +101,7 @@ async def stranger_at(
     sim.receive([read_entry(raw, document.namespace) for raw in raws])
     owner = next(peer for peer, running in network.stores.items() if running is store)
     with contextlib.suppress(NetworkError):
-        async with _Side(network, key.peer_id).call(owner) as link:
+        async with MemorySide(network, key.peer_id).call(owner) as link:
             stranger = Stranger(key, link, sim)
             await stranger.say(SyncMessage(namespace=document.namespace.raw))
             yield stranger

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from store_network import MemoryNetwork, converged, key_of
 
 from lattica.background import background_tasks
 from lattica.errors import ArchiveError, StoreUsageError
@@ -19,6 +18,7 @@ from lattica.store.disk import open_store_disk
 from lattica.store.dump import dump
 from lattica.store.entry import Body, Kind, Lane, read_entry, sign_entry
 from lattica.store.namespace import NamespaceId, read_genesis
+from lattica.store.testing import MemoryNetwork, converged, key_of
 
 ALICE, BOB, CAROL = key_of(1), key_of(2), key_of(3)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from store_network import MemoryLink, MemoryNetwork, converged, key_of
-
 from lattica.background import background_tasks
 from lattica.store.namespace import Policy
 from lattica.store.sync_session import LEASE_S, PING_S, SILENCE_S
 from lattica.store.sync_state import offer_of
 from lattica.store.sync_wire import FrameReader, FrameWriter, SyncMessage
+from lattica.store.testing import MemoryLink, MemoryNetwork, converged, key_of
 
 
 async def test_what_a_peer_does_not_deliver_is_fetched_from_another_one(tmp_path: Path) -> None:

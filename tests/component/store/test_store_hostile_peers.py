@@ -15,7 +15,6 @@ import pytest
 from ledger_replicas import SimReplica
 from msgspec.structs import replace
 from pycrdt import Array
-from store_network import MemoryNetwork, converged, key_of
 from sync_stranger import Stranger, stranger_at
 from yjs_bytes import item, update
 
@@ -27,6 +26,7 @@ from lattica.store.control import Grant, Role
 from lattica.store.entry import ChainId, Entry, Lane, sign_entry
 from lattica.store.namespace import create_genesis
 from lattica.store.sync_wire import MAX_FRAME, Offer, SyncMessage
+from lattica.store.testing import MemoryNetwork, converged, key_of
 
 ALICE, BOB, MALLORY, NOBODY = (key_of(number) for number in range(1, 5))
 LIMIT = 4000

@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from store_network import MemoryNetwork, key_of
-
 from lattica.store.document import Document
 from lattica.store.namespace import Policy
 from lattica.store.presence_spread import BURST, PresenceOutlet
+from lattica.store.testing import MemoryNetwork, key_of
 
 
 async def sees(document: Document, expected: dict[object, object]) -> None:

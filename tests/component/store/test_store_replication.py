@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from ledger_replicas import SimReplica
-from store_network import MemoryNetwork, converged, key_of
 
 from lattica.errors import NamespaceError, NoReplicaError, StoreUsageError
 from lattica.store import Change, Document, NamespaceId, Policy, ReplicatedStore
 from lattica.store.entry import ChainId, Lane, read_entry
+from lattica.store.testing import MemoryNetwork, converged, key_of
 
 ALICE, BOB, CAROL = (key_of(number) for number in (1, 2, 3))
 

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 
 import pytest
-from store_swarm import measure_traffic
+
+from lattica.store.testing import measure_traffic
 
 WRITERS = 5
 OVERHEAD = 160

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from store_network import MemoryNetwork, converged, key_of
 
 from lattica.errors import DocumentUpdateError, LatticaError, ReplicaStoreError, StoreUsageError
 from lattica.store import Change, Document, Limits, Place, ReplicatedStore
 from lattica.store.disk_writer import DiskWriter, Outcome
+from lattica.store.testing import MemoryNetwork, converged, key_of
 
 ALICE, BOB = key_of(1), key_of(2)
 A = Place("map:m", "a")

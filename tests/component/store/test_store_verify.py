@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 from pycrdt import Map
-from store_network import MemoryNetwork, key_of
 
 from lattica.store.disk import open_store_disk
 from lattica.store.disk_batch import Batch
@@ -17,6 +16,7 @@ from lattica.store.entry import read_entry, sign_entry
 from lattica.store.loading import load_replica
 from lattica.store.namespace import NamespaceId, read_genesis
 from lattica.store.snapshot import dump_snapshot, take_snapshot
+from lattica.store.testing import MemoryNetwork, key_of
 from lattica.store.verify import Verified, verify_namespace
 
 ALICE, BOB = key_of(1), key_of(2)

@@ -20,6 +20,7 @@ WAITING_FRAMES = 16
 
 
 def key_of(number: int) -> IdentityKey:
+    """The identity of a numbered node: always the same."""
     return IdentityKey.from_seed(number.to_bytes(32))
 
 
@@ -35,6 +36,7 @@ class MemoryLink:
         self.other: MemoryLink
 
     async def send(self, frame: bytes) -> None:
+        """See `SyncLink`."""
         self._network.check(self._me, self.peer)
         self._network.sent[self._me] += len(frame)
         self._network.frames[self._me] += 1
@@ -44,6 +46,7 @@ class MemoryLink:
             raise StreamError("the stream has ended")
 
     async def receive(self) -> bytes | None:
+        """See `SyncLink`."""
         frame = await self.inbox.get()
         self._network.check(self._me, self.peer)
         return frame
@@ -70,6 +73,7 @@ class MemoryNetwork:
     links: set[MemoryLink] = field(default_factory=set)
 
     def check(self, one: PeerId, other: PeerId) -> None:
+        """Raise `StreamError` if the two do not reach each other."""
         if frozenset((one, other)) in self.cut:
             raise StreamError("the network is cut")
 
@@ -86,6 +90,7 @@ class MemoryNetwork:
                     link.inbox.put_nowait(None)
 
     def heal(self) -> None:
+        """All reach each other again."""
         self.cut = set()
 
     @contextlib.asynccontextmanager
@@ -93,7 +98,7 @@ class MemoryNetwork:
         self, key: IdentityKey, folder: Path, *, now: Callable[[], float] = time.time
     ) -> AsyncIterator[ReplicatedStore]:
         """A node's store, in the network until the block ends."""
-        side = _Side(self, key.peer_id)
+        side = MemorySide(self, key.peer_id)
         async with open_store(key, folder / f"{key.peer_id}.db", side, side, now=now) as store:
             self.stores[key.peer_id] = store
             try:
@@ -102,7 +107,7 @@ class MemoryNetwork:
                 del self.stores[key.peer_id]
 
 
-class _Side:
+class MemorySide:
     """What one store sees of the network; implements `StorePeers` and `ReplicaRouting`."""
 
     def __init__(self, network: MemoryNetwork, me: PeerId) -> None:
@@ -111,6 +116,7 @@ class _Side:
 
     @contextlib.asynccontextmanager
     async def call(self, peer: PeerId) -> AsyncIterator[MemoryLink]:
+        """See `StorePeers`."""
         network = self._network
         self._reach(peer)
         ours, theirs = MemoryLink(network, self._me, peer), MemoryLink(network, peer, self._me)
@@ -142,6 +148,7 @@ class _Side:
             link.other.inbox.put_nowait(None)
 
     async def genesis(self, peer: PeerId, namespace: bytes) -> bytes:
+        """See `StorePeers`."""
         self._reach(peer)
         return self._network.stores[peer].genesis_of(NamespaceId(namespace)) or b""
 
@@ -151,14 +158,17 @@ class _Side:
         self._network.check(self._me, peer)
 
     async def find(self, key: bytes) -> AsyncIterator[PeerId]:
+        """See `ReplicaRouting`."""
         for peer in sorted(self._network.providers.get(key, ())):
             if peer != self._me and frozenset((peer, self._me)) not in self._network.cut:
                 yield peer
 
     async def announce(self, key: bytes) -> None:
+        """See `ReplicaRouting`."""
         self._network.providers.setdefault(key, set()).add(self._me)
 
     def withdraw(self, key: bytes) -> None:
+        """See `ReplicaRouting`."""
         self._network.providers.get(key, set()).discard(self._me)
 
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from store_network import MemoryNetwork, converged, key_of
-
 from lattica.store.document import Document
 from lattica.store.namespace import NamespaceId, Policy
 from lattica.store.replicator import DEGREE
 from lattica.store.store import ReplicatedStore
+from lattica.store.testing.network import MemoryNetwork, converged, key_of
 
 MEET_S = 60.0
 CONVERGE_S = 120.0
