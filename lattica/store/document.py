@@ -12,6 +12,7 @@ from lattica.errors import StoreUsageError
 from lattica.identity import PeerId
 from lattica.store.capability import capability_text, parse_capability, sign_capability
 from lattica.store.changes import Change
+from lattica.store.contents import Content, state_of
 from lattica.store.control import EVERYBODY, Grant, Revoke, Role
 from lattica.store.counter import Counter
 from lattica.store.description import AuthorInfo, describe_authors
@@ -103,12 +104,16 @@ class Document:
         """The containers that were written or looked at, as ``"map:settings"``, sorted; some may be empty."""
         return sorted(self.ydoc.keys())
 
+    def state(self) -> dict[str, Content]:
+        """A copy of all that it holds, by container: ``{"map:settings": {"rate": 0.1}, "counter:steps": 7}``."""
+        return state_of(self)
+
     def authors(self) -> Sequence[AuthorInfo]:
         """Who may write, and has written, as far as is known here; the owner first."""
         return describe_authors(self._journal.replica.ledger)
 
     def frontier(self) -> Frontier:
-        """How far this replica goes, by what is durable. Replicas with equal frontiers hold equal documents."""
+        """How far this replica goes, by what is durable. Replicas with equal frontiers have equal `state`."""
         return self._journal.frontier
 
     def changes(self) -> AsyncIterator[Change]:

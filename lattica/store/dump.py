@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
 from lattica.errors import DocumentError, DocumentUpdateError, StoreUsageError
+from lattica.store.contents import content_of
 from lattica.store.document import Document
 from lattica.store.roots import RootKind, parse_root
 
@@ -30,8 +32,7 @@ def parse_root_argument(text: str) -> tuple[RootKind, str]:
 
 def dump(document: Document) -> dict[str, Json]:
     """All containers that hold something, by root name, sorted."""
-    found = {root: dump_root(document, root) for root in document.roots() if _is_ours(root)}
-    return {root: value for root, value in found.items() if value not in ("", [], {}, None)}
+    return {root: to_json(content) for root, content in document.state().items()}
 
 
 def dump_root(document: Document, root: str) -> Json:
@@ -40,23 +41,7 @@ def dump_root(document: Document, root: str) -> Json:
     Raises:
         StoreUsageError: There are no containers of this name.
     """
-    kind, name = parse_root_argument(root)
-    match kind:
-        case RootKind.MAP:
-            return to_json(document.map(name).to_dict())
-        case RootKind.OWN:
-            return to_json(dict(document.own(name)))
-        case RootKind.LIST:
-            return to_json(document.list(name).to_list())
-        case RootKind.SET:
-            return to_json(list(document.set(name)))
-        case RootKind.TEXT:
-            return str(document.text(name))
-        case RootKind.REGISTER:
-            return to_json(document.register(name).get())
-        case RootKind.COUNTER:
-            counter = document.counter(name)
-            return counter.value if counter.by_author() else None
+    return to_json(content_of(document, *parse_root_argument(root)))
 
 
 def dump_key(document: Document, root: str, key: str) -> Json:
@@ -83,16 +68,10 @@ def to_json(value: object) -> Json:
         return {"$bytes": base64.b64encode(value).decode("ascii")}
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": str(value)}
+    if isinstance(value, set):
+        return sorted((to_json(one) for one in value), key=json.dumps)
     if isinstance(value, (list, tuple)):
         return [to_json(one) for one in value]
     if isinstance(value, dict):
         return {str(key): to_json(one) for key, one in value.items()}
     return value if isinstance(value, (bool, int, float, str)) else None
-
-
-def _is_ours(root: str) -> bool:
-    try:
-        parse_root(root)
-    except DocumentUpdateError:
-        return False
-    return True

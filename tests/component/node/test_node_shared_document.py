@@ -16,7 +16,7 @@ def test_two_nodes_end_with_the_same_document() -> None:
     assert ann[1] == ben[1]
     assert sorted(ann[1].split()) == ["ann"] * 3 + ["ben"] * 3
     assert "the same notes: True" in printed
-    assert "ben is told: nothing was written" in printed
+    assert "ben is told: we have no right to write here" in printed
 
 
 def test_two_shells_share_a_document() -> None:
