@@ -76,6 +76,7 @@ class BatchClient:
         self._admission = Admission(MAX_OUTSTANDING, MAX_QUEUED_BYTES)
         self._stream: CallerStream | None = None
         self._streams: set[CallerStream] = set()
+        self._server: bytes | None = None
         self._waiters: list[asyncio.Future[bytes]] = []
         self._closed = False
         self._connecting: asyncio.Task[None] | None = None
@@ -264,7 +265,7 @@ class BatchClient:
             try:
                 session = await self.channel.session(None)
                 call = self._method(metadata=((INSTANCE_KEY, self.instance),))
-                stream = CallerStream(self, call, session.route.path_kind)
+                stream = CallerStream(self, call, session.route.path_kind, self._server)
                 if self.table.has_doubts:
                     await stream.welcome()
                 stream.start()
@@ -276,6 +277,9 @@ class BatchClient:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RESUME_PAUSE_MAX_S)
                 continue
+            except RemoteProtocolError as error:
+                self._give_up(error)
+                return
             except Exception as error:  # who calls must hear of it, and the node must not end of it
                 logger.exception("session failed peer=%s", self.channel.peer_id)
                 self._give_up(RpcError(f"cannot open a session with {self.channel.peer_id}: {error!r}"))
@@ -305,6 +309,7 @@ class BatchClient:
     def welcomed(self, instance: bytes, *, known: bool) -> None:
         """A stream's server has said who it is."""
         self._lost_at = None
+        self._server = instance
         self._count(self.table.welcomed(instance, known=known), "")
         for waiter in self._taken_waiters():
             waiter.set_result(instance)
@@ -334,7 +339,9 @@ class BatchClient:
     def ended(self, stream: CallerStream, error: Exception | None) -> None:
         """A stream has come to its end."""
         self._streams.discard(stream)
-        self.table.lost(stream, stream.instance)
+        # One that was lost before its server said who it is: what a server said before and says after it was there
+        # between too, for no two processes say the same, and one process at a time has a peer's key.
+        self.table.lost(stream, stream.instance or stream.instance_before)
         if error is not None:
             is_new = time.monotonic() - stream.began > RESUME_S
             self._fruitless = 1 if is_new else self._fruitless + 1

@@ -50,17 +50,19 @@ class CallerStream:
         acknowledging: Whether a timer to do so is set.
         began: When it was opened, in seconds of the monotonic clock.
         instance: The server's; ``None`` until it has said.
+        instance_before: What a server of an earlier stream had said last when this one was opened; ``None`` if none.
         is_known: Whether it remembered us then.
         path: Kind of the path that it took at its start.
     """
 
-    def __init__(self, owner: StreamOwner, call: Any, path: str) -> None:
+    def __init__(self, owner: StreamOwner, call: Any, path: str, instance_before: bytes | None = None) -> None:
         self.wake = asyncio.Event()
         self.acknowledging = False
         self.began = time.monotonic()
         self._owner = owner
         self._call = call
         self.instance: bytes | None = None
+        self.instance_before = instance_before
         self.is_known = False
         self.path = path
         self._retired = False
@@ -90,10 +92,20 @@ class CallerStream:
         self._call.cancel()
 
     async def welcome(self) -> None:
-        """Wait until the server has said who it is; raises `AioRpcError` or `PeerUnreachableError`."""
+        """Wait until the server has said who it is.
+
+        Raises:
+            AioRpcError: The call has ended before that.
+            PeerUnreachableError: As above; the node closes.
+            RemoteProtocolError: The server does not say.
+        """
         if self.instance is None:
             metadata = await self._call.initial_metadata()
-            self.instance = bytes(metadata.get(INSTANCE_KEY, b""))
+            instance = bytes(metadata.get(INSTANCE_KEY, b""))
+            if not instance:  # gRPC makes up empty metadata for a call that has failed: reading tells why it did
+                await self._call.read()
+                raise RemoteProtocolError("a session of a server without a name", self._owner.channel.peer_id)
+            self.instance = instance
             self.is_known = metadata.get(KNOWN_KEY) == "1"
             self._owner.welcomed(self.instance, known=self.is_known)
 
