@@ -40,12 +40,14 @@ class Received(NamedTuple):
     """What became of a message with entries.
 
     Attributes:
-        added: How many are new here, and durable.
+        durable: On its way to the disk is what was good.
+        added: How many are new here.
         missing: How many build on what is not here.
         refused: Those that break the rules, and how.
         lasts: Of each chain the last entry that was sent.
     """
 
+    durable: Durable
     added: int
     missing: int
     refused: Sequence[tuple[Entry, str]]
@@ -263,8 +265,10 @@ class Journal:
     # what others write
 
     async def receive(self, raws: Sequence[bytes], proofs: Sequence[tuple[bytes, bytes]] = ()) -> Received:
-        """Take in entries, and proofs of fraud: `check` and `take`."""
-        return await self.take(await self.check(raws, proofs))
+        """Take in entries, and proofs of fraud: `check`, `take`, and wait until what is good is durable."""
+        received = await self.take(await self.check(raws, proofs))
+        await received.durable.wait()
+        return received
 
     async def check(self, raws: Sequence[bytes], proofs: Sequence[tuple[bytes, bytes]] = ()) -> Checked:
         """Read entries and proofs, and check who has signed them. While that lasts others may be taken.
@@ -284,10 +288,10 @@ class Journal:
         return Checked(entries, proven)
 
     async def take(self, checked: Checked) -> Received:
-        """Take in what was checked; what is good is durable when this returns.
+        """Take in what was checked. What is good is not durable yet, and nobody else is told of it before it is.
 
         Raises:
-            ReplicaStoreError: It is not durable, and the document cannot be used any more.
+            ReplicaStoreError: The document cannot be used any more.
         """
         entries = checked.entries
         async with self.lock:
@@ -297,9 +301,8 @@ class Journal:
                 durable = await self._unbroken(self._settle_anew(absorbed, checked.proven))
             else:
                 durable = self._settle(absorbed)
-        await durable.wait()
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
-        return Received(len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
+        return Received(durable, len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
 
     async def _prove(self, fork: Entry, absorbed: Absorbed) -> list[tuple[ChainId, Fraud]]:
         """What an entry proves, together with the one here that it contradicts."""

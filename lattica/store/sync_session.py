@@ -11,6 +11,7 @@ from typing import NamedTuple
 from lattica.background import Background, background_tasks
 from lattica.errors import EntryRefusedError, LatticaError, RemoteProtocolError, StreamError
 from lattica.store import metrics
+from lattica.store.commits import Durable
 from lattica.store.disk import StoreDisk
 from lattica.store.entry import ChainId
 from lattica.store.journal import Checked, Journal
@@ -123,6 +124,7 @@ class SyncSession:
         self._outlet = PresenceOutlet(self.wake)
         self._asked: asyncio.Queue[Mapping[ChainId, Locator] | int] = asyncio.Queue(1)
         self._frames: asyncio.Queue[_Heard | LatticaError | None] = asyncio.Queue(1)
+        self._durable: Durable | None = None
         self._parts = bytearray()
 
     @property
@@ -342,7 +344,10 @@ class SyncSession:
     async def _take(self, message: SyncMessage, checked: Checked) -> None:
         if message.entries and not self._state.fetching:
             raise RemoteProtocolError("entries that nobody has asked for", self.peer)
-        received = await self._journal.take(checked)
+        received, before = await self._journal.take(checked), self._durable
+        self._durable = received.durable
+        if before is not None:  # so much is in memory only, and no more
+            await before.wait()
         if message.entries:
             self._empty = -1  # the answer's end adds one
             self._answer_at = time.monotonic()
