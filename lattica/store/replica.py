@@ -23,6 +23,7 @@ from lattica.store.entry import (
     Lane,
     sign_entry,
 )
+from lattica.store.graves import Content, GraveBook, Graves, whole_document
 from lattica.store.ledger import Base, Fraud, Ledger, Verdict
 from lattica.store.namespace import Genesis
 
@@ -50,6 +51,8 @@ class Replica:
         self.tops = dict.fromkeys(Lane, 0)
         self.snapshotted = 0
         self.ydoc: Doc[Any] = Doc(client_id=self._client())
+        self._graves: Graves | None = None
+        self._book: GraveBook | None = None
         if base is not None:
             self.ydoc.apply_update(base.state.update)
 
@@ -73,6 +76,8 @@ class Replica:
         """Add an entry whose signature is good; as `Ledger.add`."""
         verdict = self.ledger.add(entry)
         if verdict is Verdict.ADDED and entry.body.kind is Kind.UPDATE:
+            if self._book is not None and self._book.concerns(self.ledger.update):
+                self.unbury()
             self.ydoc.apply_update(entry.body.payload)
             if entry.body.author == self.own:
                 self.renew_client()
@@ -98,6 +103,23 @@ class Replica:
             renewed: Doc[Any] = Doc(client_id=client)
             renewed.apply_update(self.ydoc.get_update())
             self.ydoc = renewed
+
+    # what the document holds
+
+    def content(self) -> Content:
+        """All that the document holds, for a thread or a snapshot."""
+        return Content(self.ydoc.get_update(), self._graves)
+
+    def take_content(self, content: Content) -> None:
+        """Fill the document, which must be empty."""
+        self.ydoc.apply_update(content.update)
+        self._graves = content.graves
+        self._book = None if content.graves is None else GraveBook(content.graves)
+
+    def unbury(self) -> None:
+        """Make the document whole. Half a second for a million values that were replaced."""
+        self.ydoc = whole_document(self.content(), self.ydoc.client_id)
+        self._graves = self._book = None
 
     # our own entries
 

@@ -86,7 +86,7 @@ class Upkeep:
             folds = folds_of(ledger)
             if all(fold.seq == ledger.chain(ChainId(fold.author, Lane.DATA)).base for fold in folds):
                 return False
-            raw = await asyncio.to_thread(make_state, folds, journal.replica.ydoc.get_update())
+            raw = await asyncio.to_thread(make_state, folds, journal.replica.content().whole())
             durable = self._cut(folds, raw)
         await durable.wait()
         return True

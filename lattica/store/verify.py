@@ -179,4 +179,4 @@ async def _check_snapshot(disk: StoreView, replica: Replica, result: Verified) -
 
 
 def _content(replica: Replica) -> bytes:
-    return canonical_update(replica.ydoc.get_update())
+    return canonical_update(replica.content().whole())

@@ -18,6 +18,7 @@ from lattica.store.chain import client_id
 from lattica.store.control import EVERYBODY, Grant, Revoke, Role, encode_action
 from lattica.store.entry import ChainId, Entry, Kind, Lane, Verifier, sign_entry
 from lattica.store.folding import check_cut, checkpoint_of, fold_at, folds_of, not_covered
+from lattica.store.graves import Worth
 from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
@@ -153,7 +154,7 @@ class SimReplica:
         folds = folds_of(self.replica.ledger)
         if not folds:
             return False
-        raw = make_state(folds, self.replica.ydoc.get_update())
+        raw = make_state(folds, self.replica.content().whole())
         checkpoint = checkpoint_of(folds, raw)
         entry = self.replica.control(self.key, checkpoint, NOW)
         try:
@@ -201,7 +202,7 @@ class SimReplica:
 
     def reload(self) -> None:
         """Take what a snapshot holds in place of what is in memory."""
-        raw = dump_snapshot(take_snapshot(self.replica))
+        raw = dump_snapshot(take_snapshot(self.replica), Worth(0, 0))  # whatever was replaced is in graves now
         loaded = load_snapshot(self.genesis, self.key.peer_id.raw, self.frauds, raw)
         assert loaded is not None
         self.replica = loaded
