@@ -80,8 +80,11 @@ class Content(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     def buried(self, items: ItemsDump, worth: Worth = WORTH) -> Content:
         """The same with all in graves that can be, if that is worth it; ``items`` tells where its items are.
 
-        Takes some seconds for a million items.
+        Takes some seconds for a million items. What has graves gets others only when it has grown much again.
         """
+        graves = self.graves
+        if graves is not None and len(self.update) < max(worth.size, len(graves.whole)):
+            return self
         whole = self.whole()
         if len(whole) >= worth.size:
             found = bury(whole, items)

@@ -8,6 +8,7 @@ from typing import Any
 from pycrdt import Doc
 
 from lattica.identity import IdentityKey
+from lattica.store.canonical import STATE_LIMITS
 from lattica.store.chain import client_id
 from lattica.store.control import Action, encode_action, kind_of
 from lattica.store.entry import (
@@ -26,6 +27,7 @@ from lattica.store.entry import (
 from lattica.store.graves import Content, GraveBook, Graves, whole_document
 from lattica.store.ledger import Base, Fraud, Ledger, Verdict
 from lattica.store.namespace import Genesis
+from lattica.store.yupdate import read_update
 
 
 class Replica:
@@ -115,6 +117,18 @@ class Replica:
         self.ydoc.apply_update(content.update)
         self._graves = content.graves
         self._book = None if content.graves is None else GraveBook(content.graves)
+
+    def bury(self, content: Content) -> None:
+        """Keep out of the document what is in graves; what was taken from here before, and then buried, says what."""
+        if content.graves is None or content.graves is self._graves:
+            return
+        book = GraveBook(content.graves)
+        renewed: Doc[Any] = Doc(client_id=self.ydoc.client_id)
+        renewed.apply_update(content.update)
+        news = self.ydoc.get_update(renewed.get_state())
+        if not book.concerns(read_update(news, limits=STATE_LIMITS)):
+            renewed.apply_update(news)
+            self.ydoc, self._graves, self._book = renewed, content.graves, book
 
     def unbury(self) -> None:
         """Make the document whole. Half a second for a million values that were replaced."""

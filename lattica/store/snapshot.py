@@ -73,14 +73,14 @@ def is_faithful(replica: Replica) -> bool:
     return clocks == replica.ledger.ends()
 
 
-def dump_snapshot(snapshot: Snapshot, worth: Worth = WORTH) -> bytes:
-    """The snapshot as bytes. May run in a thread.
+def bury_replaced(snapshot: Snapshot, worth: Worth = WORTH) -> Snapshot:
+    """The snapshot with values that were replaced taken out of the document. May run in a thread, for some seconds."""
+    return structs.replace(snapshot, document=snapshot.document.buried(snapshot.ledger.items, worth))
 
-    Args:
-        snapshot: Which.
-        worth: When values that were replaced are taken out of the document.
-    """
-    body = _encode(structs.replace(snapshot, document=snapshot.document.buried(snapshot.ledger.items, worth)))
+
+def dump_snapshot(snapshot: Snapshot) -> bytes:
+    """The snapshot as bytes. May run in a thread."""
+    body = _encode(snapshot)
     return b"".join((_MAGIC, blake3(body).digest(), body))
 
 

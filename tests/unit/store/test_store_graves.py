@@ -11,7 +11,7 @@ from lattica.store.canonical import canonical_update
 from lattica.store.entry import Lane
 from lattica.store.graves import Worth
 from lattica.store.namespace import Policy, create_genesis
-from lattica.store.snapshot import dump_snapshot, load_snapshot, take_snapshot
+from lattica.store.snapshot import bury_replaced, take_snapshot
 
 AUTHORS = (1, 2, 3)
 
@@ -142,9 +142,7 @@ def test_nothing_is_buried_where_little_would_be_saved() -> None:
     snapshot = take_snapshot(writer.replica)
 
     def buried(worth: Worth) -> bool:
-        loaded = load_snapshot(writer.genesis, writer.key.peer_id.raw, {}, dump_snapshot(snapshot, worth))
-        assert loaded is not None
-        return loaded.content().graves is not None
+        return bury_replaced(snapshot, worth).document.graves is not None
 
     size = len(snapshot.document.update)
     assert buried(Worth(size, 0.5))
