@@ -168,3 +168,20 @@ async def test_a_document_stays_whole_if_somebody_asks_for_what_is_being_buried(
         loaded = await load_replica(disk, genesis, OWN)
         assert loaded.snapshotted
         assert told(loaded) == told(journal.replica)
+
+
+async def test_a_snapshot_that_is_being_made_is_kept_when_the_document_is_closed(
+    disk: StoreDisk, genesis: Genesis, burying: Gate
+) -> None:
+    async with open_journal(disk, genesis, OWNER) as journal, asyncio.timeout(PATIENCE_S):
+        await journal.receive(Writer(genesis, WRITER).write(SNAPSHOT_AFTER + 1))
+        await burying.wait_reached()
+        closing = asyncio.create_task(journal.close())
+        await asyncio.sleep(0)
+        burying.open()
+        await closing
+        before = told(journal.replica)
+
+    loaded = await load_replica(disk, genesis, OWN)
+    assert loaded.snapshotted == SNAPSHOT_AFTER + 1
+    assert told(loaded) == before
