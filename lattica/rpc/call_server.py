@@ -195,7 +195,7 @@ class CallServer:
         try:
             positional, named = served.bound(values)
             result = await served.run(positional, named)
-        except (Exception, asyncio.CancelledError) as error:  # the caller gets it
+        except (Exception, asyncio.CancelledError, GeneratorExit) as error:  # the caller gets it
             if is_cancellation(error):
                 raise
             return failure_of(number, error, with_traceback=bool(flags & wire.TRACEBACK))
@@ -349,8 +349,13 @@ class CallServer:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether the running task has been cancelled; not if what its handler awaits was, of which the caller is told."""
+    """Whether the running task has been cancelled; not if what its handler awaits was, of which the caller is told.
+
+    A `GeneratorExit` outside of any task is of a coroutine that is thrown away; else the handler has raised it.
+    """
     task = asyncio.current_task()
+    if isinstance(error, GeneratorExit):
+        return task is None
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 from lattica.errors import UsageError
+from lattica.rpc.exits import PASSING, contained
 from lattica.rpc.service import MAX_ASYNC_CALLS, MAX_THREADED_CALLS, MethodSpec, ServiceSpec
 
 logger = logging.getLogger(__name__)
@@ -104,9 +105,17 @@ class Served:
         return tuple(args), kwargs
 
     async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The method's result; an ordinary one runs in a thread, and goes on there if this is cancelled."""
+        """The method's result; an ordinary one runs in a thread, and goes on there if this is cancelled.
+
+        Of what it raises that would end a program, see `contained`.
+        """
         if self.spec.is_async:
-            return await self._function(*args, **kwargs)
+            try:
+                return await self._function(*args, **kwargs)
+            except PASSING:
+                raise
+            except BaseException as error:
+                raise contained(error) from error
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(
             self._threads(), lambda: context.run(self._plain, args, kwargs)
@@ -115,13 +124,21 @@ class Served:
     def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call an ordinary function. A future would never end with `StopIteration`: raise what coroutines do."""
         try:
-            return self._function(*args, **kwargs)
+            result = self._function(*args, **kwargs)
+            return iter(result) if self.spec.streams_results else result
         except StopIteration as error:
             raise RuntimeError(f"{self.spec.path} raised StopIteration") from error
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            raise contained(error) from error
 
-    async def iterate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
-        """The method's results; closed when this is."""
-        if self.spec.is_async:
+    def iterate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any]:
+        """The method's results; closed when this is. Of what it raises, see `run`."""
+        return self._iterate_async(args, kwargs) if self.spec.is_async else self._iterate_plain(args, kwargs)
+
+    async def _iterate_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any]:
+        try:
             results: AsyncIterator[Any] = self._function(*args, **kwargs)
             try:
                 async for result in results:
@@ -129,14 +146,19 @@ class Served:
             finally:
                 if isinstance(results, AsyncGenerator):
                     await results.aclose()
-            return
+        except PASSING:
+            raise
+        except BaseException as error:
+            raise contained(error) from error
+
+    async def _iterate_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any]:
         context, loop = contextvars.copy_context(), asyncio.get_running_loop()
         iterator: Iterator[Any] = await loop.run_in_executor(
-            self._threads(), lambda: iter(context.run(self._plain, args, kwargs))
+            self._threads(), lambda: context.run(self._plain, args, kwargs)
         )
         try:
             while True:
-                result = await loop.run_in_executor(self._threads(), lambda: context.run(next, iterator, _END))
+                result = await loop.run_in_executor(self._threads(), lambda: context.run(_following, iterator))
                 if result is _END:
                     return
                 yield result
@@ -145,6 +167,16 @@ class Served:
             if close is not None:
                 with contextlib.suppress(ValueError, RuntimeError):  # it runs on in its thread: nothing can stop that
                     close()
+
+
+def _following(iterator: Iterator[Any]) -> Any:
+    """The next result, or `_END`; in a thread."""
+    try:
+        return next(iterator, _END)
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        raise contained(error) from error
 
 
 class Dispatcher:

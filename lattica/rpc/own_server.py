@@ -240,7 +240,7 @@ async def _stream_results(
             await _send(context, _encoded(call, served, result))
     except _BrokenOffError as error:
         raise asyncio.CancelledError from error  # its caller has gone
-    except (Exception, asyncio.CancelledError) as error:  # the caller gets it
+    except (Exception, asyncio.CancelledError, GeneratorExit) as error:  # the caller gets it
         if is_cancellation(error):
             raise
         return _failure(call, error)
