@@ -183,7 +183,7 @@ class _OwnCall:
         self.reader = reader
         self.context = context
         self.claim = claim
-        self.fault: LatticaError | None = None
+        self.fault: LatticaError | IntakeFullError | None = None
 
 
 async def _stream(server: CallServer, served: Served, call: _OwnCall, args: Encoded) -> None:
@@ -252,7 +252,7 @@ def _faults(call: _OwnCall) -> Iterator[None]:
     """Note that what the block raises is no error of the method's."""
     try:
         yield
-    except (CodecError, DecodeError, RemoteProtocolError) as error:
+    except (CodecError, DecodeError, RemoteProtocolError, IntakeFullError) as error:
         call.fault = error
         raise
 
@@ -271,6 +271,8 @@ def _failure(call: _OwnCall, error: BaseException) -> wire.Failure:
                 return bad_call(header.id, error)
             case CodecError():
                 return bad_result(header.id, error)
+            case IntakeFullError():
+                return wire.Failure(header.id, wire.BUSY, wire.BEGUN, str(error))
             case _:
                 raise error
     return failure_of(header.id, error, with_traceback=bool(header.flags & wire.TRACEBACK))

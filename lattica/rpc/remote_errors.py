@@ -51,7 +51,7 @@ def error_of(method: str, failure: wire.Failure, declared: Sequence[type[Excepti
     """The error that the caller of a failed call gets."""
     match failure.code:
         case wire.BUSY:
-            return ServerBusyError(method, failure.message)
+            return ServerBusyError(method, failure.message, has_begun=failure.kind == wire.BEGUN)
         case wire.NO_METHOD:
             return NoSuchMethodError(method)
         case wire.EXPIRED:

@@ -30,7 +30,7 @@ from lattica.rpc.replicas import Outcome, ReplicaSet
 from lattica.rpc.retry import backoff, final
 from lattica.rpc.service import MethodSpec
 from lattica.rpc.stub import CallOptions
-from lattica.rpc.stub_methods import StreamingMethod, StubMethod, first_answer
+from lattica.rpc.stub_methods import StreamingMethod, StubMethod, first_answer, is_repeatable
 
 FIND_TIMEOUT_S = 30.0
 """Seconds that a call waits at most for a replica that it may go to."""
@@ -58,7 +58,9 @@ def outcome_of(error: BaseException) -> Outcome:
 def may_go_elsewhere(error: Exception, *, idempotent: bool) -> bool:
     """Whether another replica may succeed, and calling it can do no harm."""
     match error:
-        case ServerBusyError() | NoSuchMethodError() | PeerUnreachableError():
+        case ServerBusyError():
+            return idempotent or not error.has_begun
+        case NoSuchMethodError() | PeerUnreachableError():
             return True  # it has not begun
         case LostCallError():
             return idempotent or not error.was_sent
@@ -281,7 +283,7 @@ class _RequestStream(_Streaming):
                     async with self._called(visit.caller, encoded, stream, deadline) as call:
                         return await self._only_result(call, visit.caller)
             except Exception as error:  # noqa: BLE001 - the journey decides
-                if begun:  # requests are gone that cannot be had again
+                if begun and not is_repeatable(error, stream):  # requests are gone that cannot be had again
                     raise self._ended(error) from error.__cause__
                 await journey.failed(peer, error)
 
@@ -292,19 +294,19 @@ class _ResultStream(_Streaming):
         deadline = self._deadline()
         journey = self._journey(deadline)
         while True:
-            peer, begun = await journey.next(), False
+            peer, begun, answered = await journey.next(), False, False
             try:
                 async with _Visit(self._target, peer, deadline, is_timed=stream is None) as visit:
                     begun = stream is not None
                     async with self._called(visit.caller, encoded, stream, deadline) as call:
                         while (answer := await call.receive()) is not None:
                             result = self._result(answer)
-                            begun = True
+                            answered = True
                             visit.answered()
                             yield result
                         return
             except Exception as error:  # noqa: BLE001 - the journey decides
-                if begun:
+                if answered or (begun and not is_repeatable(error, stream)):
                     raise self._ended(error) from error.__cause__
                 await journey.failed(peer, error)
 

@@ -31,6 +31,7 @@ ALWAYS, IF_IDEMPOTENT, NEVER = (True, True), (True, False), (False, False)
     ("error", "outcome", "elsewhere"),
     [
         (ServerBusyError("m", "full"), Outcome.REFUSED, ALWAYS),
+        (ServerBusyError("m", "full", has_begun=True), Outcome.REFUSED, IF_IDEMPOTENT),
         (NoSuchMethodError("m"), Outcome.FAILED, ALWAYS),
         (PeerUnreachableError("p", {}), Outcome.FAILED, ALWAYS),
         (LostCallError(LOST, was_sent=False), Outcome.FAILED, ALWAYS),
