@@ -20,7 +20,7 @@ from lattica.errors import (
     UnsendableResultError,
 )
 from lattica.rpc.lost_call import LostCallError
-from lattica.rpc.replica_stub import may_go_elsewhere, outcome_of
+from lattica.rpc.replica_journey import may_go_elsewhere, outcome_of
 from lattica.rpc.replicas import Outcome
 
 LOST = RpcError("lost")
