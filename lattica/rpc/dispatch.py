@@ -8,18 +8,25 @@ import contextvars
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from lattica.errors import UsageError
+from lattica.rpc.admission import Admission
+from lattica.rpc.call_context import running_call
 from lattica.rpc.exits import PASSING, contained
 from lattica.rpc.service import MAX_ASYNC_CALLS, MAX_THREADED_CALLS, MethodSpec, ServiceSpec
+from lattica.rpc.shares import Gate, PeerLoad
 
 logger = logging.getLogger(__name__)
 
 MAX_CALLS = 65_536
 """Calls of all peers that a node has under way; further ones are refused as busy."""
 
+TURNS_PER_THREAD = 2
+"""Calls that are with a thread, or next: peers take turns at that, and no thread waits for the event loop."""
+
 _END = object()
+T = TypeVar("T")
 
 
 class ThreadStreams:
@@ -66,12 +73,11 @@ class Served:
 
     Attributes:
         spec: What it declares.
-        limit: Calls that may be under way.
-        running: Calls that are.
-        busy: What a refused caller is told.
+        is_unary: Whether nothing streams.
+        gate: Limits how many calls are under way.
     """
 
-    __slots__ = ("_function", "_streams", "_threads", "busy", "limit", "running", "spec")
+    __slots__ = ("_function", "_streams", "_threads", "_turns", "gate", "is_unary", "spec")
 
     def __init__(
         self,
@@ -79,14 +85,16 @@ class Served:
         function: Callable[..., Any],
         threads: Callable[[], ThreadPoolExecutor],
         streams: ThreadStreams,
+        outer: Gate,
     ) -> None:
         self.spec = spec
         self._function = function
         self._threads = threads
         self._streams = streams
-        self.limit = spec.options.concurrency or (MAX_ASYNC_CALLS if spec.is_async else MAX_THREADED_CALLS)
-        self.running = 0
-        self.busy = f"the peer has {self.limit} calls of it under way"
+        self._turns = Admission(TURNS_PER_THREAD * spec.options.threads, max_bytes=1)
+        self.is_unary = spec.is_unary
+        limit = spec.options.concurrency or (MAX_ASYNC_CALLS if spec.is_async else MAX_THREADED_CALLS)
+        self.gate = Gate(limit, outer)
 
     def bound(self, values: tuple[Any, ...], stream: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments for the function from what `ArgsCodec` decoded and the stream of requests."""
@@ -117,9 +125,21 @@ class Served:
             except BaseException as error:
                 raise contained(error) from error
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads(), lambda: context.run(self._plain, args, kwargs)
-        )
+        return await self._in_thread(lambda: context.run(self._plain, args, kwargs))
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        """Run it in a thread, when it is the caller's peer's turn."""
+        loop, turns, call = asyncio.get_running_loop(), self._turns, running_call.get()
+        if not turns.enter_nowait(0):
+            await turns.wait_entered(None if call is None else call.peer, 0)
+
+        def left(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(turns.leave, 0)
+
+        future = self._threads().submit(function)
+        future.add_done_callback(left)
+        return await asyncio.wrap_future(future)
 
     def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call an ordinary function. A future would never end with `StopIteration`: raise what coroutines do."""
@@ -152,13 +172,11 @@ class Served:
             raise contained(error) from error
 
     async def _iterate_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any]:
-        context, loop = contextvars.copy_context(), asyncio.get_running_loop()
-        iterator: Iterator[Any] = await loop.run_in_executor(
-            self._threads(), lambda: context.run(self._plain, args, kwargs)
-        )
+        context = contextvars.copy_context()
+        iterator: Iterator[Any] = await self._in_thread(lambda: context.run(self._plain, args, kwargs))
         try:
             while True:
-                result = await loop.run_in_executor(self._threads(), lambda: context.run(_following, iterator))
+                result = await self._in_thread(lambda: context.run(_following, iterator))
                 if result is _END:
                     return
                 yield result
@@ -183,12 +201,14 @@ class Dispatcher:
     """All services that a node serves.
 
     Attributes:
-        running: Calls of all peers that are under way.
+        gate: Limits how many calls are under way.
+        find: The method of a name, ``service/method``; ``None`` if there is none.
     """
 
     def __init__(self) -> None:
-        self.running = 0
+        self.gate = Gate(MAX_CALLS)
         self._methods: dict[str, Served] = {}
+        self.find: Callable[[str], Served | None] = self._methods.get
         self._services: dict[str, list[Served]] = {}
         self._pools: list[ThreadPoolExecutor] = []
         self._streams = ThreadStreams()
@@ -202,19 +222,29 @@ class Dispatcher:
         if any(method.path in self._methods for method in spec.methods.values()):
             raise UsageError(f"a service {spec.name} is served already; give this one another name")
         methods = [
-            Served(method, getattr(served, attribute), self._pool(method), self._streams)
+            Served(method, getattr(served, attribute), self._pool(method), self._streams, self.gate)
             for attribute, method in spec.methods.items()
         ]
         self._methods.update((method.spec.path, method) for method in methods)
         self._services[spec.name] = methods
 
+    @property
+    def running(self) -> int:
+        """Calls of all peers that are under way."""
+        return self.gate.running
+
+    def busy(self, served: Served, load: PeerLoad, now: float) -> str | None:
+        """Why a call of a peer has to be refused."""
+        for gate, whose in ((served.gate, "calls of it"), (self.gate, "calls")):
+            if (gate.running >= gate.limit or gate.wanted) and gate.refuses(load, now):
+                if gate.running >= gate.limit:
+                    return f"the peer has {gate.limit} {whose} under way"
+                return f"{load.held.get(gate, 0)} of the {gate.limit} {whose} under way are yours, and others want some"
+        return None
+
     def load(self, service: str) -> int:
         """Calls of a service that are under way."""
-        return sum(method.running for method in self._services.get(service, ()))
-
-    def find(self, path: str) -> Served | None:
-        """The method of that name."""
-        return self._methods.get(path)
+        return sum(method.gate.running for method in self._services.get(service, ()))
 
     def _pool(self, method: MethodSpec) -> Callable[[], ThreadPoolExecutor]:
         pool: ThreadPoolExecutor | None = None
