@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from lattica.rpc.retry import MAX_PAUSE_S
 
-KEPT_S = MAX_PAUSE_S
-"""Seconds for which a place is kept for a peer that was refused: callers make no longer pauses."""
+KEPT_S = MAX_PAUSE_S + 0.5
+"""Seconds for which a place is kept for a peer that was refused: a caller's longest pause, and its way."""
 MAX_WANTING = 256
 """Peers for which places are kept."""
 

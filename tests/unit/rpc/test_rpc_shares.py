@@ -143,5 +143,6 @@ def test_counts_are_right_and_no_place_is_empty_that_nobody_wants(limit: int, st
         gate = peers.gate
         assert gate.running == sum(peers.held(one) for one in range(4)) <= limit
         assert gate.wanted == sum(wanted for wanted, _ in gate._wants.values())
+        assert gate._last is None or gate.wanted
         assert all(wanted > 0 for wanted, _ in gate._wants.values())
         assert gate._holders == sum(peers.held(one) > 0 for one in range(4))
