@@ -123,6 +123,7 @@ class Ledger:
         frozen: Chains whose authors' frauds are proven.
         rights: Who may write what, by the control entries that are here.
         touched: The places that the latest data entry wrote to.
+        update: The latest update that was added.
         revision: Changes whenever anything is added; no two ledgers have the same.
         base: Number of the owner's checkpoint whose state stands for what it covers; 0: there is none.
     """
@@ -135,6 +136,7 @@ class Ledger:
         self.frozen = dict(frozen or {})
         self.rights = Rights(genesis)
         self.touched: set[Place] = set()
+        self.update = YUpdate({}, {})
         self.revision = next(_REVISIONS)
         self._places = ItemParents(TextRoots())
         self._clients: dict[int, ChainId] = {}
@@ -380,6 +382,7 @@ class Ledger:
             return None
         self._places.add(placement)
         self.touched = placement.touched
+        self.update = update
         return end
 
     def _check_capability(self, entry: Entry, chain: Chain) -> Right:
