@@ -26,7 +26,7 @@ from lattica.store.yupdate_places import ItemsDump, Within
 from lattica.store.yupdate_spans import StructSpan, clients_of
 from lattica.store.yupdate_wire import write_uint
 
-_LEVEL: Final = 6  # of zlib
+_LEVEL: Final = 1  # of zlib: higher ones take ten times as long, and save nothing
 
 
 class Worth(NamedTuple):
