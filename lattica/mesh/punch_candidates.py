@@ -55,7 +55,8 @@ def plausible_candidates(own: Offer, theirs: Offer) -> list[Endpoint]:
       address, or, for the mapped one, if ours is not global either: then our STUN servers are in the same private
       network.
     - Never our own, nor any that means this machine, nobody or everybody.
-    - A NAT that counts its ports up (or down) has used `mapped` for the server: its next ones are dialled first.
+    - A NAT that counts its ports up (or down) has used `mapped` for the server: its next ones are dialled first, and
+      if ours counts as well, one of us dials every second one (`_stride`).
     - If it is our NAT that counts, interface addresses come last, as each may cost it a port.
     """
     neighbours = own.mapped.host == theirs.mapped.host
@@ -73,16 +74,29 @@ def plausible_candidates(own: Offer, theirs: Offer) -> list[Endpoint]:
         )
 
     own_is_local = not ipaddress.ip_address(own.mapped.host).is_global
-    mapped = [one for one in _mapped(theirs) if is_plausible(one, local_counts=neighbours or own_is_local)]
+    predicted = _mapped(theirs, _stride(own, theirs))
+    mapped = [one for one in predicted if is_plausible(one, local_counts=neighbours or own_is_local)]
     hosts = [one for one in theirs.hosts if is_plausible(one, local_counts=neighbours)]
     ordered = [*hosts, *mapped] if neighbours and not own.is_hard else [*mapped, *hosts]
     return list(dict.fromkeys(ordered))[:MAX_TARGETS]
 
 
-def _mapped(theirs: Offer) -> Iterator[Endpoint]:
+def _stride(own: Offer, theirs: Offer) -> int:
+    """How far apart the ports are that we predict, in steps; of two sides whose NATs count one comes to 2.
+
+    SYN number i of a side leaves its NAT by port number i + s after the one that it has told, where s other
+    connections of the same home have come between: one to the relay, mostly. If both sides dial each port, two SYNs
+    meet only where neither side has such. If one dials ports 1, 3, 5, 7, 9, its SYN number 1 + s + t meets the other's
+    number 1 + 2s + t, where t is the other's s: as long as the other predicts so many.
+    """
+    both_count = own.is_hard and theirs.is_hard and own.port_step and theirs.port_step
+    return 2 if both_count and own.mapped < theirs.mapped else 1
+
+
+def _mapped(theirs: Offer, stride: int) -> Iterator[Endpoint]:
     host, port = theirs.mapped
     if theirs.is_hard and theirs.port_step:
-        for number in range(1, MAX_PREDICTED + 1):
+        for number in range(1, MAX_PREDICTED * stride + 1, stride):
             yield Endpoint(host, port + number * theirs.port_step)
     yield theirs.mapped
 

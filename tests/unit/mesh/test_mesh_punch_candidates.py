@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lattica.mesh.punch_candidates import MAX_PREDICTED, MAX_TARGETS, MIN_PORT, plausible_candidates, punch_plan
@@ -153,3 +153,22 @@ def test_a_side_whose_nat_gives_each_connection_a_port_dials_later(
 def test_as_many_ports_are_predicted_as_are_allowed() -> None:
     targets = plausible_candidates(OURS, offer(f"{AWAY}:6000", mapping=APDM, step=1))
     assert len(targets) == MAX_PREDICTED + 1 <= MAX_TARGETS
+
+
+@given(st.integers(0, 2), st.integers(0, 4), st.sampled_from([1, 2, -1]), st.sampled_from([1, 3, -2]))
+def test_syns_of_two_counting_nats_meet_although_others_have_taken_ports_meanwhile(
+    ours: int, theirs: int, our_step: int, their_step: int
+) -> None:
+    """One of each at least; each SYN takes the next port of its own NAT."""
+    assume(2 * ours + theirs < MAX_PREDICTED)
+    alice = offer(f"{HOME}:5000", mapping=APDM, step=our_step)
+    bob = offer(f"{AWAY}:6000", mapping=APDM, step=their_step)
+    alices = {
+        (5000 + (number + ours) * our_step, target.port)
+        for number, target in enumerate(plausible_candidates(alice, bob), start=1)
+    }
+    bobs = {
+        (target.port, 6000 + (number + theirs) * their_step)
+        for number, target in enumerate(plausible_candidates(bob, alice), start=1)
+    }
+    assert alices & bobs

@@ -1,0 +1,30 @@
+"""What nodes punch that know one relay: counting NATs, since the relay answers STUN on two ports."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from lab_nodes import LINK, LabNodes
+
+from netlab import Lab, Nat
+
+pytestmark = [pytest.mark.netns, pytest.mark.slow, pytest.mark.timeout(120)]
+
+COUNTING = Nat.APDM_APDF_SEQUENTIAL
+
+
+@pytest.mark.parametrize(
+    ("alice_nat", "bob_nat"),
+    [
+        pytest.param(COUNTING, Nat.EIM_APDF, id="counting-home"),
+        pytest.param(Nat.EIM_APDF, COUNTING, id="home-counting"),
+        pytest.param(COUNTING, COUNTING, id="counting-counting"),
+    ],
+)
+async def test_one_relay_is_enough_to_punch(lab: Lab, nodes: LabNodes, alice_nat: Nat, bob_nat: Nat) -> None:
+    relay = await nodes.start("relay", lab.host("relay", link=LINK))
+    address = relay.at(relay.host.ipv4)
+    hosts = [lab.host(name, nat=nat, link=LINK) for name, nat in (("alice", alice_nat), ("bob", bob_nat))]
+    alice, bob = await asyncio.gather(*(nodes.start(host.name, host, address) for host in hosts))
+    await alice.wait_path(bob)
