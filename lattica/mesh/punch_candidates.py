@@ -54,6 +54,8 @@ def plausible_candidates(own: Offer, theirs: Offer) -> list[Endpoint]:
     - Private, CGNAT, link-local and other addresses that are not global count only if both sides have one public
       address, or, for the mapped one, if ours is not global either: then our STUN servers are in the same private
       network.
+    - IPv6 for IPv6 only, that is if we have a port there. What an IPv4 side offers of it comes first: to dial it costs
+      no NAT a port.
     - Never our own, nor any that means this machine, nobody or everybody.
     - A NAT that counts its ports up (or down) has used `mapped` for the server: its next ones are dialled first, and
       if ours counts as well, one of us dials every second one (`_stride`).
@@ -62,11 +64,12 @@ def plausible_candidates(own: Offer, theirs: Offer) -> list[Endpoint]:
     neighbours = own.mapped.host == theirs.mapped.host
     ours = {own.mapped, *own.hosts}
     own_hosts = {host.host for host in own.hosts}
+    families = {":" in one.host for one in ours}
 
     def is_plausible(endpoint: Endpoint, *, local_counts: bool) -> bool:
         ip = ipaddress.ip_address(endpoint.host)
         return (
-            ip.version == ipaddress.ip_address(own.mapped.host).version
+            (ip.version == 6) in families
             and endpoint not in ours
             and MIN_PORT <= endpoint.port < 1 << 16
             and _is_unicast(ip)
@@ -78,6 +81,7 @@ def plausible_candidates(own: Offer, theirs: Offer) -> list[Endpoint]:
     mapped = [one for one in predicted if is_plausible(one, local_counts=neighbours or own_is_local)]
     hosts = [one for one in theirs.hosts if is_plausible(one, local_counts=neighbours)]
     ordered = [*hosts, *mapped] if neighbours and not own.is_hard else [*mapped, *hosts]
+    ordered.sort(key=lambda one: ":" not in one.host)
     return list(dict.fromkeys(ordered))[:MAX_TARGETS]
 
 

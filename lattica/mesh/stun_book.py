@@ -12,7 +12,7 @@ from lattica.errors import NetworkError
 from lattica.identity import PeerAddress
 from lattica.mesh.pipes import describe
 from lattica.mesh.punch_candidates import MIN_PORT
-from lattica.mesh.stun_client import MAX_STUN_SERVERS, can_ask, learn_mapping
+from lattica.mesh.stun_client import MAX_STUN_SERVERS, can_ask, learn_mapping, stun_host
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +50,10 @@ class StunBook:
             return
         for server in servers:
             due = self._clock() - self._asked_at.get(server.text, -RECHECK_S) >= RECHECK_S
-            if due and can_ask(server, local_host):
+            host = stun_host([server], local_host)
+            if due and can_ask(server, host):
                 self._asked_at[server.text] = self._clock()
-                self._tasks.start_unless_ending(self._learn(server, local_host))
+                self._tasks.start_unless_ending(self._learn(server, host))
 
     def forget(self, name: str) -> None:
         """The server of this address (its text) may be another one now."""

@@ -27,6 +27,7 @@ from lattica.mesh.stun import (
 )
 from lattica.mesh.stun_report import Answer, NatReport, nat_report
 
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"
 STUN_TIMEOUT_S = 3.0
 """Seconds that a server has to connect and answer."""
 MAX_STUN_SERVERS = 3
@@ -117,6 +118,14 @@ def can_ask(server: PeerAddress, local_host: str) -> bool:
     except ValueError:
         return False
     return same and server.is_tcp
+
+
+def stun_host(servers: Sequence[PeerAddress], local_host: str) -> str:
+    """Where to bind in order to ask, if our port is bound to ``local_host``.
+
+    Who has both families asks by IPv4 if that can be, for it is what NATs translate.
+    """
+    return ANY_IPV4 if local_host == ANY_IPV6 and any(can_ask(one, ANY_IPV4) for one in servers) else local_host
 
 
 @contextlib.asynccontextmanager

@@ -16,6 +16,7 @@ from lattica.mesh import stun_book
 from lattica.mesh.listener import open_listener
 from lattica.mesh.stun import STUN_FIRST_BYTE
 from lattica.mesh.stun_book import RECHECK_S, StunBook
+from lattica.mesh.stun_client import learn_mapping
 from lattica.mesh.stun_server import answer_stun
 
 HOST = "127.0.0.1"
@@ -63,10 +64,10 @@ async def book_at(clock: Callable[[], float] = lambda: 0.0) -> AsyncIterator[Stu
         yield StunBook(tasks, clock)
 
 
-async def learnt(book: StunBook, *servers: PeerAddress) -> list[PeerAddress]:
+async def learnt(book: StunBook, *servers: PeerAddress, host: str = HOST) -> list[PeerAddress]:
     """What the book makes of the servers when it has asked."""
     others = asyncio.all_tasks()
-    book.learn(servers, HOST)
+    book.learn(servers, host)
     asking = asyncio.all_tasks() - others
     if asking:
         async with asyncio.timeout(10):
@@ -78,6 +79,18 @@ async def test_a_server_is_followed_by_its_second_port() -> None:
     async with stun_node() as server, book_at() as book:
         assert book.completed([server.address]) == [server.address]
         assert await learnt(book, server.address) == [server.address, server.own_second]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+async def test_it_is_asked_from_where_it_can_be(host: str) -> None:
+    async with stun_node() as server, book_at() as book:
+        assert await learnt(book, server.address, host=host) == [server.address, server.own_second]
+
+
+async def test_a_server_of_another_family_is_not_asked() -> None:
+    async with stun_node() as server, book_at() as book:
+        assert await learnt(book, server.address, host="::1") == [server.address]
+        assert server.asked == 0
 
 
 async def test_a_server_without_a_second_port_stands_alone() -> None:
@@ -102,7 +115,7 @@ async def test_a_server_cannot_send_us_to_a_systems_port(monkeypatch: pytest.Mon
         asked.append(server.port)
         return await real(server, *args, **kwargs)  # type: ignore[misc]
 
-    monkeypatch.setattr(stun_book, "learn_mapping", partial(learn, stun_book.learn_mapping))
+    monkeypatch.setattr(stun_book, "learn_mapping", partial(learn, learn_mapping))
     async with stun_node() as server, book_at() as book:
         server.second = 25
         assert await learnt(book, server.address) == [server.address]

@@ -90,6 +90,18 @@ OURS = offer(f"{HOME}:5000", "192.168.1.10:5000")
             ["2a02::2:6000"],
             id="ipv6",
         ),
+        pytest.param(
+            offer(f"{HOME}:5000", "2a02::1:5006"),
+            offer(f"{AWAY}:6000", "192.168.1.11:6000", "2a02::2:6006", "fd00::2:6006", mapping=APDM, step=1),
+            ["2a02::2:6006", *(f"{AWAY}:{port}" for port in (6001, 6002, 6003, 6004, 6005, 6000))],
+            id="ipv6-beside-ipv4",
+        ),
+        pytest.param(
+            offer(f"{HOME}:5000", "2a02::1:5006"), offer("2a02::2:6006"), ["2a02::2:6006"], id="ipv6-beside-and-alone"
+        ),
+        pytest.param(
+            offer("2a02::1:5006"), offer(f"{AWAY}:6000", "2a02::2:6006"), ["2a02::2:6006"], id="ipv6-alone-and-beside"
+        ),
     ],
 )
 def test_candidates_are_plausible(own: Offer, theirs: Offer, targets: list[str]) -> None:
