@@ -29,11 +29,13 @@ class PunchPlan:
         targets: Where to dial, in this order.
         hosts: Whose connections to take, whatever port they come from.
         is_late: Whether the other side should have dialled when we do.
+        is_counted: Whether the peer expects our SYNs to leave our NAT in this order.
     """
 
     targets: tuple[Endpoint, ...]
     hosts: frozenset[str]
     is_late: bool
+    is_counted: bool = False
 
 
 def punch_plan(own: Offer, theirs: Offer) -> PunchPlan:
@@ -45,7 +47,12 @@ def punch_plan(own: Offer, theirs: Offer) -> PunchPlan:
     """
     targets = tuple(plausible_candidates(own, theirs))
     hosts = frozenset(target.host for target in targets)
-    return PunchPlan(targets=targets, hosts=hosts, is_late=own.is_hard and not theirs.is_hard)
+    return PunchPlan(
+        targets=targets,
+        hosts=hosts,
+        is_late=own.is_hard and not theirs.is_hard,
+        is_counted=own.is_hard and bool(own.port_step),
+    )
 
 
 def plausible_candidates(own: Offer, theirs: Offer) -> list[Endpoint]:

@@ -30,7 +30,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
-from lattica.background import background_tasks
+from lattica.background import Background, background_tasks
 from lattica.errors import NetworkError
 from lattica.identity import PeerAddress
 from lattica.mesh.congestion import avoid_delay_based
@@ -54,6 +54,8 @@ PAUSE_SHARE = 0.25
 PAUSE_GROWTH_S = 0.002
 """Seconds by which pauses get longer with each refusal, so that `MAX_DIALS` last on a LAN, too."""
 MAX_PAUSE_S = 0.1
+STAGGER_S = 0.005
+"""Seconds between two dials through a NAT that counts: SYNs at one time may overtake each other on a busy machine."""
 
 HandOver = Callable[[socket.socket, Endpoint], Coroutine[Any, Any, None]]
 """Takes over a connected, non-blocking socket, and closes it if cancelled. Raises nothing."""
@@ -97,8 +99,7 @@ class PunchPort:
             for listener in self._listeners:
                 tasks.start(self._accept(listener, plan, take))
             await asyncio.sleep(at - time.monotonic())
-            for target in plan.targets:
-                tasks.start(self._dial(target, take, attempts))
+            tasks.start(self._dial_all(plan, take, attempts, tasks))
             await asyncio.sleep(until - time.monotonic())
             tasks.cancel_all()
             if handed:
@@ -122,6 +123,18 @@ class PunchPort:
                 continue
             configure(sock)
             take(sock, remote)
+
+    async def _dial_all(
+        self,
+        plan: PunchPlan,
+        take: Callable[[socket.socket, Endpoint], None],
+        attempts: dict[str, str],
+        tasks: Background,
+    ) -> None:
+        for target in plan.targets:
+            tasks.start(self._dial(target, take, attempts))
+            if plan.is_counted:
+                await asyncio.sleep(STAGGER_S)
 
     async def _dial(
         self, target: Endpoint, take: Callable[[socket.socket, Endpoint], None], attempts: dict[str, str]

@@ -37,6 +37,7 @@ CELLS = [
     pytest.param(Nat.APDM_APDF_SEQUENTIAL, RESET, Nat.EIM_APDF, RESET, id="sequential-reset-apdf-reset"),
     pytest.param(Nat.EIM_APDF, RESET, Nat.APDM_APDF_SEQUENTIAL, RESET, id="apdf-reset-sequential-reset"),
     pytest.param(Nat.APDM_APDF_SEQUENTIAL, DROP, Nat.APDM_APDF_SEQUENTIAL, DROP, id="sequential-sequential"),
+    pytest.param(Nat.APDM_APDF_SEQUENTIAL, RESET, Nat.APDM_APDF_SEQUENTIAL, RESET, id="sequential-sequential-reset"),
     pytest.param(Nat.APDM_APDF_RANDOM, DROP, Nat.EIM_EIF, DROP, id="random-eif"),
     pytest.param(Nat.EIM_EIF, DROP, Nat.APDM_APDF_RANDOM, DROP, id="eif-random"),
     pytest.param(Nat.APDM_APDF_RANDOM, RESET, Nat.EIM_ADF, RESET, id="random-reset-adf-reset"),

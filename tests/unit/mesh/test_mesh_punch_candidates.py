@@ -162,6 +162,14 @@ def test_a_side_whose_nat_gives_each_connection_a_port_dials_later(
     assert plan.is_late == late
 
 
+@pytest.mark.parametrize(
+    ("mapping", "step", "counted"), [(APDM, 1, True), (APDM, -2, True), (APDM, None, False), (EIM, 0, False)]
+)
+def test_the_order_of_dials_counts_if_our_nat_counts(mapping: NatMapping, step: int | None, counted: bool) -> None:
+    own, theirs = offer(f"{HOME}:5000", mapping=mapping, step=step), offer(f"{AWAY}:6000", mapping=APDM, step=1)
+    assert punch_plan(own, theirs).is_counted == counted
+
+
 def test_as_many_ports_are_predicted_as_are_allowed() -> None:
     targets = plausible_candidates(OURS, offer(f"{AWAY}:6000", mapping=APDM, step=1))
     assert len(targets) == MAX_PREDICTED + 1 <= MAX_TARGETS
