@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from lab_nodes import LINK, LabNodes
+from lab_nodes import CLI, LINK, LabNodes
 
 from netlab import STATEFUL, Lab, Nat
 
@@ -42,3 +42,12 @@ async def test_homes_whose_ipv4_cannot_be_punched_meet_over_ipv6(lab: Lab, nodes
         await alice.wait_path(bob)
     remotes = {event.remote.partition("/tcp/")[0] for event in events if event.path == "punched-tcp"}
     assert remotes == {f"/ip6/{bob.host.ipv6}"}
+
+
+async def test_machines_without_ipv4_are_punched_too(lab: Lab, nodes: LabNodes) -> None:
+    """They listen on IPv4 only, by default, which is nowhere; the relay listens on both families."""
+    relay = await nodes.start("relay", lab.host("relay", ipv6=True, link=LINK), template=f"env LATTICA_HOST=:: {CLI}")
+    address = relay.at(relay.host.ipv6)
+    hosts = [lab.host(name, firewall=STATEFUL, ipv4=False, ipv6=True, link=LINK) for name in ("alice", "bob")]
+    alice, bob = await asyncio.gather(*(nodes.start(host.name, host, address) for host in hosts))
+    await alice.wait_path(bob)
