@@ -14,7 +14,7 @@ from lattica.background import Background, outlast
 from lattica.errors import EntryRefusedError, LatticaError, StoreUsageError
 from lattica.identity import IdentityKey, PeerId
 from lattica.store import metrics
-from lattica.store.absorb import Absorbed, Written, absorb, check_signatures, prove_fraud
+from lattica.store.absorb import Absorbed, Written, absorb, prove_fraud
 from lattica.store.changes import Change, ChangeFeed, Observer
 from lattica.store.clock import HybridClock, check_time, to_seconds
 from lattica.store.commits import Commits, Durable, News
@@ -27,6 +27,7 @@ from lattica.store.ledger import Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, settled, stored_base, stored_entries
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, early_frauds, new_frauds
+from lattica.store.signatures import SignatureChecker
 from lattica.store.upkeep import Upkeep
 from lattica.store.writers import may_write
 
@@ -39,16 +40,30 @@ class Received(NamedTuple):
     """What became of a message with entries.
 
     Attributes:
-        added: How many are new here, and durable.
+        durable: On its way to the disk is what was good.
+        added: How many are new here.
         missing: How many build on what is not here.
         refused: Those that break the rules, and how.
         lasts: Of each chain the last entry that was sent.
     """
 
+    durable: Durable
     added: int
     missing: int
     refused: Sequence[tuple[Entry, str]]
     lasts: Mapping[ChainId, Head]
+
+
+class Checked(NamedTuple):
+    """A message with entries that is well made; what it says is to be seen.
+
+    Attributes:
+        entries: Signed by their authors.
+        proven: Frauds, each with an entry of the author's.
+    """
+
+    entries: Sequence[Entry]
+    proven: Sequence[tuple[Entry, Fraud]]
 
 
 class Journal:
@@ -70,6 +85,7 @@ class Journal:
         tasks: Background,
         *,
         now: Callable[[], float] = time.time,
+        signatures: SignatureChecker | None = None,
     ) -> None:
         self.genesis = replica.genesis
         self.lock = asyncio.Lock()
@@ -81,6 +97,7 @@ class Journal:
         self.commits = Commits(disk, tasks, replica.ledger.frontier(), self.upkeep.begin_due)
         self._tasks = tasks
         self._now = now
+        self._signatures = signatures or SignatureChecker(tasks)
         self._verifier = Verifier(replica.genesis.namespace)
         self._early: dict[ChainId, Fraud] = {}
         self._writer: asyncio.Task[Any] | None = None
@@ -248,11 +265,16 @@ class Journal:
     # what others write
 
     async def receive(self, raws: Sequence[bytes], proofs: Sequence[tuple[bytes, bytes]] = ()) -> Received:
-        """Take in entries, and proofs of fraud; what is good is durable when this returns.
+        """Take in entries, and proofs of fraud: `check`, `take`, and wait until what is good is durable."""
+        received = await self.take(await self.check(raws, proofs))
+        await received.durable.wait()
+        return received
+
+    async def check(self, raws: Sequence[bytes], proofs: Sequence[tuple[bytes, bytes]] = ()) -> Checked:
+        """Read entries and proofs, and check who has signed them. While that lasts others may be taken.
 
         Raises:
-            EntryRefusedError: One is malformed, forged or from the future; nothing was taken.
-            ReplicaStoreError: They are not durable, and the document cannot be used any more.
+            EntryRefusedError: One is malformed, forged or from the future.
         """
         namespace = self.genesis.namespace
         entries = [read_entry(raw, namespace) for raw in raws]
@@ -262,17 +284,25 @@ class Journal:
             if len(raw) > self.genesis.limits.entry:
                 raise EntryRefusedError(f"it proves a fraud by {len(raw)} bytes of at most {self.genesis.limits.entry}")
         proven = [prove_fraud(namespace, one, other, self._verifier) for one, other in proofs]
-        check_signatures(entries, self._verifier)
+        await self._signatures.check(entries, self._verifier)
+        return Checked(entries, proven)
+
+    async def take(self, checked: Checked) -> Received:
+        """Take in what was checked. What is good is not durable yet, and nobody else is told of it before it is.
+
+        Raises:
+            ReplicaStoreError: The document cannot be used any more.
+        """
+        entries = checked.entries
         async with self.lock:
             self.commits.check()
             absorbed = absorb(self._replica, entries)
-            if absorbed.must_replay or absorbed.forks or proven or self._early:
-                durable = await self._unbroken(self._settle_anew(absorbed, proven))
+            if absorbed.must_replay or absorbed.forks or checked.proven or self._early:
+                durable = await self._unbroken(self._settle_anew(absorbed, checked.proven))
             else:
                 durable = self._settle(absorbed)
-        await durable.wait()
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
-        return Received(len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
+        return Received(durable, len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
 
     async def _prove(self, fork: Entry, absorbed: Absorbed) -> list[tuple[ChainId, Fraud]]:
         """What an entry proves, together with the one here that it contradicts."""

@@ -20,6 +20,7 @@ from lattica.store.loading import load_replica
 from lattica.store.namespace import Genesis, Limits, NamespaceId, Policy, create_genesis, read_genesis
 from lattica.store.ports import ReplicaRouting, StorePeers
 from lattica.store.replicator import Replicator
+from lattica.store.signatures import SignatureChecker
 
 FIND_TIMEOUT_S = 30.0
 """Seconds that `ReplicatedStore.open` looks for a namespace that is not here."""
@@ -51,6 +52,7 @@ class ReplicatedStore:
         self._now = now
         self._geneses = geneses
         self._open: dict[NamespaceId, _Open] = {}
+        self._signatures = SignatureChecker(tasks)
         self._turns: dict[NamespaceId, asyncio.Lock] = {}
         self._known: dict[NamespaceId, PeerId] = {}
 
@@ -165,7 +167,7 @@ class ReplicatedStore:
 
     async def _start(self, genesis: Genesis) -> _Open:
         replica = await load_replica(self._disk, genesis, self._key.peer_id.raw)
-        journal = Journal(self._key, self._disk, replica, self._tasks, now=self._now)
+        journal = Journal(self._key, self._disk, replica, self._tasks, now=self._now, signatures=self._signatures)
         document = Document(journal)
         replicator = Replicator(
             self._key.peer_id, journal, document.presence, self._disk, self._peers.call, self._routing, self._tasks
