@@ -133,6 +133,8 @@ async def test_the_next_place_is_for_the_peer_that_has_none(network: Network, ki
         await call(rpc.options(network.quiet, attempts=1), "quiet")
     quiet = asyncio.ensure_future(call(network.quiet, "quiet"))
     served.end_one()
+    with pytest.raises(ServerBusyError):
+        await asyncio.wait_for(call(rpc.options(network.loud, attempts=1), "loud"), 10)
     await until(lambda: len(served.begun) == LIMIT + 1)
     assert served.begun == ["loud"] * LIMIT + ["quiet"]
     served.end_all()
