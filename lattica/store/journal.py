@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +26,8 @@ from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
 from lattica.store.frontier import Frontier, Head
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, settled, stored_base, stored_entries
+from lattica.store.postponed import Postponed
+from lattica.store.replay_budget import ReplayBudget
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, early_frauds, new_frauds
 from lattica.store.upkeep import Upkeep
@@ -60,6 +63,14 @@ class Journal:
         commits: Its way to the disk.
         upkeep: Its checkpoints and snapshots.
         clock: Its hybrid clock.
+
+    Args:
+        key: Ours.
+        disk: Where its entries are.
+        replica: What these make.
+        tasks: What runs as long as it is open.
+        now: Reads the time of day.
+        budget: What replays may take that others' entries cause; ``None``: any time.
     """
 
     def __init__(
@@ -70,6 +81,7 @@ class Journal:
         tasks: Background,
         *,
         now: Callable[[], float] = time.time,
+        budget: ReplayBudget | None = None,
     ) -> None:
         self.genesis = replica.genesis
         self.lock = asyncio.Lock()
@@ -83,6 +95,7 @@ class Journal:
         self._now = now
         self._verifier = Verifier(replica.genesis.namespace)
         self._early: dict[ChainId, Fraud] = {}
+        self._postponed = Postponed(budget or ReplayBudget(burst=math.inf), tasks, self.take_up)
         self._writer: asyncio.Task[Any] | None = None
 
     @property
@@ -140,6 +153,7 @@ class Journal:
     async def close(self) -> None:
         """Take no more, and wait for what is becoming durable; observers end. Whoever wrote it is told if it fails."""
         self.commits.fail(StoreUsageError("the document is closed; open it again"))
+        await self._postponed.close()
         async with self.lock:
             await self.commits.finish()
             await self.upkeep.snapshot_at_close()
@@ -274,6 +288,14 @@ class Journal:
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
         return Received(len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
 
+    async def take_up(self) -> None:
+        """Look again at what had to wait for a replay; durable when this returns. Raises `ReplicaStoreError`."""
+        async with self.lock:
+            self.commits.check()
+            absorbed = absorb(self._replica, self._postponed.pool.take_entries())
+            durable = await self._unbroken(self._settle_anew(absorbed, ()))
+        await durable.wait()
+
     async def _prove(self, fork: Entry, absorbed: Absorbed) -> list[tuple[ChainId, Fraud]]:
         """What an entry proves, together with the one here that it contradicts."""
         chain, seq = self._replica.ledger.rival(fork)
@@ -301,20 +323,24 @@ class Journal:
 
     async def _settle_anew(self, absorbed: Absorbed, proven: Sequence[tuple[Entry, Fraud]]) -> Durable:
         """The same when something may not count any more."""
-        found = [*self._early.items(), *((entry.chain, fraud) for entry, fraud in proven)]
+        found = [*self._early.items(), *self._postponed.pool.take_frauds().items()]
+        found += [(entry.chain, fraud) for entry, fraud in proven]
         for fork in absorbed.forks:
             found += await self._prove(fork, absorbed)
         self._early = early_frauds(self._replica, found)
         frauds = new_frauds(self._replica, found)
         if not absorbed.must_replay and not frauds:
             return self._settle(absorbed)
+        # What cuts is added already. Only the owner and admins can write that, and only so often.
+        if not absorbed.cuts and self._postponed.keeps(absorbed.resuming, frauds):
+            return self._settle(absorbed)
         for entry in absorbed.added:
             self.clock.observe(entry.body.time)
         await self.commits.flush()
-        before = self._replica
-        stored = await stored_entries(self._disk, self.genesis.namespace)
-        base = await stored_base(self._disk, self.genesis)
-        outcome = await settled(before, absorbed, frauds, stored, base)
+        with self._postponed.replay():
+            stored = await stored_entries(self._disk, self.genesis.namespace)
+            base = await stored_base(self._disk, self.genesis)
+            outcome = await settled(self._replica, absorbed, frauds, stored, base)
         return self.replace(outcome, [*stored, *absorbed.added], batch_of(self.genesis.namespace, outcome))
 
     def replace(self, settled: Settled, entries: Sequence[Entry], batch: Batch) -> Durable:

@@ -18,7 +18,7 @@ from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
 from lattica.store.canonical import STATE_LIMITS
 from lattica.store.capability import MAX_CAPABILITIES, read_capability
-from lattica.store.chain import Chain, ChainDump, Epoch, Fold, new_client
+from lattica.store.chain import MAX_EPOCHS, Chain, ChainDump, Epoch, Fold, new_client
 from lattica.store.control import (
     MAX_CONTROL_ENTRIES,
     MAX_GRANTS_EACH,
@@ -394,6 +394,8 @@ class Ledger:
         client = new_client(self.genesis.namespace, entry)
         if not client:
             return chain.epochs[-1]
+        if len(chain.epochs) >= MAX_EPOCHS:
+            raise EntryRefusedError(f"its author has begun anew {MAX_EPOCHS} times")
         if client in self._clients:
             raise EntryRefusedError("its author has had this client ID before")
         return Epoch(body.seq, client)
