@@ -16,13 +16,13 @@ from lattica.errors import EntryRefusedError, LatticaError, StoreUsageError
 from lattica.identity import IdentityKey, PeerId
 from lattica.store import metrics
 from lattica.store.absorb import Absorbed, Written, absorb, check_signatures, prove_fraud
-from lattica.store.changes import Change, ChangeFeed, Observer
+from lattica.store.changes import Change, ChangeFeed, Observer, Problem
 from lattica.store.clock import HybridClock, check_time, to_seconds
 from lattica.store.commits import Commits, Durable, News
 from lattica.store.control import Grant, Revoke
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Batch
-from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
+from lattica.store.entry import ChainId, Entry, Lane, Verifier, check_size, read_entry
 from lattica.store.frontier import Frontier, Head
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, settled, stored_base, stored_entries
@@ -168,7 +168,10 @@ class Journal:
         async with self.lock:
             self.commits.check()
             if not may_write(self._replica.ledger, self._replica.own):  # or the document would have to be made anew
-                raise StoreUsageError("we have no right to write here, or it was revoked; ask an admin for one")
+                raise StoreUsageError("we have no right to write here, or it has ended; ask an admin for one")
+            if not self._replica.ledger.crowd.takes(self._replica.own):
+                self.feed.report(Problem.FULL)
+                raise StoreUsageError("the document takes no more authors to whom nothing is granted; ask for a grant")
             self._writer = asyncio.current_task()
             updates: list[bytes] = []
             try:
@@ -273,13 +276,14 @@ class Journal:
         for entry in entries:
             check_time(entry.body.time, self._now())
         for raw in (raw for pair in proofs for raw in pair):
-            if len(raw) > self.genesis.limits.entry:
-                raise EntryRefusedError(f"it proves a fraud by {len(raw)} bytes of at most {self.genesis.limits.entry}")
+            check_size(read_entry(raw, namespace), self.genesis)
         proven = [prove_fraud(namespace, one, other, self._verifier) for one, other in proofs]
         check_signatures(entries, self._verifier)
         async with self.lock:
             self.commits.check()
             absorbed = absorb(self._replica, entries)
+            if absorbed.left_out:
+                self.feed.report(Problem.FULL)
             if absorbed.must_replay or absorbed.forks or proven or self._early:
                 durable = await self._unbroken(self._settle_anew(absorbed, proven))
             else:

@@ -34,7 +34,8 @@ from lattica.store.control import (
     Scope,
     read_action,
 )
-from lattica.store.entry import MARK_BYTES, MAX_SEQ, ChainId, Dep, Entry, Kind, Lane
+from lattica.store.crowd import Crowd
+from lattica.store.entry import MARK_BYTES, MAX_SEQ, ChainId, Dep, Entry, Kind, Lane, check_size
 from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis, Policy
 from lattica.store.roots import RootKind, TextRoots, parse_root
@@ -125,6 +126,7 @@ class Ledger:
         touched: The places that the latest data entry wrote to.
         revision: Changes whenever anything is added; no two ledgers have the same.
         base: Number of the owner's checkpoint whose state stands for what it covers; 0: there is none.
+        crowd: Whom of those that write it takes in.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class Ledger:
         self._names: dict[bytes, str] = {}
         self._presented: dict[bytes, list[Right]] = {}
         self._limits = UpdateLimits(size=genesis.limits.entry, structs=MAX_STRUCTS)
+        self.crowd = Crowd(self)
         self.base = 0
         if base is not None:
             self._begin(base)
@@ -223,8 +226,7 @@ class Ledger:
         Raises:
             EntryRefusedError: It breaks the rules, as all will find who have what it builds on.
         """
-        if len(entry.raw) > self.genesis.limits.entry:
-            raise EntryRefusedError(f"it has {len(entry.raw)} bytes of at most {self.genesis.limits.entry}")
+        check_size(entry, self.genesis)
         chain = self.chain(entry.chain)
         verdict = self._place_in_chain(entry, chain)
         if verdict is Verdict.ADDED:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from lattica.background import background_tasks
 from lattica.errors import RemoteProtocolError, StreamError
 from lattica.store import metrics
+from lattica.store.changes import Problem
 from lattica.store.disk import StoreDisk
 from lattica.store.entry import ChainId
 from lattica.store.journal import Journal
@@ -185,6 +186,8 @@ class SyncSession:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
         now = time.monotonic()
         wanted = self._state.to_fetch(ledger, self._board.busy(self, now), now)
+        if self._state.leaves_out:
+            self._journal.feed.report(Problem.FULL)
         state_wanted = 0
         if wanted:
             self._board.take(self, wanted)
@@ -203,6 +206,7 @@ class SyncSession:
             base=self._state.new_base(ledger.base),
             state_wanted=state_wanted,
             presences=self._outlet.take(),
+            full=self._state.new_full(is_full=Problem.FULL in self._journal.feed.problems),
         )
 
     async def _send(self, message: SyncMessage) -> None:
@@ -228,6 +232,7 @@ class SyncSession:
                 last = entries
                 metrics.ENTRIES_SENT.inc(len(entries))
             await self._send(SyncMessage(entries=last, answered=True))
+            self._state.served(wanted)
 
     async def _answer_state(self, base: int) -> None:
         offset = 0
@@ -264,6 +269,8 @@ class SyncSession:
         for raw in message.presences:
             self._presences.heard(self._outlet, raw, time.monotonic())
         self._state.hear(message.heads, message.base)
+        if message.full:
+            self._journal.feed.report(Problem.PEER_FULL)
         if message.wanted or message.state_wanted:
             try:
                 self._asked.put_nowait(message.wanted or message.state_wanted)
