@@ -206,6 +206,7 @@ class DocumentDetails(_message.Message):
     AUTHORS_FIELD_NUMBER: _builtins.int
     FRONTIER_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     frontier: _builtins.bytes
     """Hash of the frontier, 32 bytes."""
     @_builtins.property
@@ -218,6 +219,10 @@ class DocumentDetails(_message.Message):
     def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Peer IDs, text, of the replicas in touch."""
 
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What may keep the replica from being what others hold: "full", "peer-full", "checkpoint-differs"."""
+
     def __init__(
         self,
         *,
@@ -225,10 +230,11 @@ class DocumentDetails(_message.Message):
         authors: _abc.Iterable[Global___DocumentAuthor] | None = ...,
         frontier: _builtins.bytes = ...,
         peers: _abc.Iterable[_builtins.str] | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authors", b"authors", "frontier", b"frontier", "info", b"info", "peers", b"peers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authors", b"authors", "frontier", b"frontier", "info", b"info", "peers", b"peers", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,6 +107,7 @@ def show(common: Common, /, namespace: str) -> None:
             "entries": entries,
             "frontier": answer.frontier.hex(),
             "peers": list(answer.peers),
+            "problems": list(answer.problems),
             "authors": authors,
         }
         lines = [
@@ -116,6 +117,7 @@ def show(common: Common, /, namespace: str) -> None:
             f"entries    {entries}",
             f"frontier   {answer.frontier.hex()}",
             *(f"in touch   {peer}" for peer in answer.peers),
+            *(f"problem    {problem}" for problem in answer.problems),
             *(author_line(author) for author in authors),
         ]
         session.output.result(data, "\n".join(lines))

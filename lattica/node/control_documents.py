@@ -73,6 +73,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
                 ],
                 frontier=document.frontier().digest(),
                 peers=[str(peer) for peer in replicator.peers] if replicator else [],
+                problems=sorted(document.problems),
             )
 
     async def Grant(  # noqa: N802

@@ -167,6 +167,7 @@ class ReplicatedStore:
     async def _start(self, genesis: Genesis) -> _Open:
         replica = await load_replica(self._disk, genesis, self._key.peer_id.raw)
         journal = Journal(self._key, self._disk, replica, self._tasks, now=self._now, budget=ReplayBudget())
+        journal.upkeep.begin_due()
         document = Document(journal)
         replicator = Replicator(
             self._key.peer_id, journal, document.presence, self._disk, self._peers.call, self._routing, self._tasks

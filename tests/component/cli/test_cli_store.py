@@ -35,6 +35,7 @@ def test_a_document_is_made_written_and_read(start_node: StartNode) -> None:
     assert [
         (author["entries"], author["covered"]) for author in lattica.json("store", "show", namespace)["authors"]
     ] == [(0, 2)]
+    assert lattica.json("store", "show", namespace)["problems"] == []
     assert lattica.json("store", "dump", namespace) == everything
 
     lattica.json("store", "forget", namespace)
