@@ -1,4 +1,4 @@
-"""How much memory a process takes at most while something happens."""
+"""How much memory a process takes while something happens: at most, and in the end."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class PeakMemory:
     def extra(self) -> int:
         """Bytes, at the peak."""
         return self._field("VmHWM") - self._before
+
+    def held(self) -> int:
+        """Bytes, now."""
+        return self._field("VmRSS") - self._before
 
     def _field(self, name: str) -> int:
         for line in (self._folder / "status").read_text().splitlines():

@@ -24,6 +24,7 @@ from benchmarks.report import Row, report
 from benchmarks.store_documents import edits, write_document
 from lattica.identity import IdentityKey
 from lattica.node.home import DOCUMENTS_FILE
+from lattica.store import Genesis
 from lattica.store.testing import measure_traffic
 
 ROUNDS = 7
@@ -94,18 +95,37 @@ async def measure_sync(count: int, series: Series) -> None:
 
 
 async def measure_open(count: int, series: Series) -> None:
-    """A large document is opened: the first time after it came to be there, and again."""
+    """A large document is opened: the first time after it came to be there, again, and when it has been compacted."""
     case = f"open {count:,} entries"
     with tempfile.TemporaryDirectory(prefix="lattica-bench-") as folder:
         path = Path(folder) / DOCUMENTS_FILE
         print(f"{case}: writing them", file=sys.stderr, flush=True)
-        genesis = await write_document(path, [IdentityKey.generate() for _ in range(AUTHORS)], count)
+        authors = [store_sync.OWNER, *(IdentityKey.generate() for _ in range(AUTHORS - 1))]
+        genesis = await write_document(path, authors, count)
         for time in ("first", *["again"] * SYNC_ROUNDS):
             opened = await store_sync.open_once(path, genesis)
             series.add(f"{case}, {time}", "lattica", "s", opened.seconds)
             series.add(f"{case}, {time}: memory", "lattica", "MB", opened.memory / MB)
         series.add(f"{case}: disk", "lattica", "MB", await store_sync.disk_size(path) / MB)
         series.add(f"{case}, first", "pycrdt, in memory", "s", store_cases.plain_apply_s(list(edits(1, count))))
+        await measure_compacted(path, genesis, count, series)
+
+
+async def measure_compacted(path: Path, genesis: Genesis, count: int, series: Series) -> None:
+    """The same document is compacted, and opened by new processes; plain pycrdt loads the same state."""
+    case = f"compact {count:,} entries"
+    compacted = await store_sync.compact_once(path, genesis)
+    series.add(case, "lattica", "s", compacted.seconds)
+    series.add(f"{case}: writers wait", "lattica", "s", compacted.held)
+    case = f"open {count:,} compacted entries"
+    for _ in range(SYNC_ROUNDS):
+        for how, system in (("open", "lattica"), ("plain", "pycrdt, the same state")):
+            opened = await store_sync.open_once(path, genesis, how)
+            series.add(case, system, "s", opened.seconds)
+            series.add(f"{case}: memory at the peak", system, "MB", opened.memory / MB)
+            series.add(f"{case}: memory then", system, "MB", opened.held / MB)
+    series.add(f"{case}: disk", "lattica", "MB", await store_sync.disk_size(path) / MB)
+    series.add(f"{case}: state", "lattica", "MB", compacted.state / MB)
 
 
 async def measure_swarm(replicas: int, series: Series) -> None:

@@ -1,7 +1,6 @@
 """A document that one node has and another one gets, and one that is opened again: processes of their own.
 
-Usage: python -m benchmarks.store_sync serve HOME NAMESPACE
-       python -m benchmarks.store_sync open FILE NAMESPACE
+Usage: python -m benchmarks.store_sync {serve HOME | open FILE | compact FILE | plain FILE} NAMESPACE
 """
 
 from __future__ import annotations
@@ -11,21 +10,27 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import uvloop
+from blake3 import blake3
+from pycrdt import Doc
 
 import lattica
 from benchmarks.memory import PeakMemory
 from benchmarks.store_cases import Alone
 from lattica.identity import IdentityKey, PeerAddress
-from lattica.store import Frontier, Genesis, open_store
+from lattica.store import Frontier, Genesis, NamespaceId, open_store
 from lattica.store.disk import open_store_disk
+from lattica.store.state import read_state
 
 SYNC_LIMIT_S = 120.0
+WRITE_PAUSE_S = 0.02
+OWNER = IdentityKey.from_seed(bytes(32))
+"""Who opens documents here; owns those that are compacted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +40,27 @@ class Opened:
     Attributes:
         seconds: From the call of `open` until it can be read.
         memory: Bytes that the process has more then; at the peak.
+        held: The same once it is open: what is beyond a node without documents.
     """
 
     seconds: float
     memory: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What compacting a document took.
+
+    Attributes:
+        seconds: In all.
+        held: Of these, how long somebody who wanted to write had to wait at most.
+        state: Bytes of what stands for its entries.
+    """
+
+    seconds: float
+    held: float
+    state: int
 
 
 def entries_in(frontier: Frontier) -> int:
@@ -71,17 +93,61 @@ async def sync_once(home: Path, address: str, genesis: Genesis, count: int) -> f
 
 async def open_here(path: Path, namespace: str) -> None:
     """Open a document; prints seconds and bytes of memory."""
-    async with open_store(IdentityKey.from_seed(bytes(32)), path, Alone(), Alone()) as store:
-        memory = PeakMemory("self")
+    async with open_store(OWNER, path, Alone(), Alone()) as store:
+        with _printed():
+            await store.open(namespace)
+
+
+async def open_plain(path: Path, namespace: str) -> None:
+    """Have plain pycrdt take in the state that stands for a document's entries; prints the same."""
+    async with open_store_disk(path) as disk:
+        raw, _ = await disk.base(NamespaceId.parse(namespace).raw) or (b"", 0)
+    update = read_state(raw, blake3(raw).digest()).update
+    del raw
+    doc: Doc[Any] = Doc(client_id=1)
+    with _printed():
+        doc.apply_update(update)
+
+
+@contextlib.contextmanager
+def _printed() -> Iterator[None]:
+    """Print what the block has taken."""
+    memory = PeakMemory("self")
+    started = time.perf_counter()
+    yield
+    opened = Opened(time.perf_counter() - started, memory.extra(), memory.held())
+    print(json.dumps(asdict(opened)), flush=True)
+
+
+async def compact_here(path: Path, namespace: str) -> None:
+    """Compact a document of ours, while somebody writes to it now and then; prints what that took."""
+    async with open_store(OWNER, path, Alone(), Alone()) as store:
+        document = await store.open(namespace)
         started = time.perf_counter()
-        await store.open(namespace)
-        print(json.dumps({"seconds": time.perf_counter() - started, "memory": memory.extra()}), flush=True)
+        compacting = asyncio.create_task(document.compact())
+        held = 0.0
+        while not compacting.done():
+            asked = time.perf_counter()
+            async with document.transaction():
+                held = max(held, time.perf_counter() - asked)
+            await asyncio.wait([compacting], timeout=WRITE_PAUSE_S)
+        assert compacting.result()
+        seconds = time.perf_counter() - started
+    async with open_store_disk(path) as disk:
+        raw, _ = await disk.base(NamespaceId.parse(namespace).raw) or (b"", 0)
+    print(json.dumps(asdict(Compacted(seconds, held, len(raw)))), flush=True)
 
 
-async def open_once(path: Path, genesis: Genesis) -> Opened:
-    """Open the document in a process of its own, which ends then as programs do."""
-    async with process("open", str(path), str(genesis.namespace), kill=False) as said:
-        return Opened(said["seconds"], said["memory"])
+async def compact_once(path: Path, genesis: Genesis) -> Compacted:
+    """Compact the document in a process of its own, which ends then as programs do."""
+    async with process("compact", str(path), str(genesis.namespace), kill=False) as said:
+        return Compacted(**said)
+
+
+async def open_once(path: Path, genesis: Genesis, how: str = "open") -> Opened:
+    """Open the document in a process of its own, which ends then as programs do; or ``plain``, by pycrdt alone."""
+    async with process(how, str(path), str(genesis.namespace), kill=False) as said:
+        return Opened(**said)
 
 
 async def disk_size(path: Path) -> int:
@@ -107,4 +173,5 @@ async def process(*arguments: str, kill: bool = True) -> AsyncIterator[dict[str,
 
 if __name__ == "__main__":
     command, where, document_id = sys.argv[1:]
-    uvloop.run((serve if command == "serve" else open_here)(Path(where), document_id))
+    run = {"serve": serve, "open": open_here, "compact": compact_here, "plain": open_plain}[command]
+    uvloop.run(run(Path(where), document_id))

@@ -278,20 +278,23 @@ class DeadlineExceededError(RpcError, TimeoutError):
 
 
 class ServerBusyError(RpcError):
-    """The peer has as many calls under way as it takes; it has not begun this one.
+    """The peer has as many calls, or bytes of arguments, under way as it takes.
 
     Attributes:
         method: What was called.
         reason: Which limit was reached.
+        has_begun: Whether the method has: an item of its stream of requests found no room. Else nothing was executed.
     """
 
-    def __init__(self, method: str, reason: str) -> None:
-        super().__init__(method, reason)
+    def __init__(self, method: str, reason: str, has_begun: bool = False) -> None:
+        super().__init__(method, reason, has_begun)
         self.method = method
         self.reason = reason
+        self.has_begun = has_begun
 
     def __str__(self) -> str:
-        return f"{self.method} was not begun: {self.reason}; try again later, or ask another peer"
+        what = "was broken off" if self.has_begun else "was not begun"
+        return f"{self.method} {what}: {self.reason}; try again later, or ask another peer"
 
 
 class UnsendableResultError(RpcError):

@@ -1,4 +1,4 @@
-"""`lattica store verify`, `export`, `import`: on the file itself, while no node runs."""
+"""`lattica store verify`, `export`, `import`: on the file itself; a node may run, but for `import`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from lattica.cli.store_commands import author_line
 from lattica.errors import ArchiveError, DocumentError
 
 if TYPE_CHECKING:
-    from lattica.store.disk import StoreDisk
+    from lattica.store.backup import Restored
+    from lattica.store.disk_view import StoreView
     from lattica.store.namespace import NamespaceId
     from lattica.store.verify import Verified
 
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 @click.argument("namespace", required=False)
 @click.pass_obj
 def verify(common: Common, /, namespace: str | None) -> None:
-    """Check every signature and every chain of a document, or of all, in the file; no node may run.
+    """Check every signature and every chain of a document, or of all, in the file.
 
-    Exits with 1 if anything is wrong.
+    A running node goes on; what is checked is what was durable when the command began. Exits with 1 if anything is
+    wrong.
     """
     session = open_session(common)
     wrong: list[str] = []
@@ -38,7 +40,7 @@ def verify(common: Common, /, namespace: str | None) -> None:
         from lattica.node import KEY_FILE
         from lattica.store.verify import verify_namespace
 
-        async with _open_disk(session) as disk:
+        async with _open_view(session) as disk:
             key_file = session.config.home / KEY_FILE
             own = load_or_create_key(key_file).peer_id.raw if key_file.exists() else b""
             for found, genesis in (await _chosen(disk, namespace)).items():
@@ -95,7 +97,7 @@ def _print_verified(output: Output, result: Verified) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @click.pass_obj
 def export(common: Common, /, namespace: str, file: Path, overwrite: bool) -> None:
-    """Write a document to FILE, with all signatures; no node may run."""
+    """Write a document to FILE, with all signatures."""
     session = open_session(common)
 
     async def command() -> None:
@@ -105,7 +107,7 @@ def export(common: Common, /, namespace: str, file: Path, overwrite: bool) -> No
 
         if file.exists() and not overwrite:
             raise ArchiveError(f"{file} exists; choose another name, or --overwrite")
-        async with _open_disk(session) as disk:
+        async with _open_view(session) as disk:
             [(found, genesis)] = (await _chosen(disk, namespace)).items()
             parts = await backup_parts(disk, read_genesis(genesis, found))
         with _replaced(file) as written:
@@ -122,52 +124,63 @@ def export(common: Common, /, namespace: str, file: Path, overwrite: bool) -> No
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.pass_obj
 def import_(common: Common, /, file: Path) -> None:
-    """Merge the documents of FILE into those that are kept here, verified; no node may run."""
+    """Merge the documents of FILE into those that are kept here, verified; no node may run.
+
+    All of it is merged or, if that is broken off, nothing.
+    """
     session = open_session(common)
 
     async def command() -> None:
         from lattica.background import background_tasks
         from lattica.identity import load_or_create_key
-        from lattica.node import KEY_FILE
+        from lattica.node import DOCUMENTS_FILE, KEY_FILE, hold_home
         from lattica.store.backup import read_backup, restore
+        from lattica.store.disk import open_store_transaction
 
         try:
             with file.open("rb") as opened:
                 backups = read_backup(opened)
         except OSError as error:
             raise ArchiveError(f"{file}: {error.strerror}; check the name and the permissions") from error
-        async with _open_disk(session, create=True) as disk, background_tasks() as tasks:
+        with hold_home(session.config.home):
             key = load_or_create_key(session.config.home / KEY_FILE)
-            for backup in backups:
-                result = await restore(key, disk, tasks, backup)
-                data: dict[str, object] = {
-                    "namespace": str(result.namespace),
-                    "entries": result.entries,
-                    "added": result.added,
-                    "refused": result.refused,
-                }
-                session.output.result(data, str(result.namespace))
-                refused = f", {result.refused} break the rules" if result.refused else ""
-                session.output.note(f"{result.entries} entries, {result.added} of them new{refused}")
+            async with (
+                open_store_transaction(session.config.home / DOCUMENTS_FILE) as disk,
+                background_tasks() as tasks,
+            ):
+                results = [await restore(key, disk, tasks, backup) for backup in backups]
+        for result in results:
+            _print_restored(session.output, result)
 
     run(command())
 
 
+def _print_restored(output: Output, result: Restored) -> None:
+    data: dict[str, object] = {
+        "namespace": str(result.namespace),
+        "entries": result.entries,
+        "added": result.added,
+        "refused": result.refused,
+    }
+    output.result(data, str(result.namespace))
+    refused = f", {result.refused} break the rules" if result.refused else ""
+    output.note(f"{result.entries} entries, {result.added} of them new{refused}")
+
+
 @contextlib.asynccontextmanager
-async def _open_disk(session: Session, *, create: bool = False) -> AsyncIterator[StoreDisk]:
-    """The file; nobody else has it, nor its home."""
-    from lattica.node import DOCUMENTS_FILE, hold_home
-    from lattica.store.disk import open_store_disk
+async def _open_view(session: Session) -> AsyncIterator[StoreView]:
+    """The file as it is now; a node may be writing to it."""
+    from lattica.node import DOCUMENTS_FILE
+    from lattica.store.disk_view import open_store_view
 
-    with hold_home(session.config.home):
-        path = session.config.home / DOCUMENTS_FILE
-        if not create and not path.exists():
-            raise DocumentError(f"no documents are kept in {session.config.home}")
-        async with open_store_disk(path) as disk:
-            yield disk
+    path = session.config.home / DOCUMENTS_FILE
+    if not path.exists():
+        raise DocumentError(f"no documents are kept in {session.config.home}")
+    async with open_store_view(path) as disk:
+        yield disk
 
 
-async def _chosen(disk: StoreDisk, text: str | None) -> dict[NamespaceId, bytes]:
+async def _chosen(disk: StoreView, text: str | None) -> dict[NamespaceId, bytes]:
     """The genesis of one namespace, or of all."""
     from lattica.store.namespace import NamespaceId
 

@@ -220,7 +220,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         rpc.add_servicer(add_content_servicer, ContentServicer(store, caller_of=caller_id))
         rpc.add_servicer(peer_pb2_grpc.add_PeerServicer_to_server, PeerServicer())
         routing = DhtServiceRouting(dht, mesh)
-        rpc.use_replicas(await stack.enter_async_context(open_replicas(key, rpc, routing)))
+        rpc.use_replicas(
+            await stack.enter_async_context(open_replicas(key, rpc, routing, metrics=rpc.metrics.services))
+        )
         documents = await stack.enter_async_context(
             open_store(key, config.home / DOCUMENTS_FILE, GrpcPeers(rpc.channel), routing)
         )

@@ -15,8 +15,9 @@ import msgspec
 from lattica.errors import RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
+from lattica.rpc.call_answers import Answer, outcome_of_answer
 from lattica.rpc.call_memory import CallMemory, Entry
-from lattica.rpc.call_server import Answer, CallServer, outcome_of_answer
+from lattica.rpc.call_server import CallServer
 from lattica.rpc.caller import caller_id
 from lattica.rpc.counted_call import BATCHED
 from lattica.rpc.outcomes import OK, outcome_of_failure

@@ -94,7 +94,9 @@ class Failure(msgspec.Struct, array_like=True, gc=False, frozen=True):
 RAISED = 1
 """The method raised."""
 BUSY = 2
-"""A limit was reached; the call was not begun."""
+"""A limit was reached; the call was not begun, unless the failure's kind is `BEGUN`."""
+BEGUN = "begun"
+"""The method had begun when an item of its stream of requests found no room."""
 NO_METHOD = 3
 """There is no such method."""
 EXPIRED = 4

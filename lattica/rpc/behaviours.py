@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from lattica.rpc.exits import PASSING, contained
 from lattica.rpc.settled import status_of
 
 ROUNDING_S = 0.15
@@ -61,27 +62,38 @@ def remade(handler: Any, block: Callable[[Any], AbstractContextManager[None]], *
     return make(_around(getattr(handler, kind), kind, block), deserializer, serializer)
 
 
+class _Contained(contextlib.AbstractContextManager[None]):
+    """Contains what a behaviour raises that would end the event loop, or leave its caller without an answer."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None and not isinstance(error, PASSING):
+            raise contained(error) from error
+
+
+_CONTAINED = _Contained()
+
+
 def _around(
     behaviour: Callable[..., Any], kind: str, block: Callable[[Any], AbstractContextManager[None]]
 ) -> Callable[..., Any]:
     """A function of the same sort, by which gRPC decides how to run it."""
 
     async def generator(request: Any, context: Any) -> AsyncIterator[Any]:
-        with block(context):
+        with block(context), _CONTAINED:
             async with contextlib.aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
                     yield response
 
     async def coroutine(request: Any, context: Any) -> Any:
-        with block(context):
+        with block(context), _CONTAINED:
             return await behaviour(request, context)
 
     def plain_generator(request: Any, context: Any) -> Iterator[Any]:
-        with block(context):
+        with block(context), _CONTAINED:
             yield from behaviour(request, context)
 
     def plain(request: Any, context: Any) -> Any:
-        with block(context):
+        with block(context), _CONTAINED:
             return behaviour(request, context)
 
     if inspect.isasyncgenfunction(behaviour):

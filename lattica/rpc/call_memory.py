@@ -13,6 +13,7 @@ from typing import Any
 
 from lattica.rpc.batch_wire import MAX_SMALL, Failure
 from lattica.rpc.codec import Encoded
+from lattica.rpc.shares import PeerLoad
 
 RESULT_MEMORY_S = 120.0
 """Seconds for which a caller that has no stream to us is remembered."""
@@ -90,6 +91,7 @@ class CallMemory:
 
     Args:
         name: Drawn for it: a caller that names it asks for this memory and no other.
+        load: What the caller's peer has under way.
 
     Attributes:
         entries: By number.
@@ -101,8 +103,9 @@ class CallMemory:
         gone_since: When the last of its streams and attempts ended; ``None`` while there is one.
     """
 
-    def __init__(self, name: bytes = b"") -> None:
+    def __init__(self, name: bytes = b"", load: PeerLoad | None = None) -> None:
         self.name = name
+        self.load = load or PeerLoad()
         self.entries: dict[int, Entry] = {}
         self.settled: dict[int, None] = {}
         self.streams: list[Any] = []

@@ -9,21 +9,39 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from lattica.background import Background
 from lattica.errors import CodecError, DecodeError, RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
+from lattica.rpc.call_answers import (
+    Answer,
+    answer_size,
+    bad_call,
+    bad_result,
+    forgotten,
+    is_cancellation,
+    outcome_of_answer,
+)
 from lattica.rpc.call_context import CurrentCall, running_call
-from lattica.rpc.call_memory import FETCH_WAIT_S, MAX_CALLERS_OF_PEER, RESULT_MEMORY_S, RUN_ON_S, CallMemory, Entry
+from lattica.rpc.call_memory import (
+    FETCH_WAIT_S,
+    MAX_CALLERS_OF_PEER,
+    RESULT_MEMORY_S,
+    RUN_ON_S,
+    CallMemory,
+    Entry,
+)
 from lattica.rpc.codec import Encoded
 from lattica.rpc.counted_call import BATCHED, ServerCall
 from lattica.rpc.deadlines import Deadlines
-from lattica.rpc.dispatch import MAX_CALLS, Dispatcher, Served
+from lattica.rpc.dispatch import Dispatcher, Served
 from lattica.rpc.intake import Intake, default_limit
 from lattica.rpc.metrics import RpcMetrics
-from lattica.rpc.outcomes import CANCELLED, OK, outcome_of_cancelled, outcome_of_failure
+from lattica.rpc.outcomes import CANCELLED, outcome_of_cancelled, outcome_of_failure
 from lattica.rpc.remote_errors import failure_of
+from lattica.rpc.shares import PeerLoad
 from lattica.rpc.tracing import CallTracing, ServedSpan
 
 logger = logging.getLogger(__name__)
@@ -34,8 +52,6 @@ INSTANCE_BYTES = 16
 """Bytes of the names of a caller's instance and of a memory."""
 DRAIN_LOOK_S = 0.02
 """Seconds between looks at whether calls are under way, when the node closes."""
-
-Answer = bytes | Encoded | wire.Failure
 
 
 class CallServer:
@@ -57,6 +73,7 @@ class CallServer:
         self.tracing: CallTracing | None = None
         self.answer: Callable[[Served, Any, Any, int, int], Awaitable[Answer]] = self._executed
         self._callers: dict[tuple[PeerId, bytes], CallMemory] = {}
+        self._loads: WeakValueDictionary[PeerId, PeerLoad] = WeakValueDictionary()
         self.deadlines = Deadlines[Entry](self._expired)
         self._ending_calls: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -79,9 +96,16 @@ class CallServer:
         if memory is not None:
             return memory, True
         self._make_room(peer)
-        memory = self._callers[peer, instance] = CallMemory(os.urandom(INSTANCE_BYTES))
+        memory = self._callers[peer, instance] = CallMemory(os.urandom(INSTANCE_BYTES), self.load_of(peer))
         memory.gone_since = time.monotonic()
         return memory, False
+
+    def load_of(self, peer: PeerId) -> PeerLoad:
+        """What a peer has under way; the same one for as long as it is held on to."""
+        load = self._loads.get(peer)
+        if load is None:
+            load = self._loads[peer] = PeerLoad()
+        return load
 
     def known_memory(self, peer: PeerId, instance: bytes) -> CallMemory | None:
         """What is remembered of a caller, if anything is."""
@@ -117,8 +141,7 @@ class CallServer:
         entry = memory.entries[call.id] = Entry(call.id, stream, bool(call.flags & wire.ONCE), deadline)
         if call.flags & wire.AGAIN:
             entry.again = True
-        served.running += 1
-        self.dispatcher.running += 1
+        served.gate.enter(memory.load)
         # Owned by its entry; `close` waits for it.
         entry.task = asyncio.get_running_loop().create_task(self._run(peer, memory, entry, served, call))
         if deadline is not None:
@@ -134,21 +157,22 @@ class CallServer:
         """Why a unary call cannot begin now."""
         if served is None:
             return wire.Failure(number, wire.NO_METHOD, "", "")
-        if not served.spec.is_unary:
+        if not served.is_unary:
             return wire.Failure(number, wire.BAD_CALL, "", "it streams, and has to be called so")
-        return self.busy(served, number) or (
-            wire.Failure(number, wire.BUSY, "", "the caller acknowledges no results") if memory.is_full else None
-        )
-
-    def busy(self, served: Served, number: int) -> wire.Failure | None:
-        """Why a call cannot begin now."""
-        if served.running >= served.limit:
-            return wire.Failure(number, wire.BUSY, "", served.busy)
-        if self.dispatcher.running >= MAX_CALLS:
-            return wire.Failure(number, wire.BUSY, "", f"the peer has {MAX_CALLS} calls under way")
-        if self._closing:
-            return wire.Failure(number, wire.BUSY, "", "the peer's node is closing")
+        gate, outer = served.gate, self.dispatcher.gate
+        is_tight = gate.running >= gate.limit or outer.running >= outer.limit or gate.wanted or outer.wanted
+        if is_tight or self._closing:
+            failure = self.busy(served, memory.load, number)
+            if failure is not None:
+                return failure
+        if memory.is_full:
+            return wire.Failure(number, wire.BUSY, "", "the caller acknowledges no results")
         return None
+
+    def busy(self, served: Served, load: PeerLoad, number: int) -> wire.Failure | None:
+        """Why a call of a peer cannot begin now."""
+        reason = "the peer's node is closing" if self._closing else self.dispatcher.busy(served, load, time.monotonic())
+        return None if reason is None else wire.Failure(number, wire.BUSY, "", reason)
 
     async def _run(self, peer: PeerId, memory: CallMemory, entry: Entry, served: Served, call: wire.Call) -> None:
         running_call.set(CurrentCall(peer, call.method, entry.deadline, call.context))
@@ -166,8 +190,7 @@ class CallServer:
             answer = wire.Failure(call.id, wire.EXPIRED, "", "")
             size = answer_size(answer)
         finally:
-            served.running -= 1
-            self.dispatcher.running -= 1
+            served.gate.leave(memory.load)
             if entry.deadline is not None:
                 self.deadlines.discard(entry.deadline, entry)
         memory.answered(entry, answer, size, keep=size > wire.MAX_SMALL)
@@ -195,7 +218,7 @@ class CallServer:
         try:
             positional, named = served.bound(values)
             result = await served.run(positional, named)
-        except (Exception, asyncio.CancelledError) as error:  # the caller gets it
+        except (Exception, asyncio.CancelledError, GeneratorExit) as error:  # the caller gets it
             if is_cancellation(error):
                 raise
             return failure_of(number, error, with_traceback=bool(flags & wire.TRACEBACK))
@@ -209,21 +232,14 @@ class CallServer:
         """Run a call that has a gRPC call of its own; it ends if that is cancelled."""
         with ServerCall(self.metrics, "unary_unary", deadline) as counted:
             counted.received(args)
-            answer = self.busy(served, header.id) or await self._run_own(peer, served, header, args, deadline)
+            load = self.load_of(peer)
+            answer: Answer | None = self.busy(served, load, header.id)
+            if answer is None:
+                with served.gate.entered(load):
+                    running_call.set(CurrentCall(peer, header.method, deadline, header.context))
+                    answer = await self.answer(served, args.body, args.buffers, header.id, header.flags)
             counted.answered(answer)
             return answer
-
-    async def _run_own(
-        self, peer: PeerId, served: Served, header: Any, args: Encoded, deadline: float | None
-    ) -> Answer:
-        served.running += 1
-        self.dispatcher.running += 1
-        try:
-            running_call.set(CurrentCall(peer, header.method, deadline, header.context))
-            return await self.answer(served, args.body, args.buffers, header.id, header.flags)
-        finally:
-            served.running -= 1
-            self.dispatcher.running -= 1
 
     async def wait_room(self, memory: CallMemory, size: int) -> None:
         """Hold a large result back until its caller has fetched others, or for `FETCH_WAIT_S`."""
@@ -348,39 +364,6 @@ class CallServer:
         await self.dispatcher.close()
 
 
-def is_cancellation(error: BaseException) -> bool:
-    """Whether the running task has been cancelled; not if what its handler awaits was, of which the caller is told."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
 def _look_gone(memory: CallMemory) -> None:
     if not memory.streams and not memory.attempts:
         memory.gone_since = time.monotonic()
-
-
-def bad_call(number: int, error: DecodeError) -> wire.Failure:
-    """The answer of a call whose arguments do not fit."""
-    return wire.Failure(number, wire.BAD_CALL, error.where[: wire.MAX_METHOD], error.reason[: wire.MAX_DETAIL])
-
-
-def bad_result(number: int, error: CodecError) -> wire.Failure:
-    """The answer of a call whose result cannot travel."""
-    return wire.Failure(number, wire.BAD_RESULT, error.where[: wire.MAX_METHOD], error.reason[: wire.MAX_DETAIL])
-
-
-def forgotten(number: int) -> wire.Failure:
-    """The answer of a call that ran, and whose result is not there any more."""
-    return wire.Failure(number, wire.FORGOTTEN, "", "its result is not kept any more")
-
-
-def outcome_of_answer(answer: Answer) -> str:
-    """A word of `lattica.rpc.outcomes`."""
-    return outcome_of_failure(answer.code) if isinstance(answer, wire.Failure) else OK
-
-
-def answer_size(answer: Answer) -> int:
-    """Bytes of an answer that count."""
-    if isinstance(answer, bytes):
-        return len(answer)
-    return answer.size if isinstance(answer, Encoded) else 256

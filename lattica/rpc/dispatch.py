@@ -8,17 +8,25 @@ import contextvars
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from lattica.errors import UsageError
+from lattica.rpc.admission import Admission
+from lattica.rpc.call_context import running_call
+from lattica.rpc.exits import PASSING, contained
 from lattica.rpc.service import MAX_ASYNC_CALLS, MAX_THREADED_CALLS, MethodSpec, ServiceSpec
+from lattica.rpc.shares import Gate, PeerLoad
 
 logger = logging.getLogger(__name__)
 
 MAX_CALLS = 65_536
 """Calls of all peers that a node has under way; further ones are refused as busy."""
 
+TURNS_PER_THREAD = 2
+"""Calls that are with a thread, or next: peers take turns at that, and no thread waits for the event loop."""
+
 _END = object()
+T = TypeVar("T")
 
 
 class ThreadStreams:
@@ -65,12 +73,11 @@ class Served:
 
     Attributes:
         spec: What it declares.
-        limit: Calls that may be under way.
-        running: Calls that are.
-        busy: What a refused caller is told.
+        is_unary: Whether nothing streams.
+        gate: Limits how many calls are under way.
     """
 
-    __slots__ = ("_function", "_streams", "_threads", "busy", "limit", "running", "spec")
+    __slots__ = ("_function", "_streams", "_threads", "_turns", "gate", "is_unary", "spec")
 
     def __init__(
         self,
@@ -78,14 +85,16 @@ class Served:
         function: Callable[..., Any],
         threads: Callable[[], ThreadPoolExecutor],
         streams: ThreadStreams,
+        outer: Gate,
     ) -> None:
         self.spec = spec
         self._function = function
         self._threads = threads
         self._streams = streams
-        self.limit = spec.options.concurrency or (MAX_ASYNC_CALLS if spec.is_async else MAX_THREADED_CALLS)
-        self.running = 0
-        self.busy = f"the peer has {self.limit} calls of it under way"
+        self._turns = Admission(TURNS_PER_THREAD * spec.options.threads, max_bytes=1)
+        self.is_unary = spec.is_unary
+        limit = spec.options.concurrency or (MAX_ASYNC_CALLS if spec.is_async else MAX_THREADED_CALLS)
+        self.gate = Gate(limit, outer)
 
     def bound(self, values: tuple[Any, ...], stream: Any = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments for the function from what `ArgsCodec` decoded and the stream of requests."""
@@ -104,24 +113,52 @@ class Served:
         return tuple(args), kwargs
 
     async def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The method's result; an ordinary one runs in a thread, and goes on there if this is cancelled."""
+        """The method's result; an ordinary one runs in a thread, and goes on there if this is cancelled.
+
+        Of what it raises that would end a program, see `contained`.
+        """
         if self.spec.is_async:
-            return await self._function(*args, **kwargs)
+            try:
+                return await self._function(*args, **kwargs)
+            except PASSING:
+                raise
+            except BaseException as error:
+                raise contained(error) from error
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads(), lambda: context.run(self._plain, args, kwargs)
-        )
+        return await self._in_thread(lambda: context.run(self._plain, args, kwargs))
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        """Run it in a thread, when it is the caller's peer's turn."""
+        loop, turns, call = asyncio.get_running_loop(), self._turns, running_call.get()
+        if not turns.enter_nowait(0):
+            await turns.wait_entered(None if call is None else call.peer, 0)
+
+        def left(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(turns.leave, 0)
+
+        future = self._threads().submit(function)
+        future.add_done_callback(left)
+        return await asyncio.wrap_future(future)
 
     def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call an ordinary function. A future would never end with `StopIteration`: raise what coroutines do."""
         try:
-            return self._function(*args, **kwargs)
+            result = self._function(*args, **kwargs)
+            return iter(result) if self.spec.streams_results else result
         except StopIteration as error:
             raise RuntimeError(f"{self.spec.path} raised StopIteration") from error
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            raise contained(error) from error
 
-    async def iterate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[Any]:
-        """The method's results; closed when this is."""
-        if self.spec.is_async:
+    def iterate(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any]:
+        """The method's results; closed when this is. Of what it raises, see `run`."""
+        return self._iterate_async(args, kwargs) if self.spec.is_async else self._iterate_plain(args, kwargs)
+
+    async def _iterate_async(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any]:
+        try:
             results: AsyncIterator[Any] = self._function(*args, **kwargs)
             try:
                 async for result in results:
@@ -129,14 +166,17 @@ class Served:
             finally:
                 if isinstance(results, AsyncGenerator):
                     await results.aclose()
-            return
-        context, loop = contextvars.copy_context(), asyncio.get_running_loop()
-        iterator: Iterator[Any] = await loop.run_in_executor(
-            self._threads(), lambda: iter(context.run(self._plain, args, kwargs))
-        )
+        except PASSING:
+            raise
+        except BaseException as error:
+            raise contained(error) from error
+
+    async def _iterate_plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncGenerator[Any]:
+        context = contextvars.copy_context()
+        iterator: Iterator[Any] = await self._in_thread(lambda: context.run(self._plain, args, kwargs))
         try:
             while True:
-                result = await loop.run_in_executor(self._threads(), lambda: context.run(next, iterator, _END))
+                result = await self._in_thread(lambda: context.run(_following, iterator))
                 if result is _END:
                     return
                 yield result
@@ -147,16 +187,28 @@ class Served:
                     close()
 
 
+def _following(iterator: Iterator[Any]) -> Any:
+    """The next result, or `_END`; in a thread."""
+    try:
+        return next(iterator, _END)
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        raise contained(error) from error
+
+
 class Dispatcher:
     """All services that a node serves.
 
     Attributes:
-        running: Calls of all peers that are under way.
+        gate: Limits how many calls are under way.
+        find: The method of a name, ``service/method``; ``None`` if there is none.
     """
 
     def __init__(self) -> None:
-        self.running = 0
+        self.gate = Gate(MAX_CALLS)
         self._methods: dict[str, Served] = {}
+        self.find: Callable[[str], Served | None] = self._methods.get
         self._services: dict[str, list[Served]] = {}
         self._pools: list[ThreadPoolExecutor] = []
         self._streams = ThreadStreams()
@@ -170,19 +222,29 @@ class Dispatcher:
         if any(method.path in self._methods for method in spec.methods.values()):
             raise UsageError(f"a service {spec.name} is served already; give this one another name")
         methods = [
-            Served(method, getattr(served, attribute), self._pool(method), self._streams)
+            Served(method, getattr(served, attribute), self._pool(method), self._streams, self.gate)
             for attribute, method in spec.methods.items()
         ]
         self._methods.update((method.spec.path, method) for method in methods)
         self._services[spec.name] = methods
 
+    @property
+    def running(self) -> int:
+        """Calls of all peers that are under way."""
+        return self.gate.running
+
+    def busy(self, served: Served, load: PeerLoad, now: float) -> str | None:
+        """Why a call of a peer has to be refused."""
+        for gate, whose in ((served.gate, "calls of it"), (self.gate, "calls")):
+            if (gate.running >= gate.limit or gate.wanted) and gate.refuses(load, now):
+                if gate.running >= gate.limit:
+                    return f"the peer has {gate.limit} {whose} under way"
+                return f"{load.held.get(gate, 0)} of the {gate.limit} {whose} under way are yours, and others want some"
+        return None
+
     def load(self, service: str) -> int:
         """Calls of a service that are under way."""
-        return sum(method.running for method in self._services.get(service, ()))
-
-    def find(self, path: str) -> Served | None:
-        """The method of that name."""
-        return self._methods.get(path)
+        return sum(method.gate.running for method in self._services.get(service, ()))
 
     def _pool(self, method: MethodSpec) -> Callable[[], ThreadPoolExecutor]:
         pool: ThreadPoolExecutor | None = None

@@ -1,4 +1,4 @@
-"""What calls export to Prometheus; bounded labels, never a peer ID or a method."""
+"""What calls export to Prometheus; bounded labels, never a peer ID or a method. Of services: `service_metrics`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+
+from lattica.rpc.service_metrics import ServiceMetrics
 
 Side = Literal["client", "server"]
 
@@ -24,6 +26,7 @@ class RpcMetrics:
         registry: Where they are exported; without one they are counted but not exported.
 
     Attributes:
+        services: Those of calls by name.
         total: Calls that have ended, by ``side`` (client, server), ``kind`` (the four of gRPC, or another that whoever
             counts names), ``outcome`` (a gRPC status in lower case; ``unreachable``; ``failed`` for a plain function
             that raised, at the server) and ``path`` (kind of the path of the session at its start; ``unknown`` at the
@@ -47,6 +50,7 @@ class RpcMetrics:
         self.size = Counter(
             "lattica_rpc_bytes_total", "Bytes of messages outside streams", ("side", "direction"), registry=where
         )
+        self.services = ServiceMetrics(where)
         self._calls: dict[tuple[str, str, str, str], Counter] = {}
         self._seconds: dict[tuple[str, str], Histogram] = {}
         self._bytes: dict[tuple[str, str], Counter] = {}

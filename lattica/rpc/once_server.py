@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
+from lattica.rpc.call_answers import Answer, answer_size, forgotten
 from lattica.rpc.call_context import CurrentCall, running_call
 from lattica.rpc.call_memory import MAX_REMEMBERED_BYTES, CallMemory, Entry
-from lattica.rpc.call_server import Answer, CallServer, answer_size, forgotten
+from lattica.rpc.call_server import CallServer
 from lattica.rpc.codec import Encoded
 from lattica.rpc.counted_call import ServerCall
 from lattica.rpc.dispatch import Served
@@ -60,8 +61,7 @@ def begin(server: CallServer, memory: CallMemory, call: OnceCall, args: Encoded,
         return server.refused("unary_unary", refusal)
     entry = memory.entries[header.id] = Entry(header.id, None, once=True, deadline=call.deadline)
     entry.again = bool(header.flags & wire.AGAIN)
-    served.running += 1
-    server.dispatcher.running += 1
+    served.gate.enter(memory.load)
     # Owned by its entry; `CallServer.close` waits for it.
     entry.task = asyncio.get_running_loop().create_task(_run(server, memory, entry, call, args, claim.handed_over()))
     if call.deadline is not None:
@@ -115,8 +115,7 @@ async def _executed(
         answer = wire.Failure(header.id, wire.EXPIRED, "", "")
         size = answer_size(answer)
     finally:
-        served.running -= 1
-        server.dispatcher.running -= 1
+        served.gate.leave(memory.load)
         claim.release()
         if entry.deadline is not None:
             server.deadlines.discard(entry.deadline, entry)

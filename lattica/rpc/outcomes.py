@@ -12,6 +12,7 @@ from lattica.errors import (
     DeadlineExceededError,
     DecodeError,
     LatticaError,
+    NoReplicaError,
     NoSuchMethodError,
     OutcomeUnknownError,
     PeerUnreachableError,
@@ -26,6 +27,8 @@ FAILED = "failed"
 CANCELLED = "cancelled"
 EXPIRED = "deadline_exceeded"
 UNREACHABLE = "unreachable"
+NO_REPLICA = "no_replica"
+"""A call by name found nobody to go to."""
 UNIMPLEMENTED = "unimplemented"
 LOST = "unavailable"
 """The connection broke, and whether the call was executed may be unknown."""
@@ -47,6 +50,7 @@ _OF_ERROR: tuple[tuple[type[BaseException], str], ...] = (
     (RemoteError, FAILED),
     (DeadlineExceededError, EXPIRED),
     (PeerUnreachableError, UNREACHABLE),
+    (NoReplicaError, NO_REPLICA),
     (OutcomeUnknownError, LOST),
     (ServerBusyError, "resource_exhausted"),
     (NoSuchMethodError, UNIMPLEMENTED),

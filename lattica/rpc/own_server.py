@@ -13,8 +13,9 @@ import grpc
 from lattica.errors import CodecError, DecodeError, LatticaError, RemoteProtocolError, RpcError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
+from lattica.rpc.call_answers import Answer, answer_size, bad_call, bad_result, forgotten, is_cancellation
 from lattica.rpc.call_context import CurrentCall, running_call
-from lattica.rpc.call_server import Answer, CallServer, answer_size, bad_call, bad_result, forgotten, is_cancellation
+from lattica.rpc.call_server import CallServer
 from lattica.rpc.caller import caller_id
 from lattica.rpc.codec import Encoded
 from lattica.rpc.counted_call import ServerCall, kind_of_method
@@ -72,7 +73,7 @@ async def _serve(server: CallServer, call: _OwnCall, rest: memoryview) -> None:
         await _stream(server, served, call, await _arguments(call, rest))
     elif header.flags & wire.ONCE:
         await _once(server, served, call, rest)
-    elif (refusal := server.busy(served, header.id)) is not None:
+    elif (refusal := server.busy(served, server.load_of(call.peer), header.id)) is not None:
         await _refuse(context, server.refused("unary_unary", refusal))
     else:
         args = await _arguments(call, rest)
@@ -183,7 +184,7 @@ class _OwnCall:
         self.reader = reader
         self.context = context
         self.claim = claim
-        self.fault: LatticaError | None = None
+        self.fault: LatticaError | IntakeFullError | None = None
 
 
 async def _stream(server: CallServer, served: Served, call: _OwnCall, args: Encoded) -> None:
@@ -192,9 +193,11 @@ async def _stream(server: CallServer, served: Served, call: _OwnCall, args: Enco
         with ServerCall(server.metrics, kind_of_method(served.spec), deadline) as counted:
             if served.spec.streams_requests is None:
                 counted.received(args)
-            failure = server.busy(served, call.header.id)
+            load = server.load_of(call.peer)
+            failure = server.busy(served, load, call.header.id)
             if failure is None:
-                failure = await _run_stream(server, served, call, args, deadline)
+                with served.gate.entered(load):
+                    failure = await _run_stream(server, served, call, args, deadline)
             if failure is not None:
                 counted.answered(failure)
                 await _refuse(call.context, failure)
@@ -208,8 +211,6 @@ async def _run_stream(
 ) -> wire.Failure | None:
     """Run a method with a stream of requests, of results, or both; how it failed, of which its caller must be told."""
     header = call.header
-    served.running += 1
-    server.dispatcher.running += 1
     running_call.set(CurrentCall(call.peer, header.method, deadline, header.context))
     items = server.intake.claim(call.peer)
     call.reader.admit = items.take
@@ -220,8 +221,6 @@ async def _run_stream(
                 span.answered(failure)
             return failure
     finally:
-        served.running -= 1
-        server.dispatcher.running -= 1
         items.release()
 
 
@@ -240,7 +239,7 @@ async def _stream_results(
             await _send(context, _encoded(call, served, result))
     except _BrokenOffError as error:
         raise asyncio.CancelledError from error  # its caller has gone
-    except (Exception, asyncio.CancelledError) as error:  # the caller gets it
+    except (Exception, asyncio.CancelledError, GeneratorExit) as error:  # the caller gets it
         if is_cancellation(error):
             raise
         return _failure(call, error)
@@ -252,7 +251,7 @@ def _faults(call: _OwnCall) -> Iterator[None]:
     """Note that what the block raises is no error of the method's."""
     try:
         yield
-    except (CodecError, DecodeError, RemoteProtocolError) as error:
+    except (CodecError, DecodeError, RemoteProtocolError, IntakeFullError) as error:
         call.fault = error
         raise
 
@@ -271,6 +270,8 @@ def _failure(call: _OwnCall, error: BaseException) -> wire.Failure:
                 return bad_call(header.id, error)
             case CodecError():
                 return bad_result(header.id, error)
+            case IntakeFullError():
+                return wire.Failure(header.id, wire.BUSY, wire.BEGUN, str(error))
             case _:
                 raise error
     return failure_of(header.id, error, with_traceback=bool(header.flags & wire.TRACEBACK))

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from typing import Any
 
+from lattica.errors import ServerBusyError
 from lattica.rpc.batch_calls import Lane
 from lattica.rpc.batch_client import BatchClient
 from lattica.rpc.batch_wire import MAX_SMALL, Failure
@@ -25,7 +26,7 @@ from lattica.rpc.remote_errors import error_of
 from lattica.rpc.retry import RetryPolicy, final
 from lattica.rpc.service import MethodSpec
 from lattica.rpc.stub import CallOptions
-from lattica.rpc.stub_methods import StreamingMethod, StubMethod, first_answer, left
+from lattica.rpc.stub_methods import StreamingMethod, StubMethod, first_answer, is_repeatable, left
 
 
 class PeerCaller:
@@ -130,28 +131,59 @@ class _PeerStreaming(StreamingMethod):
     def __init__(self, caller: PeerCaller, spec: MethodSpec, opts: CallOptions) -> None:
         super().__init__(spec, opts)
         self._caller = caller
+        self._policy = RetryPolicy(opts.attempts)
 
     @contextlib.asynccontextmanager
-    async def _begun(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncIterator[OwnCall]:
-        encoded, stream = self._arguments(args, kwargs)
+    async def _begun(self, encoded: bytes | Encoded, stream: Any, deadline: float | None) -> AsyncIterator[OwnCall]:
         try:
-            async with self._called(self._caller, encoded, stream, self._deadline()) as call:
+            async with self._called(self._caller, encoded, stream, deadline) as call:
                 yield call
         except LostCallError as error:
             raise self._lost(error) from error.__cause__
 
+    async def _again(self, failed: int, error: ServerBusyError, stream: Any, deadline: float | None) -> None:
+        """Return when a call that was refused may be made again; raise the error if it may not."""
+        pause = None
+        if is_repeatable(error, stream):
+            draw = random.random()  # noqa: S311 - as above
+            idempotent = self._spec.options.idempotent
+            pause = self._policy.pause(failed, error, idempotent=idempotent, remaining=left(deadline), draw=draw)
+        if pause is None:
+            raise error
+        await asyncio.sleep(pause)
+
 
 class _RequestStream(_PeerStreaming):
     async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        async with self._begun(args, kwargs) as call:
-            return await self._only_result(call, self._caller)
+        encoded, stream = self._arguments(args, kwargs)
+        deadline, failed = self._deadline(), 0
+        while True:
+            try:
+                async with self._begun(encoded, stream, deadline) as call:
+                    return await self._only_result(call, self._caller)
+            except ServerBusyError as error:
+                failed += 1
+                await self._again(failed, error, stream, deadline)
 
 
 class _ResultStream(_PeerStreaming):
     async def __call__(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        async with self._begun(args, kwargs) as call:
-            while (answer := await call.receive()) is not None:
-                yield self._result(answer)
+        encoded, stream = self._arguments(args, kwargs)
+        deadline, failed = self._deadline(), 0
+        while True:
+            answered = False
+            try:
+                async with self._begun(encoded, stream, deadline) as call:
+                    while (answer := await call.receive()) is not None:
+                        result = self._result(answer)
+                        answered = True
+                        yield result
+                    return
+            except ServerBusyError as error:
+                if answered:
+                    raise
+                failed += 1
+                await self._again(failed, error, stream, deadline)
 
 
 def _tracing() -> dict[str, str] | None:

@@ -23,6 +23,7 @@ from lattica.errors import (
     UnsendableResultError,
 )
 from lattica.rpc import batch_wire as wire
+from lattica.rpc.exits import RaisedExitError
 
 _OWN = {
     name: value
@@ -38,6 +39,8 @@ _made: WeakKeyDictionary[type[Exception], type[RemoteError]] = WeakKeyDictionary
 
 def failure_of(number: int, error: BaseException, *, with_traceback: bool) -> wire.Failure:
     """The failure that tells the caller of a method's exception."""
+    if isinstance(error, RaisedExitError):
+        error = error.raised
     kind = _unicode(type(error).__qualname__[: wire.MAX_METHOD])[: wire.MAX_METHOD]
     text = _unicode(_text(error)[: wire.MAX_DETAIL])[: wire.MAX_DETAIL]
     trace = _trace(error)[-wire.MAX_DETAIL :] if with_traceback else ""
@@ -48,7 +51,7 @@ def error_of(method: str, failure: wire.Failure, declared: Sequence[type[Excepti
     """The error that the caller of a failed call gets."""
     match failure.code:
         case wire.BUSY:
-            return ServerBusyError(method, failure.message)
+            return ServerBusyError(method, failure.message, has_begun=failure.kind == wire.BEGUN)
         case wire.NO_METHOD:
             return NoSuchMethodError(method)
         case wire.EXPIRED:

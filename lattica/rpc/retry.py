@@ -57,7 +57,7 @@ def backoff(failed: int, draw: float) -> float:
 def is_worth_retrying(error: Exception, *, idempotent: bool) -> bool:
     """Whether another attempt may succeed, and can do no harm."""
     if isinstance(error, ServerBusyError):
-        return True
+        return idempotent or not error.has_begun
     if isinstance(error, LostCallError):
         return idempotent or not error.was_sent
     # A search for the peer has just failed, with retries of its own: only what may run twice is worth another.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from lattica.errors import LatticaError, RemoteProtocolError, UsageError
+from lattica.errors import LatticaError, RemoteProtocolError, ServerBusyError, UsageError
 from lattica.rpc.batch_wire import MAX_TIMEOUT_S, ONCE, TRACEBACK, Failure
 from lattica.rpc.call_context import running_call
 from lattica.rpc.codec import Encoded
@@ -126,6 +126,11 @@ async def first_answer(attempt: Callable[[], Coroutine[Any, Any, T]], after: flo
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def is_repeatable(error: Exception, stream: object) -> bool:
+    """Whether a call was refused whose requests can be had again, if there are any: a list's, not a generator's."""
+    return isinstance(error, ServerBusyError) and (stream is None or isinstance(stream, Collection))
 
 
 def _count_bytes(caller: PeerCaller, direction: Literal["sent", "received"], value: bytes | Encoded) -> None:

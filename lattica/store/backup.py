@@ -16,6 +16,7 @@ from lattica.store.archive import Genesis as GenesisPart
 from lattica.store.clock import check_time
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Batch
+from lattica.store.disk_view import StoreView
 from lattica.store.entry import Entry, Lane, Verifier, read_entry
 from lattica.store.folding import checked_base
 from lattica.store.journal import Journal
@@ -57,7 +58,7 @@ class Restored:
     refused: int
 
 
-async def backup_parts(disk: StoreDisk, genesis: Genesis) -> list[ArchivePart]:
+async def backup_parts(disk: StoreView, genesis: Genesis) -> list[ArchivePart]:
     """A namespace as the parts of an archive: entries in order, ours that do not count included."""
     raw = genesis.namespace.raw
     parts: list[ArchivePart] = [GenesisPart(raw, genesis.raw)]

@@ -11,23 +11,20 @@ import contextlib
 import functools
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 from lattica.background import outlast
-from lattica.errors import ReplicaStoreError
-from lattica.store.disk_batch import MAX_SEQ, Batch, Record
+from lattica.store.disk_batch import Batch, Record
 from lattica.store.disk_reader import DiskReader
 from lattica.store.disk_schema import lock_store, open_reader, open_writer
+from lattica.store.disk_view import StoreView
 from lattica.store.disk_writer import DiskWriter, Outcome
 
-__all__ = ["Batch", "Record", "StoreDisk", "open_store_disk"]
-
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["Batch", "Record", "StoreDisk", "open_store_disk", "open_store_transaction"]
 
 MAX_QUEUED: Final = 64 << 20
 """Bytes of batches that wait for the disk, or are being written; beyond, `StoreDisk.commit` waits."""
@@ -41,22 +38,20 @@ class _Waiting:
     done: asyncio.Future[int]
 
 
-class StoreDisk:
+class StoreDisk(StoreView):
     """The store on disk; made by `open_store_disk`. For one event loop.
 
     Every method raises `ReplicaStoreError` if the file cannot be read or written.
     """
 
     def __init__(self, path: Path, writer: DiskWriter, reader: DiskReader, threads: _Threads) -> None:
-        self._path = path
+        super().__init__(path, reader, threads.read)
         self._writer = writer
-        self._reader = reader
         self._threads = threads
         self._queue: list[_Waiting] = []
         self._queued_bytes = 0  # with those that are being written
         self._writing: asyncio.Future[list[Outcome]] | None = None
         self._turns: deque[asyncio.Future[None]] = deque()  # of commits that wait for room, first come first served
-        self._closed = False
 
     @property
     def size(self) -> int:
@@ -92,67 +87,12 @@ class StoreDisk:
         batch.forget()
         await self.commit(batch)
 
-    async def namespaces(self) -> dict[bytes, bytes]:
-        """The genesis of each namespace, by ID."""
-        return await self._read(self._reader.namespaces)
-
-    async def records(self, namespace: bytes, after: int = 0, limit: int = 10_000) -> list[tuple[int, Record]]:
-        """Entries with row numbers above ``after``, in the order in which they came.
-
-        Fewer than ``limit`` if they are large (`MAX_READ_SIZE`): only an empty list means that there are no more.
-        """
-        return await self._read(self._reader.records, namespace, after, limit)
-
-    async def run(
-        self, namespace: bytes, author: bytes, lane: int, first: int, last: int | None, max_bytes: int
-    ) -> list[bytes]:
-        """Raw entries of one author with consecutive sequence numbers from ``first`` to ``last`` (``None``: no end).
-
-        They have ``max_bytes`` in all at most, but the first comes whatever its size. A gap ends them; without an
-        entry ``first`` there are none.
-        """
-        end = MAX_SEQ if last is None else last
-        return await self._read(self._reader.run, namespace, author, lane, first, end, max_bytes)
-
-    async def row_after(self, namespace: bytes, chains: Sequence[tuple[bytes, int, int]]) -> int | None:
-        """The first row of an entry that comes after one of those: each an author, a lane and a sequence number."""
-        return await self._read(self._reader.row_after, namespace, chains)
-
-    async def proofs(self, namespace: bytes) -> list[tuple[bytes, int, int, bytes, bytes]]:
-        """Author, lane, sequence number and the two entries of each proof of fraud."""
-        return await self._read(self._reader.proofs, namespace)
-
-    async def snapshot(self, namespace: bytes) -> tuple[bytes, int] | None:
-        """The namespace's snapshot and the last row that it covers."""
-        return await self._read(self._reader.snapshot, namespace)
-
-    async def base(self, namespace: bytes) -> tuple[bytes, int] | None:
-        """The state of the checkpoint that stands for dropped entries, and the checkpoint's number."""
-        return await self._read(self._reader.base, namespace)
-
-    async def base_part(self, namespace: bytes, seq: int, offset: int, length: int) -> bytes:
-        """A part of the state of checkpoint ``seq``; empty at its end, or if another one has replaced it."""
-        return await self._read(self._reader.base_part, namespace, seq, offset, length)
-
-    async def last_row(self, namespace: bytes) -> int:
-        """The last row that entries of the namespace have; 0 if there are none."""
-        return await self._read(self._reader.last_row, namespace)
-
     async def finish(self) -> None:
         """Take no more, and wait until all that was committed is durable; `open_store_disk` calls this."""
         self._closed = True
         self._grant_turn()
         while self._writing is not None:
             await outlast(self._writing)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ReplicaStoreError(self._path, "it is closed")
-
-    async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        self._check_open()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads.read, functools.partial(function, *args, **kwargs))
 
     # the queue
 
@@ -242,6 +182,41 @@ def _open_files(path: Path, threads: _Threads, files: contextlib.ExitStack) -> t
     reading = files.enter_context(contextlib.closing(open_reader(path)))
     files.callback(threads.read.shutdown)
     return DiskWriter(path, writing), DiskReader(path, reading)
+
+
+@contextlib.asynccontextmanager
+async def open_store_transaction(path: Path) -> AsyncIterator[StoreDisk]:
+    """The same, but what is committed in the block becomes durable at its end, all together.
+
+    Nothing does if the block raises, or the process ends before. Within the block it is read as if it were there.
+
+    Raises:
+        ReplicaStoreError: As `open_store_disk`, or at the end of the block: nothing of it is stored then, or after an
+            I/O error perhaps all.
+    """
+    path = path.absolute()
+    loop = asyncio.get_running_loop()
+    files = contextlib.ExitStack()
+    with ThreadPoolExecutor(1, "lattica-store-write") as thread:
+        try:
+            writer, reader = await outlast(loop.run_in_executor(thread, _open_whole, path, files))
+            disk = StoreDisk(path, writer, reader, _Threads(thread, thread))
+            try:
+                yield disk
+            finally:
+                await disk.finish()
+            await outlast(loop.run_in_executor(thread, writer.end))
+        finally:
+            await outlast(loop.run_in_executor(thread, files.close))
+
+
+def _open_whole(path: Path, files: contextlib.ExitStack) -> tuple[DiskWriter, DiskReader]:
+    """Lock, open, and begin; one connection, so that what is written can be read."""
+    files.callback(os.close, lock_store(path))
+    database = files.enter_context(contextlib.closing(open_writer(path)))
+    writer = DiskWriter(path, database)
+    writer.begin()
+    return writer, DiskReader(path, database)
 
 
 def _file_size(path: Path) -> int:

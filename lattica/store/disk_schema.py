@@ -133,6 +133,24 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return database
 
 
+def open_snapshot(path: Path) -> sqlite3.Connection:
+    """A connection that sees the file as it is now, until it is closed; another process may write meanwhile.
+
+    Raises:
+        ReplicaStoreError: It is not there, cannot be read, is damaged, from another version, or no store of documents.
+    """
+    with sqlite_errors(path):
+        uri = f"{path.as_uri()}?mode=ro"
+        database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        try:
+            database.execute("BEGIN")  # the first query fixes what is seen
+            _check(database, path)
+        except BaseException:
+            database.close()
+            raise
+    return database
+
+
 def _prepare(database: sqlite3.Connection, path: Path) -> None:
     if not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         _set_journal(database, path)
@@ -141,13 +159,17 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         database.execute("COMMIT")
         return
+    _check(database, path)
+    _set_journal(database, path)
+
+
+def _check(database: sqlite3.Connection, path: Path) -> None:
     if database.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise ReplicaStoreError(path, "it is a database of another kind; use another file")
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
         made = f"it was made by another version of Lattica (store {version}, this one reads {SCHEMA_VERSION})"
         raise ReplicaStoreError(path, f"{made}; use that version, or another file")
-    _set_journal(database, path)
     if path.stat().st_size <= MAX_CHECKED_SIZE:
         found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":

@@ -50,6 +50,7 @@ class DiskWriter:
         self._namespaces: dict[bytes, int] = {}
         self._authors: dict[tuple[int, bytes], int] = {}
         self._broken: ReplicaStoreError | None = None
+        self._is_whole = False
         with sqlite_errors(path):
             found = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
         self._last_row = int(found[0]) if found else 0
@@ -71,6 +72,23 @@ class DiskWriter:
                     self._broken = error
         return [_copy(failure) for _ in group]
 
+    def begin(self) -> None:
+        """From here on nothing is durable before `end`, and then everything."""
+        with sqlite_errors(self._path):
+            self._execute("BEGIN IMMEDIATE")
+        self._is_whole = True
+
+    def end(self) -> None:
+        """Make all durable that was applied since `begin`."""
+        with sqlite_errors(self._path):
+            self._check_whole()
+            self._execute("COMMIT")
+        self._is_whole = False
+
+    def _check_whole(self) -> None:
+        if not self._database.in_transaction:  # the disk was full, or worse: SQLite has rolled back
+            raise ReplicaStoreError(self._path, "an error of the disk has undone everything; begin again")
+
     def _apply_together(self, group: Sequence[Batch]) -> list[Outcome]:
         try:
             return self._transaction(lambda: self._insert(group))
@@ -78,6 +96,10 @@ class DiskWriter:
             return self._transaction(lambda: [self._apply_alone(batch) for batch in group])
 
     def _transaction(self, work: Callable[[], list[Outcome]]) -> list[Outcome]:
+        if self._is_whole:
+            self._check_whole()
+            with self._savepoint("whole"):
+                return work()
         self._execute("BEGIN IMMEDIATE")
         try:
             outcomes = work()
@@ -103,17 +125,17 @@ class DiskWriter:
             return error
 
     @contextlib.contextmanager
-    def _savepoint(self) -> Iterator[None]:
-        self._execute("SAVEPOINT batch")
+    def _savepoint(self, name: str = "batch") -> Iterator[None]:
+        self._execute(f"SAVEPOINT {name}")
         try:
             yield
         except (BatchRefusedError, sqlite3.IntegrityError):
-            self._execute("ROLLBACK TO batch")
+            self._execute(f"ROLLBACK TO {name}")
             self._forget_numbers()
             raise
         finally:
             if self._database.in_transaction:
-                self._execute("RELEASE batch")
+                self._execute(f"RELEASE {name}")
 
     def _insert(self, group: Sequence[Batch]) -> list[Outcome]:
         """Apply batches whose entries are all new, many entries at a time.

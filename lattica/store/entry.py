@@ -189,15 +189,28 @@ class Verifier:
 
     def verify(self, entry: Entry) -> None:
         """Raise `EntryRefusedError` unless its author has signed the entry, for this namespace."""
-        author = entry.body.author
-        key = self._keys.get(author) or _public_key(author)
+        key = self._key_of(entry)
         try:
             crypto_sign_open(entry.signature + self._prefix + entry.signed, key)
         except BadSignatureError as error:
             raise EntryRefusedError("its signature is wrong") from error
-        if len(self._keys) >= MAX_DEPS:
-            self._keys.clear()
-        self._keys[author] = key
+
+    def question(self, entry: Entry) -> bytes:
+        """What `lattica.store.signature_process` needs to check the signature: key, signature, and what was signed.
+
+        Raises:
+            EntryRefusedError: Its author has no key to sign with.
+        """
+        return self._key_of(entry) + entry.signature + self._prefix + entry.signed
+
+    def _key_of(self, entry: Entry) -> bytes:
+        author = entry.body.author
+        key = self._keys.get(author)
+        if key is None:
+            if len(self._keys) >= MAX_DEPS:
+                self._keys.clear()
+            key = self._keys[author] = _public_key(author)
+        return key
 
 
 def _public_key(author: bytes) -> bytes:

@@ -72,7 +72,7 @@ def fold_at(
     beyond = {entry.hash for entry in not_covered(checkpoint, entries) if entry.body.lane is Lane.DATA}
     replica, _ = replay(genesis, b"", frozen, [entry for entry in entries if entry.hash not in beyond], base)
     folds = folds_of(replica.ledger)
-    return folds, make_state(folds, replica.ydoc.get_update())
+    return folds, make_state(folds, replica.content())
 
 
 def drop_covered(batch: Batch, checkpoint: Checkpoint, seq: int, raw: bytes) -> None:

@@ -62,6 +62,7 @@ class ServedLink:
     async def send(self, frame: bytes) -> None:
         """Send a frame. Cancelled, it waits a little: gRPC cannot end a stream while a frame is being sent."""
         sending: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._write(frame))
+        sending.add_done_callback(_seen)  # if we are cancelled when it fails, nobody asks why
         try:
             await asyncio.shield(sending)
         finally:
@@ -113,6 +114,11 @@ class GrpcPeers:
             return store_pb2.GenesisResponse.FromString(raw).genesis
         except DecodeError as error:
             raise RemoteProtocolError("a malformed genesis", peer) from error
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
 from pycrdt import Doc, TransactionEvent
 
@@ -15,7 +15,7 @@ from lattica.background import Background, outlast
 from lattica.errors import EntryRefusedError, LatticaError, StoreUsageError
 from lattica.identity import IdentityKey, PeerId
 from lattica.store import metrics
-from lattica.store.absorb import Absorbed, Written, absorb, check_signatures, prove_fraud
+from lattica.store.absorb import Absorbed, Written, absorb, prove_fraud
 from lattica.store.changes import Change, ChangeFeed, Observer, Problem
 from lattica.store.clock import HybridClock, check_time, to_seconds
 from lattica.store.commits import Commits, Durable, News
@@ -27,31 +27,17 @@ from lattica.store.frontier import Frontier, Head
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, settled, stored_base, stored_entries
 from lattica.store.postponed import Postponed
+from lattica.store.received import Checked, Received
 from lattica.store.replay_budget import ReplayBudget
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, early_frauds, new_frauds
+from lattica.store.signatures import SignatureChecker
 from lattica.store.upkeep import Upkeep
 from lattica.store.writers import may_write
 
 T = TypeVar("T")
 
 _EMPTY_UPDATE = b"\0\0"
-
-
-class Received(NamedTuple):
-    """What became of a message with entries.
-
-    Attributes:
-        added: How many are new here, and durable.
-        missing: How many build on what is not here.
-        refused: Those that break the rules, and how.
-        lasts: Of each chain the last entry that was sent.
-    """
-
-    added: int
-    missing: int
-    refused: Sequence[tuple[Entry, str]]
-    lasts: Mapping[ChainId, Head]
 
 
 class Journal:
@@ -71,6 +57,7 @@ class Journal:
         tasks: What runs as long as it is open.
         now: Reads the time of day.
         budget: What replays may take that others' entries cause; ``None``: any time.
+        signatures: Checks who signed these.
     """
 
     def __init__(
@@ -82,6 +69,7 @@ class Journal:
         *,
         now: Callable[[], float] = time.time,
         budget: ReplayBudget | None = None,
+        signatures: SignatureChecker | None = None,
     ) -> None:
         self.genesis = replica.genesis
         self.lock = asyncio.Lock()
@@ -93,6 +81,7 @@ class Journal:
         self.commits = Commits(disk, tasks, replica.ledger.frontier(), self.upkeep.begin_due)
         self._tasks = tasks
         self._now = now
+        self._signatures = signatures or SignatureChecker(tasks)
         self._verifier = Verifier(replica.genesis.namespace)
         self._early: dict[ChainId, Fraud] = {}
         self._postponed = Postponed(budget or ReplayBudget(burst=math.inf), tasks, self.take_up)
@@ -265,11 +254,16 @@ class Journal:
     # what others write
 
     async def receive(self, raws: Sequence[bytes], proofs: Sequence[tuple[bytes, bytes]] = ()) -> Received:
-        """Take in entries, and proofs of fraud; what is good is durable when this returns.
+        """Take in entries, and proofs of fraud: `check`, `take`, and wait until what is good is durable."""
+        received = await self.take(await self.check(raws, proofs))
+        await received.durable.wait()
+        return received
+
+    async def check(self, raws: Sequence[bytes], proofs: Sequence[tuple[bytes, bytes]] = ()) -> Checked:
+        """Read entries and proofs, and check who has signed them. While that lasts others may be taken.
 
         Raises:
-            EntryRefusedError: One is malformed, forged or from the future; nothing was taken.
-            ReplicaStoreError: They are not durable, and the document cannot be used any more.
+            EntryRefusedError: One is malformed, forged or from the future.
         """
         namespace = self.genesis.namespace
         entries = [read_entry(raw, namespace) for raw in raws]
@@ -278,19 +272,27 @@ class Journal:
         for raw in (raw for pair in proofs for raw in pair):
             check_size(read_entry(raw, namespace), self.genesis)
         proven = [prove_fraud(namespace, one, other, self._verifier) for one, other in proofs]
-        check_signatures(entries, self._verifier)
+        await self._signatures.check(entries, self._verifier)
+        return Checked(entries, proven)
+
+    async def take(self, checked: Checked) -> Received:
+        """Take in what was checked. What is good is not durable yet, and nobody else is told of it before it is.
+
+        Raises:
+            ReplicaStoreError: The document cannot be used any more.
+        """
+        entries = checked.entries
         async with self.lock:
             self.commits.check()
             absorbed = absorb(self._replica, entries)
             if absorbed.left_out:
                 self.feed.report(Problem.FULL)
-            if absorbed.must_replay or absorbed.forks or proven or self._early:
-                durable = await self._unbroken(self._settle_anew(absorbed, proven))
+            if absorbed.must_replay or absorbed.forks or checked.proven or self._early:
+                durable = await self._unbroken(self._settle_anew(absorbed, checked.proven))
             else:
                 durable = self._settle(absorbed)
-        await durable.wait()
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
-        return Received(len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
+        return Received(durable, len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
 
     async def take_up(self) -> None:
         """Look again at what had to wait for a replay; durable when this returns. Raises `ReplicaStoreError`."""

@@ -124,6 +124,7 @@ class Ledger:
         frozen: Chains whose authors' frauds are proven.
         rights: Who may write what, by the control entries that are here.
         touched: The places that the latest data entry wrote to.
+        update: The latest update that was added.
         revision: Changes whenever anything is added; no two ledgers have the same.
         base: Number of the owner's checkpoint whose state stands for what it covers; 0: there is none.
         crowd: Whom of those that write it takes in.
@@ -137,6 +138,7 @@ class Ledger:
         self.frozen = dict(frozen or {})
         self.rights = Rights(genesis)
         self.touched: set[Place] = set()
+        self.update = YUpdate({}, {})
         self.revision = next(_REVISIONS)
         self._places = ItemParents(TextRoots())
         self._clients: dict[int, ChainId] = {}
@@ -144,6 +146,7 @@ class Ledger:
         self._presented: dict[bytes, list[Right]] = {}
         self._limits = UpdateLimits(size=genesis.limits.entry, structs=MAX_STRUCTS)
         self.crowd = Crowd(self)
+        self._last_read: tuple[bytes, YUpdate] = (b"", YUpdate({}, {}))
         self.base = 0
         if base is not None:
             self._begin(base)
@@ -369,7 +372,7 @@ class Ledger:
         self, entry: Entry, chain: Chain, seen: Mapping[ChainId, int], client: int, clock: int, rights: Sequence[Right]
     ) -> int | None:
         """Note where an entry's update writes; the client's next clock after it. ``None``: that right has ended."""
-        update = read_update(entry.body.payload, limits=self._limits)
+        update = self._read(entry.body.payload)
         end = check_own(update, client, clock)
         self._check_needs(update, entry.chain, chain, seen)
         _check_flat(update)
@@ -381,6 +384,7 @@ class Ledger:
             return None
         self._places.add(placement)
         self.touched = placement.touched
+        self.update = update
         return end
 
     def _check_capability(self, entry: Entry, chain: Chain) -> Right:
@@ -414,10 +418,16 @@ class Ledger:
             if end > known:
                 raise EntryRefusedError("it refers to what its author has not declared to have seen")
 
+    def _read(self, raw: bytes) -> YUpdate:
+        """The update; one of our own is looked at twice."""
+        if raw is not self._last_read[0]:
+            self._last_read = raw, read_update(raw, limits=self._limits)
+        return self._last_read[1]
+
     def needed(self, update: bytes, own: ChainId) -> dict[ChainId, int]:
         """Number of the first entry of each other chain with which all is there that an update refers to."""
         found: dict[ChainId, int] = {}
-        for client, end in read_update(update, limits=self._limits).needs().items():
+        for client, end in self._read(update).needs().items():
             whose = self._clients.get(client)
             if whose is not None and whose != own:
                 found[whose] = max(found.get(whose, 0), self.chains[whose].reaching(client, end))

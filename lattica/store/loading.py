@@ -10,8 +10,8 @@ from blake3 import blake3
 
 from lattica.errors import EntryRefusedError
 from lattica.store.absorb import Absorbed
-from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Batch, Record
+from lattica.store.disk_view import StoreView
 from lattica.store.entry import ChainId, Entry, Lane, read_entry
 from lattica.store.ledger import Base, Fraud, Verdict
 from lattica.store.namespace import Genesis, NamespaceId
@@ -70,12 +70,12 @@ async def off_loop(size: int, function: Callable[P, T], *args: P.args, **kwargs:
     return await asyncio.to_thread(function, *args, **kwargs)
 
 
-async def stored_entries(disk: StoreDisk, namespace: NamespaceId) -> list[Entry]:
+async def stored_entries(disk: StoreView, namespace: NamespaceId) -> list[Entry]:
     """All entries on disk, in order. Their signatures were checked before they got there."""
     return [entry async for entries in _entries(disk, namespace) for entry in entries]
 
 
-async def _entries(disk: StoreDisk, namespace: NamespaceId, after: int = 0) -> AsyncIterator[list[Entry]]:
+async def _entries(disk: StoreView, namespace: NamespaceId, after: int = 0) -> AsyncIterator[list[Entry]]:
     """The entries on disk with row numbers above ``after``, in order, some at a time."""
     while records := await disk.records(namespace.raw, after):
         yield [read_entry(record.raw, namespace) for _, record in records]
@@ -97,13 +97,13 @@ async def settled(
     return await off_loop(_size(stored, base), settle, replica, absorbed, frauds, stored, base)
 
 
-async def stored_base(disk: StoreDisk, genesis: Genesis) -> Base | None:
+async def stored_base(disk: StoreView, genesis: Genesis) -> Base | None:
     """The state on disk that stands for entries that are not."""
     raw, seq = await disk.base(genesis.namespace.raw) or (b"", 0)
     return Base(seq, read_state(raw, blake3(raw).digest())) if seq else None
 
 
-async def load_replica(disk: StoreDisk, genesis: Genesis, own: bytes) -> Replica:
+async def load_replica(disk: StoreView, genesis: Genesis, own: bytes) -> Replica:
     """What counts of what is on disk: by the snapshot and what came after it, or else by all entries."""
     frozen = {
         ChainId(author, lane): Fraud(seq, one, other)
@@ -119,7 +119,7 @@ async def load_replica(disk: StoreDisk, genesis: Genesis, own: bytes) -> Replica
 
 
 async def _from_snapshot(
-    disk: StoreDisk, genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud]
+    disk: StoreView, genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud]
 ) -> Replica | None:
     """The replica, if there is a snapshot from which on every entry was plainly added."""
     raw, row = await disk.snapshot(genesis.namespace.raw) or (b"", 0)

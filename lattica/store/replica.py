@@ -8,6 +8,7 @@ from typing import Any
 from pycrdt import Doc
 
 from lattica.identity import IdentityKey
+from lattica.store.canonical import STATE_LIMITS
 from lattica.store.chain import client_id
 from lattica.store.control import Action, encode_action, kind_of
 from lattica.store.entry import (
@@ -23,8 +24,10 @@ from lattica.store.entry import (
     Lane,
     sign_entry,
 )
+from lattica.store.graves import Content, GraveBook, Graves, whole_document
 from lattica.store.ledger import Base, Fraud, Ledger, Verdict
 from lattica.store.namespace import Genesis
+from lattica.store.yupdate import read_update
 
 
 class Replica:
@@ -50,6 +53,8 @@ class Replica:
         self.tops = dict.fromkeys(Lane, 0)
         self.snapshotted = 0
         self.ydoc: Doc[Any] = Doc(client_id=self._client())
+        self._graves: Graves | None = None
+        self._book: GraveBook | None = None
         if base is not None:
             self.ydoc.apply_update(base.state.update)
 
@@ -73,6 +78,8 @@ class Replica:
         """Add an entry whose signature is good; as `Ledger.add`."""
         verdict = self.ledger.add(entry)
         if verdict is Verdict.ADDED and entry.body.kind is Kind.UPDATE:
+            if self._book is not None and self._book.concerns(self.ledger.update):
+                self.unbury()
             self.ydoc.apply_update(entry.body.payload)
             if entry.body.author == self.own:
                 self.renew_client()
@@ -98,6 +105,35 @@ class Replica:
             renewed: Doc[Any] = Doc(client_id=client)
             renewed.apply_update(self.ydoc.get_update())
             self.ydoc = renewed
+
+    # what the document holds
+
+    def content(self) -> Content:
+        """All that the document holds, for a thread or a snapshot."""
+        return Content(self.ydoc.get_update(), self._graves)
+
+    def take_content(self, content: Content) -> None:
+        """Fill the document, which must be empty."""
+        self.ydoc.apply_update(content.update)
+        self._graves = content.graves
+        self._book = None if content.graves is None else GraveBook(content.graves)
+
+    def bury(self, content: Content) -> None:
+        """Keep out of the document what is in graves; what was taken from here before, and then buried, says what."""
+        if content.graves is None or content.graves is self._graves:
+            return
+        book = GraveBook(content.graves)
+        renewed: Doc[Any] = Doc(client_id=self.ydoc.client_id)
+        renewed.apply_update(content.update)
+        news = self.ydoc.get_update(renewed.get_state())
+        if not book.concerns(read_update(news, limits=STATE_LIMITS)):
+            renewed.apply_update(news)
+            self.ydoc, self._graves, self._book = renewed, content.graves, book
+
+    def unbury(self) -> None:
+        """Make the document whole. Half a second for a million values that were replaced."""
+        self.ydoc = whole_document(self.content(), self.ydoc.client_id)
+        self._graves = self._book = None
 
     # our own entries
 

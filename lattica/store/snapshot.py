@@ -10,14 +10,16 @@ from typing import Final
 
 import msgspec
 from blake3 import blake3
+from msgspec import structs
 
 from lattica.store.entry import ChainId, Lane
+from lattica.store.graves import WORTH, Content, Worth
 from lattica.store.ledger import Fraud, LedgerDump
 from lattica.store.namespace import Genesis
 from lattica.store.replica import Replica
 from lattica.store.yupdate_wire import read_uint
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Changes with what a snapshot holds, and with the rules by which entries count: then all are judged anew."""
 
 _MAGIC = b"LatS" + VERSION.to_bytes(4)
@@ -33,7 +35,7 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
         frozen: Chains whose authors' frauds were proven, and the numbers from which on nothing of them counts.
         tops: The highest numbers that ``own`` has used, by lane.
         ledger: The entries that count.
-        document: What they make, as one Yjs update.
+        document: What they make.
     """
 
     namespace: bytes
@@ -41,7 +43,7 @@ class Snapshot(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     frozen: list[tuple[ChainId, int]]
     tops: list[int]
     ledger: LedgerDump
-    document: bytes
+    document: Content
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -56,7 +58,7 @@ def take_snapshot(replica: Replica) -> Snapshot:
         frozen=_frozen(replica.ledger.frozen),
         tops=[replica.tops[lane] for lane in Lane],
         ledger=replica.ledger.dump(),
-        document=replica.ydoc.get_update(),
+        document=replica.content(),
     )
 
 
@@ -69,6 +71,11 @@ def is_faithful(replica: Replica) -> bool:
         client, at = read_uint(raw, at)
         clocks[client], at = read_uint(raw, at)
     return clocks == replica.ledger.ends()
+
+
+def bury_replaced(snapshot: Snapshot, worth: Worth = WORTH) -> Snapshot:
+    """The snapshot with values that were replaced taken out of the document. May run in a thread, for some seconds."""
+    return structs.replace(snapshot, document=snapshot.document.buried(snapshot.ledger.items, worth))
 
 
 def dump_snapshot(snapshot: Snapshot) -> bytes:
@@ -91,7 +98,7 @@ def load_snapshot(genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud],
     replica.ledger.load(snapshot.ledger)
     for lane, top in zip(Lane, snapshot.tops, strict=True):
         replica.used(lane, top)  # while the document is empty: with another client ID it is copied
-    replica.ydoc.apply_update(snapshot.document)
+    replica.take_content(snapshot.document)
     replica.snapshotted = replica.ledger.size
     return replica
 

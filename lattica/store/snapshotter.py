@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from lattica.errors import BatchRefusedError, ReplicaStoreError
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import MAX_RAW_SIZE, Batch
+from lattica.store.graves import Content
 from lattica.store.replica import Replica
-from lattica.store.snapshot import dump_snapshot, is_faithful, take_snapshot
+from lattica.store.snapshot import Snapshot, bury_replaced, dump_snapshot, is_faithful, take_snapshot
 
 SNAPSHOT_AFTER: Final = 10_000
 """Entries since the last snapshot, at which the next one is made; they take half a second to open. With many entries it
@@ -23,6 +24,43 @@ LARGE_STATE: Final = 1 << 18
 """Bytes of a checkpoint's state from which on a snapshot follows at once: a second for each 5 MB to open without."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A replica, copied, to be made a snapshot of.
+
+    Attributes:
+        replica: Which.
+        snapshot: The copy.
+        row: The last row that it covers.
+        since: Entries since the snapshot before.
+    """
+
+    replica: Replica
+    snapshot: Snapshot
+    row: int
+    since: int
+
+    def is_of(self, replica: Replica) -> bool:
+        """Whether it holds still: entries may have come, but none is taken back or dropped."""
+        return replica is self.replica and replica.ledger.base == self.snapshot.ledger.base
+
+    def make(self) -> Made:
+        """For a thread: takes seconds for a million values that were replaced."""
+        buried = bury_replaced(self.snapshot)
+        batch = Batch(self.snapshot.namespace)
+        raw = dump_snapshot(buried)
+        if len(raw) <= MAX_RAW_SIZE:  # else it is too large for the disk
+            batch.snapshot(raw, self.row)
+        return Made(batch, buried.document)
+
+
+class Made(NamedTuple):
+    """A snapshot to be kept, and the document as it is there."""
+
+    batch: Batch
+    document: Content
 
 
 class Snapshotter:
@@ -48,22 +86,23 @@ class Snapshotter:
         """Whether a last one is worth its while."""
         return self.since > SNAPSHOT_AT_CLOSE
 
-    async def take(self, replica: Replica) -> Batch:
-        """A snapshot of ``replica``, to be kept; it must not change meanwhile, and be what is durable.
+    async def take(self, replica: Replica) -> Taken | None:
+        """A copy of ``replica``, which must not change meanwhile, and be what is durable.
 
-        Nothing, if something was written to the document that is no entry, or if it is too large for the disk.
+        ``None`` if something was written to the document that is no entry.
 
         Raises:
             ReplicaStoreError: The disk does not tell its last row.
         """
-        batch = Batch(replica.genesis.namespace.raw)
-        self.since = 0
-        if is_faithful(replica):
-            row = await self._disk.last_row(batch.namespace)
-            raw = await asyncio.to_thread(dump_snapshot, take_snapshot(replica))
-            if len(raw) <= MAX_RAW_SIZE:
-                batch.snapshot(raw, row)
-        return batch
+        since, self.since = self.since, 0
+        if not is_faithful(replica):
+            return None
+        row = await self._disk.last_row(replica.genesis.namespace.raw)
+        return Taken(replica, take_snapshot(replica), row, since)
+
+    def give_up(self, taken: Taken, replica: Replica) -> None:
+        """Make another one soon: this one is void."""
+        self.since = max(self.since, min(self.since + taken.since, replica.ledger.size))
 
     async def keep(self, batch: Batch) -> None:
         """Make a snapshot durable, or do without: all that is lost is time, at the next opening."""

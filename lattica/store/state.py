@@ -12,6 +12,7 @@ from blake3 import blake3
 from lattica.errors import EntryRefusedError
 from lattica.store.canonical import canonical_update
 from lattica.store.chain import Fold
+from lattica.store.graves import Content
 
 _VERSION = 1
 
@@ -34,14 +35,16 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(State).decode
 
 
-def make_state(folds: list[Fold], update: bytes) -> bytes:
+def make_state(folds: list[Fold], content: Content) -> bytes:
     """The state's bytes. Takes some seconds for a million items; may run in a thread.
 
     Args:
         folds: Of every chain of data.
-        update: The whole document, as pycrdt gives it.
+        content: The document's.
     """
-    return _encode(State(_VERSION, tuple(sorted(folds, key=lambda fold: fold.author)), canonical_update(update)))
+    return _encode(
+        State(_VERSION, tuple(sorted(folds, key=lambda fold: fold.author)), canonical_update(content.whole()))
+    )
 
 
 def read_state(raw: bytes, digest: bytes) -> State:

@@ -21,6 +21,7 @@ from lattica.store.namespace import Genesis, Limits, NamespaceId, Policy, create
 from lattica.store.ports import ReplicaRouting, StorePeers
 from lattica.store.replay_budget import ReplayBudget
 from lattica.store.replicator import Replicator
+from lattica.store.signatures import SignatureChecker
 
 FIND_TIMEOUT_S = 30.0
 """Seconds that `ReplicatedStore.open` looks for a namespace that is not here."""
@@ -52,6 +53,7 @@ class ReplicatedStore:
         self._now = now
         self._geneses = geneses
         self._open: dict[NamespaceId, _Open] = {}
+        self._signatures = SignatureChecker(tasks)
         self._turns: dict[NamespaceId, asyncio.Lock] = {}
         self._known: dict[NamespaceId, PeerId] = {}
 
@@ -166,7 +168,15 @@ class ReplicatedStore:
 
     async def _start(self, genesis: Genesis) -> _Open:
         replica = await load_replica(self._disk, genesis, self._key.peer_id.raw)
-        journal = Journal(self._key, self._disk, replica, self._tasks, now=self._now, budget=ReplayBudget())
+        journal = Journal(
+            self._key,
+            self._disk,
+            replica,
+            self._tasks,
+            now=self._now,
+            budget=ReplayBudget(),
+            signatures=self._signatures,
+        )
         journal.upkeep.begin_due()
         document = Document(journal)
         replicator = Replicator(

@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from lattica.background import background_tasks
-from lattica.errors import RemoteProtocolError, StreamError
+from lattica.background import Background, background_tasks
+from lattica.errors import EntryRefusedError, LatticaError, RemoteProtocolError, StreamError
 from lattica.store import metrics
 from lattica.store.changes import Problem
+from lattica.store.commits import Durable
 from lattica.store.disk import StoreDisk
 from lattica.store.entry import ChainId
 from lattica.store.journal import Journal
 from lattica.store.ports import SyncLink
 from lattica.store.presence_spread import PresenceOutlet, PresenceSpread
+from lattica.store.received import Checked
 from lattica.store.sync_answer import ANSWER_BYTES, answer
 from lattica.store.sync_state import LinkState, offer_of
 from lattica.store.sync_wire import FrameReader, FrameWriter, Locator, SyncMessage
@@ -122,6 +125,8 @@ class SyncSession:
         self._presences = presences
         self._outlet = PresenceOutlet(self.wake)
         self._asked: asyncio.Queue[Mapping[ChainId, Locator] | int] = asyncio.Queue(1)
+        self._frames: asyncio.Queue[_Heard | LatticaError | None] = asyncio.Queue(1)
+        self._durable: Durable | None = None
         self._parts = bytearray()
 
     @property
@@ -153,7 +158,8 @@ class SyncSession:
             async with background_tasks() as tasks:
                 tasks.start(self._tell())
                 tasks.start(self._answer())
-                await self._listen()
+                tasks.start(self._listen(tasks))
+                await self._hear_all()
         finally:
             unsubscribe()
             self._board.leave(self)
@@ -244,26 +250,57 @@ class SyncSession:
 
     # what the peer says
 
-    async def _listen(self) -> None:
-        while True:
+    async def _listen(self, tasks: Background) -> None:
+        """Read frames, and check the signatures in them, ahead of what is done with the ones before."""
+        heard: _Heard | LatticaError | None = None
+        while not isinstance(heard, LatticaError):
+            rest = 0.0
             try:
-                async with asyncio.timeout(SILENCE_S):
-                    raw = await self._link.receive()
-            except TimeoutError:
-                raise StreamError(f"the replica at {self.peer} has been silent for {SILENCE_S:.0f} s") from None
-            if raw is None:
+                heard = None
+                raw = await self._receive()
+                if raw is not None:
+                    began = time.monotonic()
+                    message = self._reader.read(raw)
+                    rest = _rest_since(began) if message.heads else 0.0
+                    heard = _Heard(message, tasks.start(self._check(message)))
+            except LatticaError as error:
+                heard = error
+            await self._frames.put(heard)
+            if heard is None:
                 return
-            self._spoken.set()
-            began = time.monotonic()
-            message = self._reader.read(raw)
-            rest = _rest_since(began)
-            await self._hear(message)
-            if message.heads and rest > NEWS_PAUSE_S:
+            if rest > NEWS_PAUSE_S:
                 await asyncio.sleep(rest)
 
-    async def _hear(self, message: SyncMessage) -> None:
-        if message.entries or message.proofs:
-            await self._take(message)
+    async def _receive(self) -> bytes | None:
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                raw = await self._link.receive()
+        except TimeoutError:
+            raise StreamError(f"the replica at {self.peer} has been silent for {SILENCE_S:.0f} s") from None
+        self._spoken.set()
+        return raw
+
+    async def _check(self, message: SyncMessage) -> Checked | EntryRefusedError | None:
+        """What it holds of entries and proofs; ``None`` if nothing."""
+        if not message.entries and not message.proofs:
+            return None
+        try:
+            return await self._journal.check(message.entries, message.proofs)
+        except EntryRefusedError as error:
+            return error
+
+    async def _hear_all(self) -> None:
+        while (heard := await self._frames.get()) is not None:
+            if isinstance(heard, LatticaError):
+                raise heard
+            checked = await heard.checked
+            if isinstance(checked, EntryRefusedError):
+                raise checked
+            await self._hear(heard.message, checked)
+
+    async def _hear(self, message: SyncMessage, checked: Checked | None) -> None:
+        if checked is not None:
+            await self._take(message, checked)
         if message.state:
             self._take_part(message.state)
         for raw in message.presences:
@@ -312,10 +349,13 @@ class SyncSession:
             await self._journal.upkeep.adopt(base, raw)
         self._state.got_state(now, useful=useful)
 
-    async def _take(self, message: SyncMessage) -> None:
+    async def _take(self, message: SyncMessage, checked: Checked) -> None:
         if message.entries and not self._state.fetching:
             raise RemoteProtocolError("entries that nobody has asked for", self.peer)
-        received = await self._journal.receive(message.entries, message.proofs)
+        received, before = await self._journal.take(checked), self._durable
+        self._durable = received.durable
+        if before is not None:  # so much is in memory only, and no more
+            await before.wait()
         if message.entries:
             self._empty = -1  # the answer's end adds one
             self._answer_at = time.monotonic()
@@ -327,6 +367,13 @@ class SyncSession:
         if received.refused:
             reason = received.refused[0][1]
             raise RemoteProtocolError(f"{len(received.refused)} entries against the rules: {reason}", self.peer)
+
+
+class _Heard(NamedTuple):
+    """A frame, and what becomes of checking it."""
+
+    message: SyncMessage
+    checked: asyncio.Task[Checked | EntryRefusedError | None]
 
 
 def _rest_since(began: float) -> float:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, ReplicaStoreError, StoreUsageError
 from lattica.store import metrics
@@ -19,8 +19,10 @@ from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Batch
 from lattica.store.entry import ChainId, Lane
 from lattica.store.folding import check_cut, checkpoint_of, drop_covered, fold_at, folds_of, not_covered
+from lattica.store.graves import Content
 from lattica.store.ledger import Base, Verdict
 from lattica.store.loading import batch_of, record_of, settled, stored_base, stored_entries
+from lattica.store.replica import Replica
 from lattica.store.snapshot import is_faithful
 from lattica.store.snapshotter import Snapshotter
 from lattica.store.state import make_state, read_state
@@ -34,6 +36,26 @@ COMPACT_AFTER = 50_000
 """Entries from which on the owner's replica makes a checkpoint by itself."""
 COMPACT_PAUSE_S = 600.0
 """Seconds until that is tried again when it has failed."""
+
+
+class _Taken(NamedTuple):
+    """A replica's content, copied, to be made a state of.
+
+    Attributes:
+        replica: Which.
+        base: The checkpoint that it was based on.
+        folds: How far it goes.
+        content: What it holds.
+    """
+
+    replica: Replica
+    base: int
+    folds: list[Fold]
+    content: Content
+
+    def is_of(self, replica: Replica) -> bool:
+        """Whether it holds still: entries may have come, but none is taken back or dropped."""
+        return replica is self.replica and replica.ledger.base == self.base
 
 
 class Upkeep:
@@ -79,18 +101,33 @@ class Upkeep:
         if journal.is_writing:
             raise StoreUsageError("a document cannot be compacted in a transaction; end it first")
         async with journal.lock:
+            taken = await self._take_state()
+        if taken is None:
+            return False
+        raw = await asyncio.to_thread(make_state, taken.folds, taken.content)
+        async with journal.lock:
+            if not taken.is_of(journal.replica):  # something does not count any more: now writers wait
+                taken = await self._take_state()
+                if taken is None:
+                    return False
+                raw = await asyncio.to_thread(make_state, taken.folds, taken.content)
             journal.commits.check()
-            await journal.commits.flush()
-            ledger = journal.replica.ledger
-            if not is_faithful(journal.replica):
-                raise StoreUsageError("the document was written to without a transaction; open it again")
-            folds = folds_of(ledger)
-            if all(fold.seq == ledger.chain(ChainId(fold.author, Lane.DATA)).base for fold in folds):
-                return False
-            raw = await asyncio.to_thread(make_state, folds, journal.replica.ydoc.get_update())
-            durable = self._cut(folds, raw)
+            durable = self._cut(taken.folds, raw)
         await durable.wait()
         return True
+
+    async def _take_state(self) -> _Taken | None:
+        """What a checkpoint would fold now, if anything; the lock is held."""
+        journal = self._journal
+        journal.commits.check()
+        await journal.commits.flush()
+        replica = journal.replica
+        if not is_faithful(replica):
+            raise StoreUsageError("the document was written to without a transaction; open it again")
+        folds = folds_of(replica.ledger)
+        if all(fold.seq == replica.ledger.chain(ChainId(fold.author, Lane.DATA)).base for fold in folds):
+            return None
+        return _Taken(replica, replica.ledger.base, folds, replica.content())
 
     def _cut(self, folds: Sequence[Fold], raw: bytes) -> Durable:
         journal = self._journal
@@ -199,18 +236,26 @@ class Upkeep:
         """Keep a last snapshot if it is worth its while; the journal's lock is held."""
         if self._snapshotter.is_due_at_close() and not self._journal.commits.is_astray:
             with contextlib.suppress(ReplicaStoreError):  # it takes longer to open, then
-                await self._snapshotter.keep(await self._snapshotter.take(self._journal.replica))
+                taken = await self._snapshotter.take(self._journal.replica)
+                if taken is not None:
+                    await self._snapshotter.keep((await asyncio.to_thread(taken.make)).batch)
 
     async def _snapshot(self) -> None:
-        """Keep a snapshot. Writers wait while it is made, but not until it is durable."""
+        """Keep a snapshot. Writers wait while the replica is copied."""
         journal = self._journal
         try:
             async with journal.lock:
-                if not await self._is_settled():
+                taken = await self._snapshotter.take(journal.replica) if await self._is_settled() else None
+            if taken is None:
+                return
+            made = await asyncio.to_thread(taken.make)
+            async with journal.lock:
+                if not taken.is_of(journal.replica) or not await self._is_settled():
+                    self._snapshotter.give_up(taken, journal.replica)
                     return
-                batch = await self._snapshotter.take(journal.replica)
+                journal.replica.bury(made.document)
                 # Committed by a task, as all batches are, and so before those that make it void.
-                kept = journal.tasks.start_unless_ending(self._snapshotter.keep(batch))
+                kept = journal.tasks.start_unless_ending(self._snapshotter.keep(made.batch))
             if kept is not None:
                 await kept
         except (ReplicaStoreError, BatchRefusedError):

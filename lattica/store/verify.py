@@ -11,8 +11,8 @@ from lattica.identity import PeerId
 from lattica.store.absorb import prove_fraud
 from lattica.store.canonical import canonical_update
 from lattica.store.description import AuthorInfo, describe_authors
-from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Record
+from lattica.store.disk_view import StoreView
 from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
 from lattica.store.folding import checked_base
 from lattica.store.ledger import Base, Fraud
@@ -52,7 +52,7 @@ class Verified:
     problems: list[str] = field(default_factory=list)
 
 
-async def verify_namespace(disk: StoreDisk, namespace: NamespaceId, genesis: bytes, own: bytes) -> Verified:
+async def verify_namespace(disk: StoreView, namespace: NamespaceId, genesis: bytes, own: bytes) -> Verified:
     """Check all that the file holds of a namespace.
 
     Args:
@@ -155,7 +155,7 @@ def _proven(proofs: Iterable[Proof], result: Verified) -> dict[ChainId, Fraud]:
     return frozen
 
 
-async def _base(disk: StoreDisk, genesis: Genesis, entries: Sequence[Entry], result: Verified) -> Base | None:
+async def _base(disk: StoreView, genesis: Genesis, entries: Sequence[Entry], result: Verified) -> Base | None:
     raw, seq = await disk.base(genesis.namespace.raw) or (b"", 0)
     try:
         return checked_base(genesis, entries, seq, raw) if seq else None
@@ -164,7 +164,7 @@ async def _base(disk: StoreDisk, genesis: Genesis, entries: Sequence[Entry], res
         return None
 
 
-async def _check_snapshot(disk: StoreDisk, replica: Replica, result: Verified) -> None:
+async def _check_snapshot(disk: StoreView, replica: Replica, result: Verified) -> None:
     """A snapshot is what is used when the document is opened; it has to be what follows from the entries."""
     genesis, frozen = replica.genesis, replica.ledger.frozen
     raw, _ = await disk.snapshot(genesis.namespace.raw) or (b"", 0)
@@ -179,4 +179,4 @@ async def _check_snapshot(disk: StoreDisk, replica: Replica, result: Verified) -
 
 
 def _content(replica: Replica) -> bytes:
-    return canonical_update(replica.ydoc.get_update())
+    return canonical_update(replica.content().whole())

@@ -223,18 +223,18 @@ def _skip_struct(raw: bytes, at: int, mappings: list[tuple[Kind, int, int]]) -> 
     at += 1
     if not info:
         return read_uint(raw, at)[1]
-    if info & (_HAS_ORIGIN | _HAS_RIGHT_ORIGIN):
-        for _ in range(2 if info & _HAS_ORIGIN else 0):
+    if info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN):
+        for _ in range(2 if info & HAS_ORIGIN else 0):
             at = read_uint(raw, at)[1]
-        for _ in range(2 if info & _HAS_RIGHT_ORIGIN else 0):
+        for _ in range(2 if info & HAS_RIGHT_ORIGIN else 0):
             at = read_uint(raw, at)[1]
     else:
         at = read_bytes(raw, at + 1)[1] if raw[at] else read_uint(raw, read_uint(raw, at + 1)[1])[1]
-        if info & _HAS_PARENT_SUB:
+        if info & HAS_PARENT_SUB:
             at = read_bytes(raw, at)[1]
-    found = _CONTENTS.get(info & _KIND)
+    found = CONTENTS.get(info & KIND_BITS)
     if found is None:
-        raise DocumentUpdateError(f"structs of kind {info & _KIND} are not taken")
+        raise DocumentUpdateError(f"structs of kind {info & KIND_BITS} are not taken")
     kind, read_content = found
     end = read_content(raw, at)[1]
     mark = _MAPPING_MARKS.get(kind)
@@ -244,7 +244,7 @@ def _skip_struct(raw: bytes, at: int, mappings: list[tuple[Kind, int, int]]) -> 
 
 
 _MAPPING_MARKS = {Kind.ANY: b"v", Kind.EMBED: b"{", Kind.FORMAT: b"{"}
-_HAS_ORIGIN, _HAS_RIGHT_ORIGIN, _HAS_PARENT_SUB, _KIND = 0x80, 0x40, 0x20, 0x1F
+HAS_ORIGIN, HAS_RIGHT_ORIGIN, HAS_PARENT_SUB, KIND_BITS = 0x80, 0x40, 0x20, 0x1F
 _XML_ELEMENT = 3
 _NAMELESS_TYPES = (0, 1, 2, 4, 6)  # array, map, text, XML fragment, XML text
 _TEXTS = (2, 6)
@@ -290,19 +290,19 @@ def _read_structs(raw: bytes, at: int, client: int, count: int) -> tuple[tuple[S
 
 def _read_item(raw: bytes, at: int, client: int, clock: int) -> tuple[Struct, int]:
     info = raw[at]
-    content = _CONTENTS.get(info & _KIND)
+    content = CONTENTS.get(info & KIND_BITS)
     if content is None:
-        raise DocumentUpdateError(f"structs of kind {info & _KIND} are not taken")
+        raise DocumentUpdateError(f"structs of kind {info & KIND_BITS} are not taken")
     kind, read_content = content
     at += 1
     origin = right_origin = parent = parent_sub = None
-    if info & _HAS_ORIGIN:
+    if info & HAS_ORIGIN:
         origin, at = _read_id(raw, at, client, clock)
-    if info & _HAS_RIGHT_ORIGIN:
+    if info & HAS_RIGHT_ORIGIN:
         right_origin, at = _read_id(raw, at, client, clock)
     if origin is None and right_origin is None:
         parent, at = _read_parent(raw, at, client, clock)
-        if info & _HAS_PARENT_SUB:
+        if info & HAS_PARENT_SUB:
             parent_sub, at = read_text(raw, at)
     elif origin == right_origin:
         raise DocumentUpdateError("an item has one item on both sides")
@@ -414,7 +414,7 @@ def _doc(raw: bytes, at: int) -> tuple[int, int]:
     return 1, skip_any(raw, read_text(raw, at)[1])
 
 
-_CONTENTS: Mapping[int, tuple[Kind, Callable[[bytes, int], tuple[int, int]]]] = {
+CONTENTS: Mapping[int, tuple[Kind, Callable[[bytes, int], tuple[int, int]]]] = {
     Kind.DELETED: (Kind.DELETED, read_uint),
     Kind.BINARY: (Kind.BINARY, _binary),
     Kind.STRING: (Kind.STRING, _string),

@@ -80,7 +80,15 @@ class Placement(NamedTuple):
 
 
 class RunsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """One client's items as a snapshot holds them; arrays of 4 bytes a number, little endian."""
+    """One client's items as a snapshot holds them; arrays of 4 bytes a number, little endian.
+
+    Attributes:
+        client: Which.
+        end: Its next clock.
+        starts: The first clock of each run of items that are alike.
+        codes: Of each run 16 times the number of its place, from 1 on (0: none), 4 times `Within`, and `Holder`.
+        joints: See `Struct`.
+    """
 
     client: int
     end: int

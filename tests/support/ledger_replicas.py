@@ -13,17 +13,19 @@ from yjs_bytes import item, uint, update
 from lattica.errors import EntryRefusedError
 from lattica.identity import IdentityKey
 from lattica.store.absorb import Absorbed, absorb, check_signatures, prove_fraud
+from lattica.store.canonical import ordered_update
 from lattica.store.chain import client_id
 from lattica.store.control import EVERYBODY, Grant, Revoke, Role, encode_action
 from lattica.store.entry import ChainId, Entry, Kind, Lane, Verifier, sign_entry
 from lattica.store.folding import check_cut, checkpoint_of, fold_at, folds_of, not_covered
+from lattica.store.graves import Worth
 from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
 from lattica.store.postponed import PostponedPool
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, early_frauds, new_frauds, settle
-from lattica.store.snapshot import dump_snapshot, load_snapshot, take_snapshot
+from lattica.store.snapshot import bury_replaced, dump_snapshot, load_snapshot, take_snapshot
 from lattica.store.state import make_state, read_state
 
 NOW = 1_700_000_000_000 << 16
@@ -90,7 +92,8 @@ class SimReplica:
         self.replica.ydoc.unobserve(subscription)
         if not updates:
             return None
-        return self.keep(self.replica.write(self.key, updates[0], NOW))
+        # yrs writes mappings in any order: what is written twice is to be the same entry.
+        return self.keep(self.replica.write(self.key, ordered_update(updates[0]), NOW))
 
     def grant(self, author: IdentityKey, role: Role = Role.WRITER, paths: tuple[str, ...] = ()) -> Entry | None:
         return self.keep(self.replica.control(self.key, Grant(author.peer_id.raw, role, paths), NOW))
@@ -163,7 +166,7 @@ class SimReplica:
         folds = folds_of(self.replica.ledger)
         if not folds:
             return False
-        raw = make_state(folds, self.replica.ydoc.get_update())
+        raw = make_state(folds, self.replica.content())
         checkpoint = checkpoint_of(folds, raw)
         entry = self.replica.control(self.key, checkpoint, NOW)
         try:
@@ -210,8 +213,8 @@ class SimReplica:
         return self.receive(sent) or changed
 
     def reload(self) -> None:
-        """Take what a snapshot holds in place of what is in memory."""
-        raw = dump_snapshot(take_snapshot(self.replica))
+        """Take what a snapshot holds in place of what is in memory; whatever was replaced is in graves then."""
+        raw = dump_snapshot(bury_replaced(take_snapshot(self.replica), Worth(0, 0)))
         loaded = load_snapshot(self.genesis, self.key.peer_id.raw, self.frauds, raw)
         assert loaded is not None
         self.replica = loaded
@@ -241,7 +244,7 @@ class SimReplica:
     def damage(self, number: int) -> Entry:
         """An entry of ours whose update is not as it was written."""
         entry = self.replica.write(self.key, b"\0\0", NOW)
-        payload = bytearray(self.replica.ydoc.get_update() if number % 3 else b"\1\1\0\0")
+        payload = bytearray(ordered_update(self.replica.ydoc.get_update()) if number % 3 else b"\1\1\0\0")
         payload[number % len(payload)] ^= 1 << number // 256 % 8
         return sign_entry(self.key, self.genesis.namespace, replace(entry.body, payload=bytes(payload)))
 

@@ -14,7 +14,7 @@ from lattica.store.namespace import Genesis, Policy
 OWNER, ADMIN, WRITERS, GUEST = 1, 2, (3, 4), 5
 HONEST = ("write", "write", "write", "tell", "hint", "restart", "revoke", "grant", "admin")
 POSTPONING = ("tire", "tire", "rest")
-COMPACTING = ("compact", "fold", "hear")
+COMPACTING = ("compact", "fold", "hear", "reload")
 DISHONEST = ("twin", "skip", "rewind", "damage")
 
 Step = tuple[str, int, int, int]
@@ -79,6 +79,8 @@ class Story:
             self.replicas[0].compact()
         elif action == "fold":
             one.fold()
+        elif action == "reload":
+            one.reload()
         else:
             one.hear(other)
 

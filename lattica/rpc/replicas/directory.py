@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from lattica.background import Background, background_tasks
 from lattica.errors import NetworkError, RemoteProtocolError, UsageError
@@ -29,6 +30,7 @@ from lattica.rpc.replicas.replica_set import ReplicaSet
 from lattica.rpc.replicas.servicer import ReplicasServicer, add_replicas_servicer
 from lattica.rpc.replicas.settings import ReplicaSettings
 from lattica.rpc.replicas.wire import SERVICE, Answer, encode_answer, encode_goodbye, encode_question, parse_answer
+from lattica.rpc.service_metrics import ServiceMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Replicas:
         *,
         rng: random.Random,
         settings: ReplicaSettings,
+        metrics: ServiceMetrics,
     ) -> None:
         self._local = key.peer_id
         self._calls = calls
@@ -64,6 +67,7 @@ class Replicas:
         self._tasks = tasks
         self._rng = rng
         self._settings = settings
+        self._metrics = metrics
         self._offers = Offers(key, lease=settings.lease)
         self._sets: WeakValueDictionary[str, ReplicaSet] = WeakValueDictionary()
         self._offered_sets: dict[str, ReplicaSet] = {}
@@ -81,7 +85,7 @@ class Replicas:
             check_name(name)
             replicas = self._sets[name] = ReplicaSet(
                 name, self._local, ask=self._ask, routing=self._routing, tasks=self._tasks, rng=self._rng,
-                settings=self._settings,
+                settings=self._settings, counts=self._metrics.of(name),
             )  # fmt: skip
         return replicas
 
@@ -218,6 +222,7 @@ async def open_replicas(
     *,
     rng: random.Random | None = None,
     settings: ReplicaSettings | None = None,
+    metrics: ServiceMetrics | None = None,
 ) -> AsyncIterator[Replicas]:
     """Offer names and call by name until the block ends; then every name is withdrawn.
 
@@ -227,6 +232,7 @@ async def open_replicas(
         routing: The DHT.
         rng: Source of choices and jitter; by default the operating system's.
         settings: Leases and clocks.
+        metrics: Where calls by name are counted; without them they are not exported.
     """
     async with background_tasks() as tasks:
         replicas = Replicas(
@@ -236,6 +242,7 @@ async def open_replicas(
             tasks,
             rng=rng or random.SystemRandom(),
             settings=settings or ReplicaSettings(),
+            metrics=metrics or ServiceMetrics(CollectorRegistry()),
         )
         calls.add_servicer(add_replicas_servicer, ReplicasServicer(replicas))
         try:

@@ -21,6 +21,7 @@ from lattica.rpc.replicas.replica import Outcome
 from lattica.rpc.replicas.settings import ReplicaSettings
 from lattica.rpc.replicas.table import ReplicaStatus, ReplicaTable
 from lattica.rpc.replicas.wire import Answer
+from lattica.rpc.service_metrics import ServiceCounts
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class ReplicaSet:
     Attributes:
         name: The service's.
         table: What is known of them.
+        counts: The metrics of the name.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class ReplicaSet:
         tasks: Background,
         rng: random.Random,
         settings: ReplicaSettings,
+        counts: ServiceCounts,
     ) -> None:
         self.name = name
+        self.counts = counts
         self.table = ReplicaTable(name, local, rng)
         self._key = service_key(name)
         self._ask, self._routing, self._tasks, self._rng = ask, routing, tasks, rng
@@ -192,12 +196,14 @@ class ReplicaSet:
             while (now := self._now()) < self._used_at + self._settings.idle or self._held:
                 self._wake.clear()
                 self._step(now)
+                self.counts.replicas(known=len(self.table), healthy=self.table.healthy)
                 pause = self._next_step(now) - self._now()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.0, pause)):
                         await self._wake.wait()
         finally:
             self._watching = False
+            self.counts.replicas(known=0, healthy=0)
 
     def _step(self, now: float) -> None:
         """Begin what is due."""

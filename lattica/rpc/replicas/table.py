@@ -75,6 +75,11 @@ class ReplicaTable:
     def __contains__(self, peer: PeerId) -> bool:
         return peer in self._replicas
 
+    @property
+    def healthy(self) -> int:
+        """Replicas that have answered us and are called."""
+        return sum(one.is_confirmed and one.breaker.is_closed for one in self._replicas.values())
+
     # Records
 
     def admit_own(self, record: ServiceRecord, asked_at: float) -> Admission:

@@ -130,8 +130,8 @@ def test_mistakes_end_in_a_sentence(start_node: StartNode) -> None:
         (("grant", namespace, "somebody"), 2, "bad address"),
         (("revoke", namespace, lattica.json("id")["peer_id"]), 2, "owner's right"),
         (("create", "--title", "x" * 201), 2, "no namespace can be like this"),
-        (("verify",), 2, "another node is running"),
-        (("export", namespace, "file"), 2, "another node is running"),
+        (("export", namespace + "x", "file"), 2, "is no namespace's ID"),
+        (("import", __file__), 2, "is no archive"),
     ):
         result = lattica("store", *arguments)
         assert (result.exit_code, result.stdout) == (code, ""), arguments
@@ -178,6 +178,28 @@ def test_a_document_goes_to_another_home_in_a_file(start_node: StartNode, tmp_pa
     assert ours["ok"]
     start_node("other")
     assert other.json("store", "dump", namespace) == {"map:a": {"k0": 0, "k1": 1, "k2": 2}}
+
+
+def test_a_running_node_is_verified_and_exported_but_nothing_is_imported_under_it(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    lattica = Command(start_node("node").home)
+    namespace = lattica.json("store", "create")["namespace"]
+    for number in range(3):
+        lattica.json("store", "set", namespace, "map:a", "k", str(number))
+        verified = lattica.json("store", "verify", namespace)
+        assert (verified["ok"], verified["entries"]) == (True, number + 1)
+    assert verified["frontier"] == lattica.json("store", "show", namespace)["frontier"]
+    file = tmp_path / "backup"
+    assert lattica.json("store", "export", namespace, str(file))["entries"] == 3
+    result = lattica("store", "import", str(file))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "another node is running" in result.stderr
+
+    other = Command(tmp_path / "other")
+    assert other.json("store", "import", str(file))["added"] == 3
+    assert other.json("store", "verify") == verified
+    lattica.json("store", "set", namespace, "map:a", "k", "4")
 
 
 def test_a_cut_or_garbled_archive_changes_nothing(start_node: StartNode, tmp_path: Path) -> None:

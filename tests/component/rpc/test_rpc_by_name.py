@@ -83,6 +83,20 @@ class Layers:
         self.begun += 1
         return sum([item async for item in items])
 
+    @rpc.method(concurrency=1)
+    async def hold(self, items: AsyncIterator[int]) -> int:
+        self.begun += 1
+        await self.go.wait()
+        return self.me + sum([item async for item in items])
+
+    @rpc.method(concurrency=1)
+    async def hold_each(self, items: AsyncIterator[int]) -> AsyncIterator[int]:
+        self.begun += 1
+        await self.go.wait()
+        yield self.me
+        async for item in items:
+            yield item
+
 
 @rpc.service("other")
 class Other:
@@ -312,6 +326,36 @@ async def test_streams(network: Network) -> None:
     async for _ in network.stub().count(1000):
         break
     await until(lambda: network.in_flight == 0)
+
+
+@pytest.mark.parametrize("method", ["hold", "hold_each"])
+async def test_a_stream_that_was_refused_goes_elsewhere_if_its_requests_can_be_had_again(
+    network: Network, method: str
+) -> None:
+    layers = [await network.add(1), await network.add(2)]
+    await network.all_known()
+
+    async def call(items: Any) -> Any:
+        called = getattr(network.stub(attempts=2), method)(items)
+        return await called if method == "hold" else [item async for item in called]
+
+    def refused() -> int:
+        counters = [rooms.rpc.metrics.total for rooms in network.rooms.values()]
+        samples = [sample for counter in counters for metric in counter.collect() for sample in metric.samples]
+        refused = [sample for sample in samples if sample.labels["outcome"] == "resource_exhausted"]
+        return round(sum(sample.value for sample in refused if sample.name.endswith("_total")))
+
+    running = [asyncio.create_task(call([0])) for _ in range(2)]
+    await until(lambda: [one.begun for one in layers] == [1, 1])
+    with pytest.raises(ServerBusyError):
+        await call([0])
+    await until(lambda: refused() == 2)
+    with pytest.raises(ServerBusyError):
+        await call(iter([0]))
+    await until(lambda: refused() == 3)
+    for one in layers:
+        one.go.set()
+    await asyncio.gather(*running)
 
 
 async def test_a_stream_of_requests_is_read_once(network: Network) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from call_services import until
 from mesh_rooms import Rooms, open_rooms
 
 from lattica import rpc
-from lattica.errors import RemoteError, ServerBusyError
+from lattica.errors import ServerBusyError
 from lattica.rpc import own_server
 from lattica.rpc.batch_wire import CALL_METHOD, ONCE
 from lattica.rpc.intake import Intake
@@ -26,6 +26,7 @@ class Taker:
     def __init__(self) -> None:
         self.go = asyncio.Event()
         self.running = 0
+        self.begun = 0
 
     @rpc.method
     async def hold(self, data: bytes) -> int:
@@ -46,7 +47,36 @@ class Taker:
 
     @rpc.method
     async def sizes(self, items: AsyncIterator[bytes]) -> list[int]:
+        self.begun += 1
         return [len(item) async for item in items]
+
+    @rpc.method(idempotent=True)
+    async def sizes_again(self, items: AsyncIterator[bytes]) -> list[int]:
+        return await self.sizes(items)
+
+    @rpc.method
+    async def each_size(self, items: AsyncIterator[bytes]) -> AsyncIterator[int]:
+        self.begun += 1
+        async for item in items:
+            yield len(item)
+
+    @rpc.method
+    def plain_sizes(self, items: Iterator[bytes]) -> list[int]:
+        self.begun += 1
+        return [len(item) for item in items]
+
+    @rpc.method(concurrency=1)
+    async def hold_stream(self, items: AsyncIterator[int]) -> int:
+        self.running += 1
+        await self.go.wait()
+        return sum([item async for item in items])
+
+    @rpc.method(concurrency=1)
+    async def hold_results(self, count: int) -> AsyncIterator[int]:
+        self.running += 1
+        await self.go.wait()
+        for number in range(count):
+            yield number
 
 
 @dataclass
@@ -132,9 +162,61 @@ async def test_who_leaves_in_the_middle_loses_its_claim(two: Two) -> None:
 async def test_items_of_a_stream_count_one_at_a_time(two: Two) -> None:
     size = two.intake.peer_limit // 2
     assert await two.stub.sizes(_stream(size, size, size, size)) == [size] * 4
-    with pytest.raises(RemoteError, match="of your arguments at one time"):
-        await two.stub.sizes(_stream(two.intake.peer_limit + 1))
     await until(lambda: two.intake.taken == 0)
+
+
+OVER: list[Callable[[Taker, Any], Coroutine[Any, Any, Any]]] = [
+    lambda stub, items: stub.sizes(items),
+    lambda stub, items: stub.plain_sizes(items),
+    lambda stub, items: _all(stub.each_size(items)),
+]
+
+
+@pytest.mark.parametrize("call", OVER, ids=["requests", "plain-requests", "both"])
+async def test_an_item_of_a_stream_that_finds_no_room_is_refused_as_busy(two: Two, call: Any) -> None:
+    with pytest.raises(ServerBusyError, match=r"was broken off: .* of your arguments at one time") as caught:
+        await call(two.stub, _stream(1, two.intake.peer_limit + 1))
+    assert caught.value.has_begun
+    await until(lambda: _refused(two) == 1)
+    await until(lambda: two.intake.taken == 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "lasts", "begun"), [("sizes_again", True, 3), ("sizes", True, 1), ("sizes_again", False, 1)]
+)
+async def test_it_is_sent_again_if_it_may_run_twice_and_its_items_can_be_had_again(
+    two: Two, method: str, lasts: bool, begun: int
+) -> None:
+    items = [bytes(two.intake.peer_limit + 1)]
+    with pytest.raises(ServerBusyError):
+        await getattr(rpc.options(two.stub, attempts=3), method)(items if lasts else iter(items))
+    assert two.served.begun == begun
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda stub: stub.hold_stream([1, 2]), lambda stub: _all(stub.hold_results(3))],
+    ids=["requests", "results"],
+)
+async def test_a_stream_that_was_refused_before_it_began_is_made_again(two: Two, call: Any) -> None:
+    first = asyncio.create_task(call(two.stub))
+    await until(lambda: two.served.running == 1)
+    with pytest.raises(ServerBusyError, match="was not begun"):
+        await call(two.stub)
+    patient = asyncio.create_task(call(rpc.options(two.stub, attempts=1000)))
+    await until(lambda: _refused(two) >= 3)
+    two.served.go.set()
+    assert await patient == await first
+
+
+def _refused(two: Two) -> float:
+    samples = [sample for metric in two.bob.rpc.metrics.total.collect() for sample in metric.samples]
+    refused = [one for one in samples if one.labels["outcome"] == "resource_exhausted" and one.name.endswith("total")]
+    return float(sum(one.value for one in refused))
+
+
+async def _all(results: AsyncIterator[Any]) -> list[Any]:
+    return [result async for result in results]
 
 
 async def _stream(*sizes: int) -> AsyncIterator[bytes]:

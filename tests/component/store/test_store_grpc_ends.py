@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -109,3 +110,36 @@ async def test_the_one_that_is_called_is_told_when_the_caller_is_gone(tmp_path: 
         await link.send(b"frame")
         await begun.wait()
     assert isinstance(await failed, (StreamError, asyncio.CancelledError))
+
+
+class Breaking:
+    """A context on which a frame is being sent until the stream breaks."""
+
+    def __init__(self) -> None:
+        self.breaks = asyncio.Event()
+        self.is_over = False
+
+    async def write(self, _: bytes) -> None:
+        await self.breaks.wait()
+        self.is_over = True
+        raise grpc.aio.InternalError("the stream is gone")
+
+
+async def test_a_frame_that_fails_when_its_sender_has_gone_leaves_no_complaint() -> None:
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    context = Breaking()
+    sending = asyncio.create_task(ServedLink(PEER, cast(Any, context), b"").send(b"frame"))
+    await asyncio.sleep(0)  # it has begun
+    for _ in range(2):  # cancelled, it waits for the frame; cancelled again, it does not
+        sending.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    context.breaks.set()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    while not context.is_over:
+        await asyncio.sleep(0)
+    del sending
+    gc.collect()
+    assert not complaints

@@ -269,6 +269,27 @@ async def test_no_update_that_was_damaged_gets_in_or_harms(scene: Scene) -> None
     await scene.check_alive()
 
 
+@pytest.mark.parametrize("last", ["forged", "of no frame"])
+async def test_what_came_before_a_forgery_is_kept(scene: Scene, last: str) -> None:
+    """Frames are read ahead of what is done with them, but count in their order."""
+    async with asyncio.timeout(20), scene.stranger() as stranger:
+        entries = [by(stranger, number) for number in range(8)]
+        await stranger.offer(entries[-1].chain, entries[-1].body.seq, entries[-1].hash)
+        for entry in entries[:-1]:
+            await stranger.say(SyncMessage(entries=(entry.raw,)))
+        if last == "forged":
+            await stranger.say(SyncMessage(entries=(flipped(entries[-1].raw),)))
+        else:
+            await stranger.say_bytes(b"\xff" * 20)
+        await stranger.wait_end()
+    async with asyncio.timeout(10):
+        while (known := scene.ours.frontier().heads.get(entries[0].chain)) is None or known.seq < 7:
+            await asyncio.sleep(0.01)
+    assert known.hash == entries[6].hash
+    assert scene.shuns(MALLORY.peer_id)
+    await scene.check_alive()
+
+
 # what is refused, but may come of honest peers
 
 

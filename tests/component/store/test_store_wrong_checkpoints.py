@@ -27,7 +27,7 @@ def sign_checkpoint(owner: Desk, *, wrong: bool) -> bytes:
     """The owner's checkpoint of all that it has; a wrong one has another state's hash."""
     replica = owner.journal.replica
     folds = folds_of(replica.ledger)
-    found = checkpoint_of(folds, make_state(folds, replica.ydoc.get_update()))
+    found = checkpoint_of(folds, make_state(folds, replica.content()))
     checkpoint = Checkpoint(found.cut, bytes(32) if wrong else found.state, found.size)
     return replica.control(owner.key, checkpoint, owner.journal.tick()).raw
 

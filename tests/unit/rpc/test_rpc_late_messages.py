@@ -12,8 +12,9 @@ import pytest
 from lattica import rpc
 from lattica.identity import IdentityKey
 from lattica.rpc.batch_wire import AGAIN, FORGOTTEN, ONCE, Call, Failure
+from lattica.rpc.call_answers import Answer
 from lattica.rpc.call_memory import MAX_SETTLED, CallMemory, Entry
-from lattica.rpc.call_server import Answer, CallServer
+from lattica.rpc.call_server import CallServer
 from lattica.rpc.dispatch import Dispatcher
 from lattica.rpc.metrics import RpcMetrics
 from lattica.rpc.service import spec_of

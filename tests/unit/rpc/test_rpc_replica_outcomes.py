@@ -20,7 +20,7 @@ from lattica.errors import (
     UnsendableResultError,
 )
 from lattica.rpc.lost_call import LostCallError
-from lattica.rpc.replica_stub import may_go_elsewhere, outcome_of
+from lattica.rpc.replica_journey import may_go_elsewhere, outcome_of
 from lattica.rpc.replicas import Outcome
 
 LOST = RpcError("lost")
@@ -31,6 +31,7 @@ ALWAYS, IF_IDEMPOTENT, NEVER = (True, True), (True, False), (False, False)
     ("error", "outcome", "elsewhere"),
     [
         (ServerBusyError("m", "full"), Outcome.REFUSED, ALWAYS),
+        (ServerBusyError("m", "full", has_begun=True), Outcome.REFUSED, IF_IDEMPOTENT),
         (NoSuchMethodError("m"), Outcome.FAILED, ALWAYS),
         (PeerUnreachableError("p", {}), Outcome.FAILED, ALWAYS),
         (LostCallError(LOST, was_sent=False), Outcome.FAILED, ALWAYS),

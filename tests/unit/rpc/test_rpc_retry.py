@@ -22,6 +22,7 @@ from lattica.rpc.retry import ATTEMPTS, BASE_PAUSE_S, MAX_PAUSE_S, RetryPolicy, 
 
 CAUSE = RpcError("the connection was lost")
 BUSY = ServerBusyError("s/m", "full")
+BROKEN_OFF = ServerBusyError("s/m", "full", has_begun=True)
 UNREACHABLE = PeerUnreachableError("peer", {})
 LOST_AFTER = LostCallError(CAUSE, was_sent=True)
 LOST_BEFORE = LostCallError(CAUSE, was_sent=False)
@@ -51,6 +52,8 @@ def pause(
     [
         pytest.param(BUSY, True, True, id="not begun"),
         pytest.param(BUSY, False, True, id="not begun, once"),
+        pytest.param(BROKEN_OFF, True, True, id="broken off"),
+        pytest.param(BROKEN_OFF, False, False, id="broken off, once"),
         pytest.param(LOST_BEFORE, True, True, id="not sent"),
         pytest.param(LOST_BEFORE, False, True, id="not sent, once"),
         pytest.param(LOST_AFTER, True, True, id="perhaps run"),

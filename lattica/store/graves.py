@@ -1,0 +1,255 @@
+"""Documents without the values of keys that were replaced: what is kept in memory is what lives, and not what was.
+
+Yjs keeps of each value that was replaced an item, since a value that somebody writes at the same time may come after
+it: some 13 bytes in an update, and 220 in a document's memory. Few ever come. So they are taken out of the document,
+into its *graves*: there they are bytes, compressed. When one comes that refers to them, or to no value of a key that
+has some, the document is made whole again, once and for as long as it is open.
+
+Until then both do the same. A value that lives is the last one of its key, so all that comes after it finds its place
+without those before it. It is written as the first of its key, and these as garbage, whose clocks count as before.
+"""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from pycrdt import Doc
+
+from lattica.store.arrays import pack, unpack
+from lattica.store.yupdate import HAS_PARENT_SUB, KIND_BITS, ItemId, Kind, YUpdate
+from lattica.store.yupdate_places import ItemsDump, Within
+from lattica.store.yupdate_spans import StructSpan, clients_of
+from lattica.store.yupdate_wire import write_uint
+
+_LEVEL: Final = 6  # of zlib
+
+
+class Worth(NamedTuple):
+    """When replaced values are buried: what is kept of them costs memory, too.
+
+    Attributes:
+        size: Bytes that the update has at least.
+        share: Of these, how many are to be saved at least.
+    """
+
+    size: int = 1 << 16
+    share: float = 0.5
+
+
+WORTH: Final = Worth()
+
+
+class Graves(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What was taken out of a document.
+
+    Attributes:
+        whole: The document before, as one Yjs update, compressed.
+        ranges: Of each client the first clocks, and those after the last, of what was taken out; 4 bytes each, little
+            endian.
+        keys: Of which something was: names of roots, and their keys.
+    """
+
+    whole: bytes
+    ranges: dict[int, tuple[bytes, bytes]]
+    keys: dict[str, list[str]]
+
+
+class Content(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What a document holds, for a thread or a snapshot.
+
+    Attributes:
+        update: The document as it is, as one Yjs update.
+        graves: What is not in it.
+    """
+
+    update: bytes
+    graves: Graves | None = None
+
+    def whole(self) -> bytes:
+        """All of it as one update."""
+        if self.graves is None:
+            return self.update
+        update: bytes = whole_document(self, 1).get_update()
+        return update
+
+    def buried(self, items: ItemsDump, worth: Worth = WORTH) -> Content:
+        """The same with all in graves that can be, if that is worth it; ``items`` tells where its items are.
+
+        Takes some seconds for a million items. What has graves gets others only when it has grown much again.
+        """
+        graves = self.graves
+        if graves is not None and len(self.update) < max(worth.size, len(graves.whole)):
+            return self
+        whole = self.whole()
+        if len(whole) >= worth.size:
+            found = bury(whole, items)
+            if found is not None and len(whole) - len(found.update) >= worth.share * len(whole):
+                return found
+        return Content(whole)
+
+
+def whole_document(content: Content, client: int) -> Doc[Any]:
+    """A document that has all of it, and writes as ``client``."""
+    whole: Doc[Any] = Doc(client_id=client)
+    if content.graves is not None:
+        whole.apply_update(zlib.decompress(content.graves.whole))
+    whole.apply_update(content.update)
+    return whole
+
+
+class GraveBook:
+    """Tells what needs the whole document."""
+
+    def __init__(self, graves: Graves) -> None:
+        self._ranges = {client: (unpack("I", one), unpack("I", end)) for client, (one, end) in graves.ranges.items()}
+        self._keys = {(root, key) for root, keys in graves.keys.items() for key in keys}
+
+    def concerns(self, update: YUpdate) -> bool:
+        """Whether the update has values that may come before one that lives."""
+        return any(
+            (struct.parent, struct.parent_sub) in self._keys if struct.origin is None else self._holds(struct.origin)
+            for structs in update.structs.values()
+            for struct in structs
+        )
+
+    def _holds(self, item: ItemId) -> bool:
+        firsts, ends = self._ranges.get(item.client, ((), ()))
+        at = bisect_right(firsts, item.clock) - 1
+        return at >= 0 and item.clock < ends[at]
+
+
+def bury(update: bytes, items: ItemsDump) -> Content | None:
+    """The document of an update without the values that were replaced; ``None`` if there are none.
+
+    Args:
+        update: Of a whole document.
+        items: Where its items are.
+    """
+    keys = _Keys(items)
+    burial = _Burial(update, keys, _living(update, keys))
+    small = burial.update()
+    return Content(small, burial.graves()) if burial.found else None
+
+
+class _Keys:
+    """Which key each item is a value of, by number; 0: it is in no root map."""
+
+    def __init__(self, items: ItemsDump) -> None:
+        self._places = items.places
+        self._roots = items.roots
+        self._clients = {runs.client: (unpack("I", runs.starts), unpack("I", runs.codes)) for runs in items.clients}
+
+    def of(self, client: int) -> _KeyReader:
+        return _KeyReader(*self._clients[client])
+
+    def name(self, number: int) -> tuple[str, str]:
+        root, key = self._places[number - 1]
+        return self._roots[root], key or ""
+
+
+class _KeyReader:
+    """The same for one client's items, asked for in order."""
+
+    def __init__(self, starts: array[int], codes: array[int]) -> None:
+        self._starts = starts
+        self._codes = codes
+        self._at = 0
+
+    def at(self, clock: int) -> int:
+        starts, at = self._starts, self._at
+        while at + 1 < len(starts) and starts[at + 1] <= clock:
+            at += 1
+        self._at = at
+        code = self._codes[at]
+        return code >> 4 if code >> 2 & 3 == Within.KEY else 0
+
+
+def _living(update: bytes, keys: _Keys) -> set[int]:
+    """The keys that have a value."""
+    found = set()
+    for span, structs in clients_of(update):
+        reader = keys.of(span.client)
+        for struct in structs:
+            number = reader.at(struct.clock)
+            if number and struct.kind is not Kind.DELETED and struct.kind is not Kind.GC:
+                found.add(number)
+    return found
+
+
+class _Burial:
+    """Writes an update anew, without the values before those that live.
+
+    Attributes:
+        found: Numbers of the keys of which there are such.
+    """
+
+    def __init__(self, update: bytes, keys: _Keys, living: set[int]) -> None:
+        self._update = update
+        self._keys = keys
+        self._living = living
+        self._ranges: dict[int, tuple[array[int], array[int]]] = {}
+        self._end = 1  # of the structs: there is no client without
+        self.found: set[int] = set()
+
+    def update(self) -> bytes:
+        """The update without them."""
+        parts: list[bytes] = []
+        for span, structs in clients_of(self._update):
+            written = self._client(span.client, structs)
+            parts.append(
+                write_uint(len(written)) + write_uint(span.client) + write_uint(span.clock) + b"".join(written)
+            )
+        return b"".join([write_uint(len(parts)), *parts, self._update[self._end :]])
+
+    def _client(self, client: int, structs: Iterator[StructSpan]) -> list[bytes]:
+        reader = self._keys.of(client)
+        written: list[bytes] = []
+        first = end = 0
+        for struct in structs:
+            self._end = struct.end
+            number = reader.at(struct.clock)
+            if number not in self._living:
+                written.append(self._update[struct.start : struct.end])
+            elif struct.kind not in (Kind.DELETED, Kind.GC):
+                written.append(self._first_of_key(struct, number))
+            else:
+                self.found.add(number)
+                if struct.clock == end and written:
+                    written.pop()
+                else:
+                    first = struct.clock
+                end = struct.clock + struct.length
+                written.append(b"\0" + write_uint(end - first))
+                self._note(client, first, end)
+        return written
+
+    def _note(self, client: int, first: int, end: int) -> None:
+        """Take note of garbage, which may be what was noted last, and more."""
+        firsts, ends = self._ranges.setdefault(client, (array("I"), array("I")))
+        if firsts and firsts[-1] == first:
+            ends[-1] = end
+        else:
+            firsts.append(first)
+            ends.append(end)
+
+    def _first_of_key(self, struct: StructSpan, number: int) -> bytes:
+        """A value as if it was the first one of its key."""
+        if not struct.has_origins:
+            return self._update[struct.start : struct.end]
+        info = self._update[struct.start] & KIND_BITS | HAS_PARENT_SUB
+        names = b"".join(write_uint(len(name)) + name for name in map(str.encode, self._keys.name(number)))
+        return bytes((info, 1)) + names + self._update[struct.content : struct.end]
+
+    def graves(self) -> Graves:
+        """What was left out."""
+        ranges = {client: (pack(firsts), pack(ends)) for client, (firsts, ends) in self._ranges.items()}
+        keys: dict[str, list[str]] = {}
+        for number in sorted(self.found):
+            root, key = self._keys.name(number)
+            keys.setdefault(root, []).append(key)
+        return Graves(zlib.compress(self._update, _LEVEL), ranges, keys)
