@@ -294,12 +294,19 @@ class Journal:
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
         return Received(durable, len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
 
-    async def take_up(self) -> None:
-        """Look again at what had to wait for a replay; durable when this returns. Raises `ReplicaStoreError`."""
+    async def take_up(self, *, waits: bool = True) -> None:
+        """Look again at what had to wait for a replay; durable when this returns.
+
+        Args:
+            waits: Whether it goes on to wait if the replay is not due yet.
+
+        Raises:
+            ReplicaStoreError: It is not durable, and the document cannot be used any more.
+        """
         async with self.lock:
             self.commits.check()
             absorbed = absorb(self._replica, self._postponed.pool.take_entries())
-            durable = await self._unbroken(self._settle_anew(absorbed, ()))
+            durable = await self._unbroken(self._settle_anew(absorbed, (), waits=waits))
         await durable.wait()
 
     async def _prove(self, fork: Entry, absorbed: Absorbed) -> list[tuple[ChainId, Fraud]]:
@@ -327,7 +334,9 @@ class Journal:
         batch = batch_of(self.genesis.namespace, Settled(self._replica, absorbed.added, (), {}))
         return self.commits.start(batch, News(heads=heads, frontier=frontier, changes=changes))
 
-    async def _settle_anew(self, absorbed: Absorbed, proven: Sequence[tuple[Entry, Fraud]]) -> Durable:
+    async def _settle_anew(
+        self, absorbed: Absorbed, proven: Sequence[tuple[Entry, Fraud]], *, waits: bool = True
+    ) -> Durable:
         """The same when something may not count any more."""
         found = [*self._early.items(), *self._postponed.pool.take_frauds().items()]
         found += [(entry.chain, fraud) for entry, fraud in proven]
@@ -338,7 +347,7 @@ class Journal:
         if not absorbed.must_replay and not frauds:
             return self._settle(absorbed)
         # What cuts is added already. Only the owner and admins can write that, and only so often.
-        if not absorbed.cuts and self._postponed.keeps(absorbed.resuming, frauds):
+        if waits and not absorbed.cuts and self._postponed.keeps(absorbed.resuming, frauds):
             return self._settle(absorbed)
         for entry in absorbed.added:
             self.clock.observe(entry.body.time)

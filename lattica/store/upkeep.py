@@ -100,6 +100,7 @@ class Upkeep:
         journal = self._journal
         if journal.is_writing:
             raise StoreUsageError("a document cannot be compacted in a transaction; end it first")
+        await journal.take_up(waits=False)  # a checkpoint must not settle what is known to be a fraud
         async with journal.lock:
             taken = await self._take_state()
         if taken is None:

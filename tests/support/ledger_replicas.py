@@ -163,6 +163,7 @@ class SimReplica:
 
     def compact(self) -> bool:
         """Put the state in the place of all data, as the owner may."""
+        self.take_up()
         folds = folds_of(self.replica.ledger)
         if not folds:
             return False

@@ -38,14 +38,16 @@ def forge() -> Forge:
 
 
 @contextlib.asynccontextmanager
-async def journal_of(path: Path, forge: Forge, budget: ReplayBudget) -> AsyncIterator[Journal]:
-    """A reader's, which has all entries."""
+async def journal_of(
+    path: Path, forge: Forge, budget: ReplayBudget, key: IdentityKey = STRANGER
+) -> AsyncIterator[Journal]:
+    """A reader's, or whose the key is, which has all entries."""
     async with open_store_disk(path) as disk, background_tasks() as tasks:
         batch = Batch(forge.namespace.raw)
         batch.genesis(forge.genesis.raw)
         await disk.commit(batch)
-        replica = await load_replica(disk, forge.genesis, STRANGER.peer_id.raw)
-        journal = Journal(STRANGER, disk, replica, tasks, budget=budget)
+        replica = await load_replica(disk, forge.genesis, key.peer_id.raw)
+        journal = Journal(key, disk, replica, tasks, budget=budget)
         await journal.receive([entry.raw for entry in forge.entries])
         try:
             yield journal
@@ -129,6 +131,17 @@ async def test_a_revocation_does_not_wait(tmp_path: Path, forge: Forge) -> None:
         await journal.receive([forge.revocation(OWNER, WRITER, right, last=1).raw])
 
         assert journal.frontier.heads[last.chain].seq == 1
+
+
+async def test_a_checkpoint_does_not_settle_a_fraud_that_waits(tmp_path: Path, forge: Forge) -> None:
+    one = written_by(forge)[1]
+    async with journal_of(tmp_path / "db", forge, Tired(), OWNER) as journal:
+        await journal.receive([], [(one.raw, forge.sign(WRITER, one.body, payload=b"").raw)])
+
+        assert await journal.upkeep.compact()
+
+        assert journal.frontier.frozen == {one.chain: 2}
+        assert journal.frontier.heads[one.chain].seq == 1
 
 
 async def test_what_waits_is_taken_up_in_time(tmp_path: Path, forge: Forge) -> None:
