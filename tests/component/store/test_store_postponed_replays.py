@@ -21,6 +21,7 @@ from lattica.store.entry import Entry, Lane
 from lattica.store.journal import Journal
 from lattica.store.loading import load_replica
 from lattica.store.replay_budget import ReplayBudget
+from lattica.store.testing import MemoryNetwork
 
 MANY = 30
 
@@ -142,6 +143,22 @@ async def test_a_checkpoint_does_not_settle_a_fraud_that_waits(tmp_path: Path, f
 
         assert journal.frontier.frozen == {one.chain: 2}
         assert journal.frontier.heads[one.chain].seq == 1
+
+
+async def test_documents_of_a_store_have_a_budget(
+    tmp_path: Path, forge: Forge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattica.store.store.ReplayBudget", Tired)
+    async with MemoryNetwork().open(STRANGER, tmp_path) as reader:
+        await reader._keep(forge.genesis)
+        document = await reader.open(forge.namespace)
+        journal = reader._open[forge.namespace].journal
+        await journal.receive([entry.raw for entry in forge.entries])
+        digest = document.frontier().digest()
+
+        await journal.receive([forge.resumed(WRITER, written_by(forge)[0], MANY + 10).raw])
+
+        assert document.frontier().digest() == digest
 
 
 async def test_what_waits_is_taken_up_in_time(tmp_path: Path, forge: Forge) -> None:

@@ -14,6 +14,7 @@ from lattica.identity import IdentityKey
 from lattica.store import settle as settling
 from lattica.store.absorb import absorb
 from lattica.store.control import Role
+from lattica.store.description import describe_authors
 from lattica.store.entry import ChainId, Lane
 from lattica.store.folding import checkpoint_of, folds_of
 from lattica.store.ledger import Fraud, Ledger, Verdict
@@ -216,6 +217,16 @@ def test_a_stranger_writes_so_many_entries_and_more_when_granted() -> None:
     granted = forge.grant(OWNER, WRITER)
     assert may_write(forge.ledger, WRITER.peer_id.raw)
     forge.write(WRITER, deps=[granted])
+
+
+def test_a_stranger_is_shown_as_a_writer_until_it_has_written_all_that_it_may() -> None:
+    forge = OpenForge(Limits(stranger_entries=2))
+    roles = []
+    for _ in range(2):
+        forge.write(WRITER)
+        roles.append({info.peer: info.role for info in describe_authors(forge.ledger)}[WRITER.peer_id])
+
+    assert roles == ["writer", ""]
 
 
 def test_who_owns_the_namespace_or_was_granted_something_writes_as_much_as_it_likes() -> None:
