@@ -30,7 +30,7 @@ from lattica.store.postponed import Postponed
 from lattica.store.received import Checked, Received
 from lattica.store.replay_budget import ReplayBudget
 from lattica.store.replica import Replica
-from lattica.store.settle import Settled, early_frauds, new_frauds
+from lattica.store.settle import Settled, early_frauds, leaves_out, new_frauds
 from lattica.store.signatures import SignatureChecker
 from lattica.store.upkeep import Upkeep
 from lattica.store.writers import may_write
@@ -344,6 +344,8 @@ class Journal:
             found += await self._prove(fork, absorbed)
         self._early = early_frauds(self._replica, found)
         frauds = new_frauds(self._replica, found)
+        if leaves_out(self._replica, found):
+            self.feed.report(Problem.FULL)
         if not absorbed.must_replay and not frauds:
             return self._settle(absorbed)
         # What cuts is added already. Only the owner and admins can write that, and only so often.

@@ -55,6 +55,12 @@ def new_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict
     return news
 
 
+def leaves_out(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> bool:
+    """Whether one of proven frauds is of a stranger who is not taken in."""
+    ledger = replica.ledger
+    return any(ledger.rights_of(chain.author) and not ledger.crowd.takes(chain.author) for chain, _ in found)
+
+
 def early_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict[ChainId, Fraud]:
     """Proven frauds of authors that have no right here, some of which may get to be known to have one.
 

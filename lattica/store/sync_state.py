@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -46,6 +47,8 @@ def last_common(chain: Chain, locator: Locator) -> int:
 FUTILE_PAUSE_S = 0.1
 """Seconds before a peer is asked again for what it could not give, or we could not place; doubles each time."""
 LONGEST_FUTILE_PAUSE_S = 60.0
+MAX_RETOLD = 8
+"""Times that one proof is told again to a peer that goes on offering what it proves void."""
 
 
 @dataclass(slots=True)
@@ -95,6 +98,7 @@ class LinkState:
         self._offers: dict[ChainId, Offer] = {}
         self._futile: dict[ChainId, _Futile] = {}
         self._proofs_told: dict[ChainId, int] = {}
+        self._retold: Counter[ChainId] = Counter()
 
     @property
     def is_asking(self) -> bool:
@@ -106,6 +110,10 @@ class LinkState:
     def hear(self, heads: Mapping[ChainId, Offer], base: int = 0) -> None:
         """Note what it has, and the checkpoint whose state it keeps in place of entries."""
         self._offers.update(heads)
+        for chain, told in [*self._proofs_told.items()]:
+            if chain in heads and heads[chain].seq >= told and self._retold[chain] < MAX_RETOLD:
+                self._retold[chain] += 1
+                del self._proofs_told[chain]
         self._base = max(base, self._base)
 
     def got(self, chains: Iterable[tuple[ChainId, Offer]]) -> None:

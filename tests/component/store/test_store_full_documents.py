@@ -46,6 +46,10 @@ def data_of(author: IdentityKey) -> ChainId:
     return ChainId(author.peer_id.raw, Lane.DATA)
 
 
+def has_control(document: Document, author: IdentityKey) -> bool:
+    return ChainId(author.peer_id.raw, Lane.CONTROL) in document.frontier().heads
+
+
 async def apart(network: MemoryNetwork, alice: ReplicatedStore, bob: ReplicatedStore) -> tuple[Document, Document]:
     """Alice's document that takes one stranger: she has taken Carol's entries, and Bob, who is one, his own."""
     ours = await alice.create(policy=Policy.OPEN, limits=FEW)
@@ -133,6 +137,7 @@ async def test_a_flood_of_strangers_costs_no_memory_and_blames_nobody(network: M
             await stranger.say(SyncMessage(proofs=proofs))
             await stranger.ask(ChainId(ALICE.peer_id.raw, Lane.CONTROL))
 
+        assert ours.problems == {Problem.FULL}
         journal = alice._open[ours.namespace].journal
         assert (len(journal.replica.ledger.chains), len(journal.replica.ledger.frozen)) == (1, 0)
         assert not journal._early
@@ -172,6 +177,44 @@ async def test_a_proof_that_was_of_no_use_is_told_again_with_the_entries(
 
         await until(lambda: theirs.frontier().frozen == {data_of(DAVE): 2})
         assert theirs.frontier().heads[data_of(DAVE)].seq == 1
+
+
+async def test_a_fraud_that_is_left_out_is_a_problem_too(network: MemoryNetwork, tmp_path: Path) -> None:
+    async with network.open(ALICE, tmp_path) as alice:
+        ours = await alice.create(policy=Policy.OPEN, limits=Limits(strangers=0))
+        one, other = (SimReplica(ours.genesis, DAVE).write(number) for number in (1, 2))
+        assert one is not None
+        assert other is not None
+
+        await alice._open[ours.namespace].journal.receive([], [(one.raw, other.raw)])
+
+        assert ours.problems == {Problem.FULL}
+        assert ours.frontier().frozen == {}
+
+
+async def test_who_counts_what_a_fraud_makes_void_is_told_of_it(network: MemoryNetwork, tmp_path: Path) -> None:
+    """Bob, who had no use for the proof when it came, has got the entries from somebody who does not mind."""
+    async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob:
+        ours = await alice.create(policy=Policy.OPEN, limits=FEW)
+        theirs = await bob.open(ours.namespace)
+        network.partition([ALICE.peer_id], [BOB.peer_id])
+        first = SimReplica(ours.genesis, CAROL).write(1)
+        one, other = (SimReplica(ours.genesis, DAVE).write(number) for number in (1, 2))
+        assert first is not None
+        assert one is not None
+        assert other is not None
+        await bob._open[ours.namespace].journal.receive([first.raw])
+        await alice._open[ours.namespace].journal.receive([], [(one.raw, other.raw)])
+        network.heal()
+        await until(lambda: Problem.FULL in theirs.problems)
+        await ours.grant(DAVE.peer_id)
+        await until(lambda: has_control(theirs, ALICE))
+        assert theirs.frontier().frozen == {}
+
+        await bob._open[ours.namespace].journal.receive([one.raw])
+
+        await until(lambda: theirs.frontier().frozen == {data_of(DAVE): 1})
+        assert not has(theirs, DAVE)
 
 
 def test_a_slow_observer_learns_of_problems_all_the_same() -> None:

@@ -12,7 +12,7 @@ from lattica.store.entry import ChainId, Entry, Lane
 from lattica.store.frontier import Frontier, Head
 from lattica.store.ledger import Fraud, Ledger
 from lattica.store.namespace import Limits, Policy, create_genesis
-from lattica.store.sync_state import LONGEST_FUTILE_PAUSE_S, LinkState, last_common, locator_of, offer_of
+from lattica.store.sync_state import LONGEST_FUTILE_PAUSE_S, MAX_RETOLD, LinkState, last_common, locator_of, offer_of
 from lattica.store.sync_wire import MAX_LOCATOR, MAX_PROOFS, NOTHING, Offer
 
 DATA = ChainId(WRITER.peer_id.raw, Lane.DATA)
@@ -115,6 +115,21 @@ def test_proofs_are_told_again_with_the_entries_before_them(forge: Forge, state:
 
     assert state.new_proofs(frontier, frauds) == [frauds[names(3)[1]]]
     assert state.new_proofs(frontier, frauds) == []
+
+
+def test_who_offers_what_a_fraud_makes_void_is_told_again_of_it_for_some_time(forge: Forge, state: LinkState) -> None:
+    frauds = {name: Fraud(3, b"one", b"other") for name in names(2)}
+    frontier = Frontier(forge.namespace, {}, dict.fromkeys(frauds, 3))
+    state.new_proofs(frontier, frauds)
+
+    state.hear({names(2)[0]: Offer(2, bytes(8)), names(2)[1]: Offer(3, bytes(8))})
+
+    assert state.new_proofs(frontier, frauds) == [frauds[names(2)[1]]]
+    told = 0
+    for number in range(100):
+        state.hear({names(2)[1]: Offer(4 + number, bytes(8))})
+        told += len(state.new_proofs(frontier, frauds))
+    assert told == MAX_RETOLD - 1
 
 
 def test_that_strangers_are_left_out_is_told_once(state: LinkState) -> None:
