@@ -41,10 +41,9 @@ class Checking:
 
     async def begin(self) -> int:
         """Let so much come in that the process is begun; its ID."""
-        for _ in range(0, BEGIN_AFTER, BULK):
-            await self.check()
-        async with asyncio.timeout(20):
-            while not self.checker.has_helper:
+        async with asyncio.timeout(30):
+            while not (self.checker.has_helper and helpers()):
+                await self.check()
                 await asyncio.sleep(0.01)
         (process,) = helpers()
         return process
