@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elattica/_proto/documents.proto\x12\nlattica.v1\"\x12\n\x10\x44ocumentsRequest\"O\n\x0c\x44ocumentInfo\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\"@\n\x11\x44ocumentsResponse\x12+\n\tdocuments\x18\x01 \x03(\x0b\x32\x18.lattica.v1.DocumentInfo\"6\n\x15\x43reateDocumentRequest\x12\r\n\x05title\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\";\n\x13OpenDocumentRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\"%\n\x10NamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"\x82\x01\n\x0e\x44ocumentAuthor\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05paths\x18\x03 \x03(\t\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x04\x12\x10\n\x08\x63ontrols\x18\x05 \x01(\x04\x12\x0e\n\x06\x66rozen\x18\x06 \x01(\x08\x12\x0f\n\x07\x63overed\x18\x07 \x01(\x04\"\x87\x01\n\x0f\x44ocumentDetails\x12&\n\x04info\x18\x01 \x01(\x0b\x32\x18.lattica.v1.DocumentInfo\x12+\n\x07\x61uthors\x18\x02 \x03(\x0b\x32\x1a.lattica.v1.DocumentAuthor\x12\x10\n\x08\x66rontier\x18\x03 \x01(\x0c\x12\r\n\x05peers\x18\x04 \x03(\t\"M\n\x0cGrantRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\r\n\x05\x61\x64min\x18\x03 \x01(\x08\x12\r\n\x05paths\x18\x04 \x03(\t\"0\n\rRevokeRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\"#\n\x0f\x44ocumentChanged\x12\x10\n\x08\x66rontier\x18\x01 \x01(\x0c\"$\n\x11\x44ocumentCompacted\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"L\n\x0fGetValueRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x10\n\x03key\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x06\n\x04_key\"M\n\x0fSetValueRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0c\n\x04json\x18\x04 \x01(\t\"\x18\n\x08JsonPart\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x32\xe4\x05\n\tDocuments\x12\x43\n\x04List\x12\x1c.lattica.v1.DocumentsRequest\x1a\x1d.lattica.v1.DocumentsResponse\x12\x45\n\x06\x43reate\x12!.lattica.v1.CreateDocumentRequest\x1a\x18.lattica.v1.DocumentInfo\x12\x41\n\x04Open\x12\x1f.lattica.v1.OpenDocumentRequest\x1a\x18.lattica.v1.DocumentInfo\x12\x41\n\x04Show\x12\x1c.lattica.v1.NamespaceRequest\x1a\x1b.lattica.v1.DocumentDetails\x12>\n\x05Grant\x12\x18.lattica.v1.GrantRequest\x1a\x1b.lattica.v1.DocumentChanged\x12@\n\x06Revoke\x12\x19.lattica.v1.RevokeRequest\x1a\x1b.lattica.v1.DocumentChanged\x12:\n\x03Get\x12\x1b.lattica.v1.GetValueRequest\x1a\x14.lattica.v1.JsonPart0\x01\x12?\n\x03Set\x12\x1b.lattica.v1.SetValueRequest\x1a\x1b.lattica.v1.DocumentChanged\x12<\n\x04\x44ump\x12\x1c.lattica.v1.NamespaceRequest\x1a\x14.lattica.v1.JsonPart0\x01\x12\x46\n\x07\x43ompact\x12\x1c.lattica.v1.NamespaceRequest\x1a\x1d.lattica.v1.DocumentCompacted\x12@\n\x06\x46orget\x12\x1c.lattica.v1.NamespaceRequest\x1a\x18.lattica.v1.DocumentInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elattica/_proto/documents.proto\x12\nlattica.v1\"\x12\n\x10\x44ocumentsRequest\"|\n\x0c\x44ocumentInfo\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05owner\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\r\n\x05title\x18\x04 \x01(\t\x12\x11\n\tstrangers\x18\x05 \x01(\r\x12\x18\n\x10stranger_entries\x18\x06 \x01(\x04\"@\n\x11\x44ocumentsResponse\x12+\n\tdocuments\x18\x01 \x03(\x0b\x32\x18.lattica.v1.DocumentInfo\"v\n\x15\x43reateDocumentRequest\x12\r\n\x05title\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x16\n\tstrangers\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x10stranger_entries\x18\x04 \x01(\x04\x42\x0c\n\n_strangers\";\n\x13OpenDocumentRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\"%\n\x10NamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"\x82\x01\n\x0e\x44ocumentAuthor\x12\x0f\n\x07peer_id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\r\n\x05paths\x18\x03 \x03(\t\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x04\x12\x10\n\x08\x63ontrols\x18\x05 \x01(\x04\x12\x0e\n\x06\x66rozen\x18\x06 \x01(\x08\x12\x0f\n\x07\x63overed\x18\x07 \x01(\x04\"\x99\x01\n\x0f\x44ocumentDetails\x12&\n\x04info\x18\x01 \x01(\x0b\x32\x18.lattica.v1.DocumentInfo\x12+\n\x07\x61uthors\x18\x02 \x03(\x0b\x32\x1a.lattica.v1.DocumentAuthor\x12\x10\n\x08\x66rontier\x18\x03 \x01(\x0c\x12\r\n\x05peers\x18\x04 \x03(\t\x12\x10\n\x08problems\x18\x05 \x03(\t\"M\n\x0cGrantRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\r\n\x05\x61\x64min\x18\x03 \x01(\x08\x12\r\n\x05paths\x18\x04 \x03(\t\"0\n\rRevokeRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\"#\n\x0f\x44ocumentChanged\x12\x10\n\x08\x66rontier\x18\x01 \x01(\x0c\"$\n\x11\x44ocumentCompacted\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"L\n\x0fGetValueRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x10\n\x03key\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\x06\n\x04_key\"M\n\x0fSetValueRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04root\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x0c\n\x04json\x18\x04 \x01(\t\"\x18\n\x08JsonPart\x12\x0c\n\x04json\x18\x01 \x01(\x0c\x32\xe4\x05\n\tDocuments\x12\x43\n\x04List\x12\x1c.lattica.v1.DocumentsRequest\x1a\x1d.lattica.v1.DocumentsResponse\x12\x45\n\x06\x43reate\x12!.lattica.v1.CreateDocumentRequest\x1a\x18.lattica.v1.DocumentInfo\x12\x41\n\x04Open\x12\x1f.lattica.v1.OpenDocumentRequest\x1a\x18.lattica.v1.DocumentInfo\x12\x41\n\x04Show\x12\x1c.lattica.v1.NamespaceRequest\x1a\x1b.lattica.v1.DocumentDetails\x12>\n\x05Grant\x12\x18.lattica.v1.GrantRequest\x1a\x1b.lattica.v1.DocumentChanged\x12@\n\x06Revoke\x12\x19.lattica.v1.RevokeRequest\x1a\x1b.lattica.v1.DocumentChanged\x12:\n\x03Get\x12\x1b.lattica.v1.GetValueRequest\x1a\x14.lattica.v1.JsonPart0\x01\x12?\n\x03Set\x12\x1b.lattica.v1.SetValueRequest\x1a\x1b.lattica.v1.DocumentChanged\x12<\n\x04\x44ump\x12\x1c.lattica.v1.NamespaceRequest\x1a\x14.lattica.v1.JsonPart0\x01\x12\x46\n\x07\x43ompact\x12\x1c.lattica.v1.NamespaceRequest\x1a\x1d.lattica.v1.DocumentCompacted\x12@\n\x06\x46orget\x12\x1c.lattica.v1.NamespaceRequest\x1a\x18.lattica.v1.DocumentInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,33 +34,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOCUMENTSREQUEST']._serialized_start=46
   _globals['_DOCUMENTSREQUEST']._serialized_end=64
   _globals['_DOCUMENTINFO']._serialized_start=66
-  _globals['_DOCUMENTINFO']._serialized_end=145
-  _globals['_DOCUMENTSRESPONSE']._serialized_start=147
-  _globals['_DOCUMENTSRESPONSE']._serialized_end=211
-  _globals['_CREATEDOCUMENTREQUEST']._serialized_start=213
-  _globals['_CREATEDOCUMENTREQUEST']._serialized_end=267
-  _globals['_OPENDOCUMENTREQUEST']._serialized_start=269
-  _globals['_OPENDOCUMENTREQUEST']._serialized_end=328
-  _globals['_NAMESPACEREQUEST']._serialized_start=330
-  _globals['_NAMESPACEREQUEST']._serialized_end=367
-  _globals['_DOCUMENTAUTHOR']._serialized_start=370
-  _globals['_DOCUMENTAUTHOR']._serialized_end=500
-  _globals['_DOCUMENTDETAILS']._serialized_start=503
-  _globals['_DOCUMENTDETAILS']._serialized_end=638
-  _globals['_GRANTREQUEST']._serialized_start=640
-  _globals['_GRANTREQUEST']._serialized_end=717
-  _globals['_REVOKEREQUEST']._serialized_start=719
-  _globals['_REVOKEREQUEST']._serialized_end=767
-  _globals['_DOCUMENTCHANGED']._serialized_start=769
-  _globals['_DOCUMENTCHANGED']._serialized_end=804
-  _globals['_DOCUMENTCOMPACTED']._serialized_start=806
-  _globals['_DOCUMENTCOMPACTED']._serialized_end=842
-  _globals['_GETVALUEREQUEST']._serialized_start=844
-  _globals['_GETVALUEREQUEST']._serialized_end=920
-  _globals['_SETVALUEREQUEST']._serialized_start=922
-  _globals['_SETVALUEREQUEST']._serialized_end=999
-  _globals['_JSONPART']._serialized_start=1001
-  _globals['_JSONPART']._serialized_end=1025
-  _globals['_DOCUMENTS']._serialized_start=1028
-  _globals['_DOCUMENTS']._serialized_end=1768
+  _globals['_DOCUMENTINFO']._serialized_end=190
+  _globals['_DOCUMENTSRESPONSE']._serialized_start=192
+  _globals['_DOCUMENTSRESPONSE']._serialized_end=256
+  _globals['_CREATEDOCUMENTREQUEST']._serialized_start=258
+  _globals['_CREATEDOCUMENTREQUEST']._serialized_end=376
+  _globals['_OPENDOCUMENTREQUEST']._serialized_start=378
+  _globals['_OPENDOCUMENTREQUEST']._serialized_end=437
+  _globals['_NAMESPACEREQUEST']._serialized_start=439
+  _globals['_NAMESPACEREQUEST']._serialized_end=476
+  _globals['_DOCUMENTAUTHOR']._serialized_start=479
+  _globals['_DOCUMENTAUTHOR']._serialized_end=609
+  _globals['_DOCUMENTDETAILS']._serialized_start=612
+  _globals['_DOCUMENTDETAILS']._serialized_end=765
+  _globals['_GRANTREQUEST']._serialized_start=767
+  _globals['_GRANTREQUEST']._serialized_end=844
+  _globals['_REVOKEREQUEST']._serialized_start=846
+  _globals['_REVOKEREQUEST']._serialized_end=894
+  _globals['_DOCUMENTCHANGED']._serialized_start=896
+  _globals['_DOCUMENTCHANGED']._serialized_end=931
+  _globals['_DOCUMENTCOMPACTED']._serialized_start=933
+  _globals['_DOCUMENTCOMPACTED']._serialized_end=969
+  _globals['_GETVALUEREQUEST']._serialized_start=971
+  _globals['_GETVALUEREQUEST']._serialized_end=1047
+  _globals['_SETVALUEREQUEST']._serialized_start=1049
+  _globals['_SETVALUEREQUEST']._serialized_end=1126
+  _globals['_JSONPART']._serialized_start=1128
+  _globals['_JSONPART']._serialized_end=1152
+  _globals['_DOCUMENTS']._serialized_start=1155
+  _globals['_DOCUMENTS']._serialized_end=1895
 # @@protoc_insertion_point(module_scope)

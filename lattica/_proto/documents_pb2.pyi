@@ -41,6 +41,8 @@ class DocumentInfo(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
+    STRANGERS_FIELD_NUMBER: _builtins.int
+    STRANGER_ENTRIES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace's ID, text."""
     owner: _builtins.str
@@ -48,6 +50,9 @@ class DocumentInfo(_message.Message):
     policy: _builtins.str
     """"open", "allow-list" or "capability"."""
     title: _builtins.str
+    strangers: _builtins.int
+    """As in CreateDocumentRequest."""
+    stranger_entries: _builtins.int
     def __init__(
         self,
         *,
@@ -55,10 +60,12 @@ class DocumentInfo(_message.Message):
         owner: _builtins.str = ...,
         policy: _builtins.str = ...,
         title: _builtins.str = ...,
+        strangers: _builtins.int = ...,
+        stranger_entries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "owner", b"owner", "policy", b"policy", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "owner", b"owner", "policy", b"policy", "stranger_entries", b"stranger_entries", "strangers", b"strangers", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -90,21 +97,31 @@ class CreateDocumentRequest(_message.Message):
 
     TITLE_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    STRANGERS_FIELD_NUMBER: _builtins.int
+    STRANGER_ENTRIES_FIELD_NUMBER: _builtins.int
     title: _builtins.str
     """Up to 200 characters."""
     policy: _builtins.str
     """As in DocumentInfo; empty: "allow-list"."""
+    strangers: _builtins.int
+    """Authors to whom nothing is granted that a replica of an open document holds; none: the usual number."""
+    stranger_entries: _builtins.int
+    """The last number that an entry of such an author may have; 0: any."""
     def __init__(
         self,
         *,
         title: _builtins.str = ...,
         policy: _builtins.str = ...,
+        strangers: _builtins.int | None = ...,
+        stranger_entries: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_strangers", b"_strangers", "strangers", b"strangers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_strangers", b"_strangers", "policy", b"policy", "stranger_entries", b"stranger_entries", "strangers", b"strangers", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__strangers: _TypeAlias = _typing.Literal["strangers"]  # noqa: Y015
+    _WhichOneofArgType__strangers: _TypeAlias = _typing.Literal["_strangers", b"_strangers"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strangers) -> _WhichOneofReturnType__strangers | None: ...
 
 Global___CreateDocumentRequest: _TypeAlias = CreateDocumentRequest  # noqa: Y015
 
@@ -206,6 +223,7 @@ class DocumentDetails(_message.Message):
     AUTHORS_FIELD_NUMBER: _builtins.int
     FRONTIER_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
     frontier: _builtins.bytes
     """Hash of the frontier, 32 bytes."""
     @_builtins.property
@@ -218,6 +236,10 @@ class DocumentDetails(_message.Message):
     def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Peer IDs, text, of the replicas in touch."""
 
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What may keep the replica from being what others hold: "full", "peer-full", "checkpoint-differs"."""
+
     def __init__(
         self,
         *,
@@ -225,10 +247,11 @@ class DocumentDetails(_message.Message):
         authors: _abc.Iterable[Global___DocumentAuthor] | None = ...,
         frontier: _builtins.bytes = ...,
         peers: _abc.Iterable[_builtins.str] | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["info", b"info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authors", b"authors", "frontier", b"frontier", "info", b"info", "peers", b"peers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authors", b"authors", "frontier", b"frontier", "info", b"info", "peers", b"peers", "problems", b"problems"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alattica/_proto/store.proto\x12\nlattica.v1\"R\n\tChainHead\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\r\x12\x0c\n\x04peer\x18\x02 \x01(\x0c\x12\x0c\n\x04lane\x18\x03 \x01(\r\x12\x0b\n\x03seq\x18\x04 \x01(\x04\x12\x0c\n\x04mark\x18\x05 \x01(\x0c\"V\n\x0b\x43hainWanted\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\r\x12\x0c\n\x04peer\x18\x02 \x01(\x0c\x12\x0c\n\x04lane\x18\x03 \x01(\r\x12\x0c\n\x04seqs\x18\x04 \x03(\x04\x12\r\n\x05marks\x18\x05 \x01(\x0c\"(\n\nFraudProof\x12\x0b\n\x03one\x18\x01 \x01(\x0c\x12\r\n\x05other\x18\x02 \x01(\x0c\"\xfe\x01\n\tSyncFrame\x12\x11\n\tnamespace\x18\x01 \x01(\x0c\x12$\n\x05heads\x18\x02 \x03(\x0b\x32\x15.lattica.v1.ChainHead\x12\'\n\x06wanted\x18\x03 \x03(\x0b\x32\x17.lattica.v1.ChainWanted\x12\x0f\n\x07\x65ntries\x18\x04 \x03(\x0c\x12\x10\n\x08\x61nswered\x18\x05 \x01(\x08\x12&\n\x06proofs\x18\x06 \x03(\x0b\x32\x16.lattica.v1.FraudProof\x12\x0c\n\x04\x62\x61se\x18\x07 \x01(\x04\x12\x14\n\x0cstate_wanted\x18\x08 \x01(\x04\x12\r\n\x05state\x18\t \x01(\x0c\x12\x11\n\tpresences\x18\n \x03(\x0c\"#\n\x0eGenesisRequest\x12\x11\n\tnamespace\x18\x01 \x01(\x0c\"\"\n\x0fGenesisResponse\x12\x0f\n\x07genesis\x18\x01 \x01(\x0c\x32\x88\x01\n\x05Store\x12\x45\n\nGetGenesis\x12\x1a.lattica.v1.GenesisRequest\x1a\x1b.lattica.v1.GenesisResponse\x12\x38\n\x04Sync\x12\x15.lattica.v1.SyncFrame\x1a\x15.lattica.v1.SyncFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alattica/_proto/store.proto\x12\nlattica.v1\"R\n\tChainHead\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\r\x12\x0c\n\x04peer\x18\x02 \x01(\x0c\x12\x0c\n\x04lane\x18\x03 \x01(\r\x12\x0b\n\x03seq\x18\x04 \x01(\x04\x12\x0c\n\x04mark\x18\x05 \x01(\x0c\"V\n\x0b\x43hainWanted\x12\x0e\n\x06\x61uthor\x18\x01 \x01(\r\x12\x0c\n\x04peer\x18\x02 \x01(\x0c\x12\x0c\n\x04lane\x18\x03 \x01(\r\x12\x0c\n\x04seqs\x18\x04 \x03(\x04\x12\r\n\x05marks\x18\x05 \x01(\x0c\"(\n\nFraudProof\x12\x0b\n\x03one\x18\x01 \x01(\x0c\x12\r\n\x05other\x18\x02 \x01(\x0c\"\x8c\x02\n\tSyncFrame\x12\x11\n\tnamespace\x18\x01 \x01(\x0c\x12$\n\x05heads\x18\x02 \x03(\x0b\x32\x15.lattica.v1.ChainHead\x12\'\n\x06wanted\x18\x03 \x03(\x0b\x32\x17.lattica.v1.ChainWanted\x12\x0f\n\x07\x65ntries\x18\x04 \x03(\x0c\x12\x10\n\x08\x61nswered\x18\x05 \x01(\x08\x12&\n\x06proofs\x18\x06 \x03(\x0b\x32\x16.lattica.v1.FraudProof\x12\x0c\n\x04\x62\x61se\x18\x07 \x01(\x04\x12\x14\n\x0cstate_wanted\x18\x08 \x01(\x04\x12\r\n\x05state\x18\t \x01(\x0c\x12\x11\n\tpresences\x18\n \x03(\x0c\x12\x0c\n\x04\x66ull\x18\x0b \x01(\x08\"#\n\x0eGenesisRequest\x12\x11\n\tnamespace\x18\x01 \x01(\x0c\"\"\n\x0fGenesisResponse\x12\x0f\n\x07genesis\x18\x01 \x01(\x0c\x32\x88\x01\n\x05Store\x12\x45\n\nGetGenesis\x12\x1a.lattica.v1.GenesisRequest\x1a\x1b.lattica.v1.GenesisResponse\x12\x38\n\x04Sync\x12\x15.lattica.v1.SyncFrame\x1a\x15.lattica.v1.SyncFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +38,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FRAUDPROOF']._serialized_start=214
   _globals['_FRAUDPROOF']._serialized_end=254
   _globals['_SYNCFRAME']._serialized_start=257
-  _globals['_SYNCFRAME']._serialized_end=511
-  _globals['_GENESISREQUEST']._serialized_start=513
-  _globals['_GENESISREQUEST']._serialized_end=548
-  _globals['_GENESISRESPONSE']._serialized_start=550
-  _globals['_GENESISRESPONSE']._serialized_end=584
-  _globals['_STORE']._serialized_start=587
-  _globals['_STORE']._serialized_end=723
+  _globals['_SYNCFRAME']._serialized_end=525
+  _globals['_GENESISREQUEST']._serialized_start=527
+  _globals['_GENESISREQUEST']._serialized_end=562
+  _globals['_GENESISRESPONSE']._serialized_start=564
+  _globals['_GENESISRESPONSE']._serialized_end=598
+  _globals['_STORE']._serialized_start=601
+  _globals['_STORE']._serialized_end=737
 # @@protoc_insertion_point(module_scope)

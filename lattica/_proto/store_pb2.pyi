@@ -134,6 +134,7 @@ class SyncFrame(_message.Message):
     STATE_WANTED_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     PRESENCES_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
     namespace: _builtins.bytes
     """The namespace's ID, 32 bytes: in the first frame of the caller only."""
     answered: _builtins.bool
@@ -146,6 +147,8 @@ class SyncFrame(_message.Message):
     """Asks for that state, by the checkpoint's number. Not together with `wanted`, nor again before the answer's end. 0: no."""
     state: _builtins.bytes
     """The next part of a state that was asked for."""
+    full: _builtins.bool
+    """The sender holds as many strangers as the genesis allows, and has left others out. Said once."""
     @_builtins.property
     def heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChainHead]:
         """News of the sender's. At most 65,536 in a frame."""
@@ -179,10 +182,11 @@ class SyncFrame(_message.Message):
         state_wanted: _builtins.int = ...,
         state: _builtins.bytes = ...,
         presences: _abc.Iterable[_builtins.bytes] | None = ...,
+        full: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "base", b"base", "entries", b"entries", "heads", b"heads", "namespace", b"namespace", "presences", b"presences", "proofs", b"proofs", "state", b"state", "state_wanted", b"state_wanted", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "base", b"base", "entries", b"entries", "full", b"full", "heads", b"heads", "namespace", b"namespace", "presences", b"presences", "proofs", b"proofs", "state", b"state", "state_wanted", b"state_wanted", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,16 +41,27 @@ def list_(common: Common, /) -> None:
     "--policy", type=click.Choice(["open", "allow-list", "capability"]), default="allow-list", show_default=True,
     help="Who may write: everybody, or whom you grant it to.",
 )  # fmt: skip
+@click.option(
+    "--strangers", type=click.IntRange(0, 15_000), metavar="COUNT",
+    help="Of an open document: authors that it takes without a grant; 1024 unless said otherwise.",
+)  # fmt: skip
+@click.option(
+    "--stranger-entries", type=click.IntRange(0, 2**48), metavar="COUNT", default=0,
+    help="Entries that each of these may write; 0: any number.",
+)  # fmt: skip
 @click.pass_obj
-def create(common: Common, /, title: str, policy: str) -> None:
+def create(common: Common, /, title: str, policy: str, strangers: int | None, stranger_entries: int) -> None:
     """Make a document; print its namespace."""
     session = open_session(common)
 
     async def command() -> None:
         from lattica._proto import documents_pb2
 
+        request = documents_pb2.CreateDocumentRequest(
+            title=title, policy=policy, strangers=strangers, stranger_entries=stranger_entries
+        )
         async with session.documents() as documents:
-            info = await documents.Create(documents_pb2.CreateDocumentRequest(title=title, policy=policy))
+            info = await documents.Create(request)
         session.output.result(_info(info), info.namespace)
 
     run(command())
@@ -107,6 +118,7 @@ def show(common: Common, /, namespace: str) -> None:
             "entries": entries,
             "frontier": answer.frontier.hex(),
             "peers": list(answer.peers),
+            "problems": list(answer.problems),
             "authors": authors,
         }
         lines = [
@@ -116,6 +128,7 @@ def show(common: Common, /, namespace: str) -> None:
             f"entries    {entries}",
             f"frontier   {answer.frontier.hex()}",
             *(f"in touch   {peer}" for peer in answer.peers),
+            *(f"problem    {problem}" for problem in answer.problems),
             *(author_line(author) for author in authors),
         ]
         session.output.result(data, "\n".join(lines))
@@ -277,7 +290,14 @@ def author_line(author: dict[str, Any]) -> str:
 
 
 def _info(info: Any) -> dict[str, object]:
-    return {"namespace": info.namespace, "title": info.title, "policy": info.policy, "owner": info.owner}
+    return {
+        "namespace": info.namespace,
+        "title": info.title,
+        "policy": info.policy,
+        "owner": info.owner,
+        "strangers": info.strangers,
+        "stranger_entries": info.stranger_entries,
+    }
 
 
 async def _joined(parts: Any) -> str:

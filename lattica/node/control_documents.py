@@ -9,8 +9,21 @@ from typing import TYPE_CHECKING
 from lattica._proto import documents_pb2, documents_pb2_grpc
 from lattica.errors import DocumentError, NamespaceError, StoreUsageError
 from lattica.node.control_errors import Context, errors_told
-from lattica.store import Document, Genesis, Json, NamespaceId, Policy, Role, RootKind, dump, dump_key, dump_root
+from lattica.store import (
+    Document,
+    Genesis,
+    Json,
+    Limits,
+    NamespaceId,
+    Policy,
+    Role,
+    RootKind,
+    dump,
+    dump_key,
+    dump_root,
+)
 from lattica.store.dump import parse_root_argument
+from lattica.store.namespace import MAX_STRANGERS
 
 if TYPE_CHECKING:
     from lattica.node.node import Node
@@ -39,7 +52,9 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
         """A new namespace of this node's."""
         async with errors_told(context):
             policy = _policy(request.policy) if request.policy else Policy.ALLOW_LIST
-            return _info((await self._store.create(request.title, policy=policy)).genesis)
+            strangers = request.strangers if request.HasField("strangers") else MAX_STRANGERS
+            limits = Limits(strangers=strangers, stranger_entries=request.stranger_entries)
+            return _info((await self._store.create(request.title, policy=policy, limits=limits)).genesis)
 
     async def Open(  # noqa: N802
         self, request: documents_pb2.OpenDocumentRequest, context: Context
@@ -73,6 +88,7 @@ class DocumentsServicer(documents_pb2_grpc.DocumentsServicer):
                 ],
                 frontier=document.frontier().digest(),
                 peers=[str(peer) for peer in replicator.peers] if replicator else [],
+                problems=sorted(document.problems),
             )
 
     async def Grant(  # noqa: N802
@@ -169,6 +185,8 @@ def _info(genesis: Genesis) -> documents_pb2.DocumentInfo:
         owner=str(genesis.owner),
         policy=genesis.policy.value,
         title=genesis.title,
+        strangers=genesis.limits.strangers,
+        stranger_entries=genesis.limits.stranger_entries,
     )
 
 

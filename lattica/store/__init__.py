@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lattica.store.changes import Change
+from lattica.store.changes import Change, Problem
 from lattica.store.containers_host import Container, DocumentHost
 from lattica.store.control import Role
 from lattica.store.counter import Counter
@@ -48,6 +48,7 @@ __all__ = [
     "Place",
     "Policy",
     "Presence",
+    "Problem",
     "Register",
     "ReplicaRouting",
     "ReplicatedList",

@@ -36,6 +36,7 @@ class Absorbed:
         written: What those of them that are data have written to.
         known: How many were here already, or do not count.
         missing: How many build on what is not here.
+        left_out: How many are of strangers that are not taken in.
         forks: Each contradicts an entry that is here: of each chain the first, which is enough.
         resuming: Would replace entries that are here, if they count; of each chain one way on, in order.
         cuts: What is here may not count any more.
@@ -46,6 +47,7 @@ class Absorbed:
     written: list[Written] = field(default_factory=list)
     known: int = 0
     missing: int = 0
+    left_out: int = 0
     forks: list[Entry] = field(default_factory=list)
     resuming: list[Entry] = field(default_factory=list)
     cuts: bool = False
@@ -83,7 +85,11 @@ def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
     result = Absorbed()
     left: list[Entry] = []
     tops = dict.fromkeys(Lane, 0)
+    chains, crowd = replica.ledger.chains, replica.ledger.crowd
     for entry in entries:
+        if entry.chain not in chains and entry.body.lane is Lane.DATA and not crowd.takes(entry.body.author):
+            result.left_out += 1
+            continue
         try:
             verdict = replica.add(entry)
         except EntryRefusedError as error:
@@ -96,6 +102,8 @@ def absorb(replica: Replica, entries: Iterable[Entry]) -> Absorbed:
         replica.used(lane, top)
     forks = sorted(result.forks, key=lambda entry: entry.body.seq, reverse=True)
     result.forks = list({entry.chain: entry for entry in forks}.values())
+    for entry in left:
+        crowd.note_left(entry)
     result.resuming = _resuming(replica, left)
     result.missing = len({entry.hash for entry in left} - {entry.hash for entry in result.resuming})
     return result

@@ -147,9 +147,13 @@ async def _receive(journal: Journal, backup: Backup) -> int:
     """How many entries break the rules. Rights come first, and say what a checkpoint's state may be."""
     control = [entry.raw for entry in backup.entries if entry.body.lane is Lane.CONTROL]
     data = [entry.raw for entry in backup.entries if entry.body.lane is Lane.DATA]
+    proven = [read_entry(one, backup.genesis.namespace) for one, _ in backup.proofs]
+    authors = {entry.body.author for entry in [*backup.entries, *proven]}  # whoever restores it wants them all
+    journal.replica.ledger.crowd.vouch(authors)
     refused = len((await journal.receive(control, backup.proofs)).refused)
     for seq, raw in backup.states:
         await journal.upkeep.adopt(seq, raw)
+    journal.replica.ledger.crowd.vouch(authors)
     return refused + len((await journal.receive(data)).refused)
 
 

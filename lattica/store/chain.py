@@ -14,6 +14,10 @@ from lattica.store.arrays import from_runs, pack, to_runs, unpack
 from lattica.store.entry import MARK_BYTES, ChainId, Dep, Entry, Lane
 from lattica.store.namespace import NamespaceId
 
+MAX_EPOCHS = 1 << 14
+"""Epochs of one chain: each costs every replica some 200 bytes and 40 us, for ever. An honest author begins one when it
+has built on what a fraud or a revocation takes back."""
+
 _CLIENT_BITS = 53
 _STRETCH = 1 << 16
 

@@ -8,6 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
@@ -15,6 +16,22 @@ from lattica.store.yupdate_places import Place
 
 MAX_PENDING = 1000
 """Changes that wait for a slow observer; beyond, it is told to look at everything."""
+
+
+class Problem(StrEnum):
+    """What may keep a replica from holding what others hold, though nothing is broken here.
+
+    Attributes:
+        FULL: It holds as many strangers as the genesis allows, and has left others out. Grant to those who matter, or
+            revoke those who do not.
+        PEER_FULL: A replica in touch has done so: what strangers write may not get there.
+        CHECKPOINT_DIFFERS: The owner's checkpoint is not what its entries say. It was not taken; who joined late has
+            had no choice. Nothing that the owner folds can be relied on.
+    """
+
+    FULL = "full"
+    PEER_FULL = "peer-full"
+    CHECKPOINT_DIFFERS = "checkpoint-differs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +45,7 @@ class Change:
         local: Whether we wrote it.
         everything: Something does not count any more, or the observer was too slow: all has to be looked at anew.
         lost: How many entries of ours do not count any more.
+        problem: What has come up, the first time since the document was opened; nothing has changed by that.
     """
 
     author: PeerId | None
@@ -36,6 +54,7 @@ class Change:
     local: bool = False
     everything: bool = False
     lost: int = 0
+    problem: Problem | None = None
 
 
 class ChangeFeed:
@@ -43,12 +62,14 @@ class ChangeFeed:
 
     Attributes:
         closed: Whether nothing more will come.
+        problems: What was reported.
     """
 
     def __init__(self) -> None:
         self._observers: weakref.WeakSet[Observer] = weakref.WeakSet()  # who is not iterated over is not kept
         self._failure: LatticaError | None = None
         self.closed = False
+        self.problems: frozenset[Problem] = frozenset()
 
     @property
     def observed(self) -> bool:
@@ -59,6 +80,12 @@ class ChangeFeed:
         """Tell everybody."""
         for observer in self._observers:
             observer.put(change)
+
+    def report(self, problem: Problem) -> None:
+        """Tell everybody of a problem, unless that was done before."""
+        if problem not in self.problems:
+            self.problems |= {problem}
+            self.publish(Change(author=None, problem=problem))
 
     def close(self, failure: LatticaError | None = None) -> None:
         """End all iterations, after what they have not seen yet; with ``failure`` if there is one."""
@@ -117,9 +144,9 @@ class Observer:
     def put(self, change: Change) -> None:
         """Add a change; if there are too many, one that says so replaces them."""
         if len(self.pending) >= MAX_PENDING:
-            lost = change.lost + sum(pending.lost for pending in self.pending)
-            self.pending.clear()
-            change = Change(author=None, everything=True, lost=lost)
+            missed = [*self.pending, change]
+            self.pending = deque(each for each in missed if each.problem is not None)
+            change = Change(author=None, everything=True, lost=sum(each.lost for each in missed))
         self.pending.append(change)
         self.wake()
 

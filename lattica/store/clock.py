@@ -1,4 +1,4 @@
-"""A hybrid logical clock: close to the time of day, and later than everything that was heard of.
+"""A hybrid logical clock: close to the time of day, and later than what was heard of, as far as that is close, too.
 
 Source: Kulkarni et al., "Logical Physical Clocks and Consistent Snapshots in Globally Distributed Databases" (2014).
 """
@@ -10,6 +10,10 @@ from lattica.errors import EarlyEntryError, EntryRefusedError
 COUNTER_BITS = 16
 MAX_SKEW_S = 60.0
 """Seconds that an entry's time may be ahead of our clock. Homes' computers set theirs by NTP, which is far better."""
+MAX_LEAD_S = MAX_SKEW_S / 2
+"""Seconds by which what was heard of may lead our times ahead of our clock. The rest of the skew is for honest clocks
+that differ: with a lead of all of it, one author whose times are 60 s ahead would make everybody's entries so, and
+whoever is a second behind would refuse them."""
 MAX_TIME = 2**63 - 1
 
 
@@ -24,7 +28,7 @@ def to_seconds(time: int) -> float:
 
 
 class HybridClock:
-    """Gives times: milliseconds since 1970 above a counter of 16 bits; each is later than all before it.
+    """Gives times: milliseconds since 1970 above a counter of 16 bits; each is later than all that it gave before.
 
     Attributes:
         last: The latest time that was given or heard of.
@@ -32,11 +36,17 @@ class HybridClock:
 
     def __init__(self, last: int = 0) -> None:
         self.last = last
+        self._given = 0
 
     def tick(self, now: float) -> int:
         """A time for something that happens now, at ``now`` seconds since 1970."""
-        self.last = max(self.last + 1, to_hybrid(now))
-        return self.last
+        self._given = max(self._after(now) + 1, to_hybrid(now))
+        self.last = max(self.last, self._given)
+        return self._given
+
+    def _after(self, now: float) -> int:
+        """What the next time has to be later than."""
+        return max(self._given, min(self.last, to_hybrid(now + MAX_LEAD_S)))
 
     def observe(self, time: int) -> None:
         """Take note of somebody's time, which `check_time` has found good."""
@@ -44,7 +54,7 @@ class HybridClock:
 
     def peek(self, now: float) -> float:
         """The time of day, in seconds, that a `tick` now would give at least."""
-        return max(to_seconds(self.last), now)
+        return max(to_seconds(self._after(now)), now)
 
     def day_time(self, now: float) -> float:
         """The time of day that leases end by: ``now``, or what was heard of if that shows that ``now`` is behind.

@@ -208,12 +208,15 @@ class Rights:
     Attributes:
         counting: For each author how many of its control entries, from the first, count.
         checkpoints: The owner's, by number.
+        size: How many control entries there are.
     """
 
     def __init__(self, genesis: Genesis, chains: Mapping[bytes, Iterable[Control]] | None = None) -> None:
         self._owner = genesis.owner.raw
-        self._is_open = genesis.policy is Policy.OPEN
+        end = genesis.limits.stranger_entries or MAX_SEQ
+        self._everybody = [Right(b"", 0, EVERYBODY, (), end)] if genesis.policy is Policy.OPEN else []
         self._chains = {author: list(controls) for author, controls in (chains or {}).items()}
+        self.size = sum(map(len, self._chains.values()))
         self._evaluate()
 
     @classmethod
@@ -253,6 +256,7 @@ class Rights:
         """
         chain = self._chains.setdefault(author, [])
         chain.append(control)
+        self.size += 1
         if self._is_simple(author, control):
             self.counting[author] = len(chain)
             self._count(author, control)
@@ -301,6 +305,10 @@ class Rights:
         """The owner, and to whom something was granted, though it may have been revoked."""
         return {self._owner, *self._writers}
 
+    def names(self, author: bytes) -> bool:
+        """Whether it is one of `authors`."""
+        return author == self._owner or author in self._writers
+
     def may_control(self, author: bytes, seq: int, owner_seen: int) -> bool:
         """Whether a control entry counts, with what its author had seen of the owner's entries."""
         return author == self._owner or self._admins.allow(author, seq, owner_seen)
@@ -315,8 +323,7 @@ class Rights:
             return [Right(b"", 0, b"", (), MAX_SEQ)]
         found = self._found.get(author)
         if found is None:
-            everybody = [Right(b"", 0, EVERYBODY, (), MAX_SEQ)] if self._is_open else []
-            found = self._ended(author, [*self._writers.get(author, ()), *everybody])
+            found = self._ended(author, [*self._writers.get(author, ()), *self._everybody])
             self._found[author] = found
         ended = self._ended(author, capabilities)
         return [*found, *ended] if ended else found
@@ -327,7 +334,10 @@ class Rights:
 
     def _ended(self, author: bytes, rights: Iterable[Right]) -> list[Right]:
         floor = self.floor(author)
-        return [right._replace(last=max(floor, self._cuts.get((author, right.mark), MAX_SEQ))) for right in rights]
+        return [
+            right._replace(last=max(floor, min(right.last, self._cuts.get((author, right.mark), MAX_SEQ))))
+            for right in rights
+        ]
 
 
 class _Admins:

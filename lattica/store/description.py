@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lattica.identity import PeerId
-from lattica.store.control import Right
+from lattica.store.control import EVERYBODY, Right
 from lattica.store.entry import MAX_SEQ, ChainId, Lane
 from lattica.store.ledger import Ledger
 
@@ -42,8 +42,8 @@ def describe_authors(ledger: Ledger) -> list[AuthorInfo]:
 
 
 def _describe(ledger: Ledger, author: bytes) -> AuthorInfo:
-    standing = [right for right in ledger.rights_of(author) if right.last == MAX_SEQ]
     data = ledger.chain(ChainId(author, Lane.DATA))
+    standing = [right for right in ledger.rights_of(author) if _stands(ledger, right, data.head)]
     return AuthorInfo(
         peer=PeerId(author),
         role=_role(ledger, author, standing),
@@ -52,6 +52,13 @@ def _describe(ledger: Ledger, author: bytes) -> AuthorInfo:
         covered=data.base,
         controls=len(ledger.chain(ChainId(author, Lane.CONTROL))),
         frozen=any(ChainId(author, lane) in ledger.frozen for lane in Lane),
+    )
+
+
+def _stands(ledger: Ledger, right: Right, head: int) -> bool:
+    """Whether it was not revoked, nor used up."""
+    return right.last == MAX_SEQ or (
+        right.mark == EVERYBODY and head < right.last == ledger.genesis.limits.stranger_entries
     )
 
 

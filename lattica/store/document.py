@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from typing import Any
 
 from pycrdt import Doc
@@ -11,7 +11,7 @@ from pycrdt import Doc
 from lattica.errors import StoreUsageError
 from lattica.identity import PeerId
 from lattica.store.capability import capability_text, parse_capability, sign_capability
-from lattica.store.changes import Change
+from lattica.store.changes import Change, Problem
 from lattica.store.contents import Content, state_of
 from lattica.store.control import EVERYBODY, Grant, Revoke, Role
 from lattica.store.counter import Counter
@@ -118,6 +118,11 @@ class Document:
     def frontier(self) -> Frontier:
         """How far this replica goes, by what is durable. Replicas with equal frontiers have equal `state`."""
         return self._journal.frontier
+
+    @property
+    def problems(self) -> Set[Problem]:
+        """What may keep it from being what others hold, as far as that came up since it was opened; see `changes`."""
+        return self._journal.feed.problems
 
     def changes(self) -> AsyncIterator[Change]:
         """Yield what changes from now on, by us and by others, once it is durable here.

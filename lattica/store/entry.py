@@ -13,7 +13,7 @@ from nacl.exceptions import BadSignatureError
 from lattica.errors import AddressError, EntryRefusedError
 from lattica.identity import IdentityKey, PeerId
 from lattica.store.clock import MAX_TIME
-from lattica.store.namespace import HASH_BYTES, NamespaceId
+from lattica.store.namespace import HASH_BYTES, MAX_ENTRY_LIMIT, Genesis, NamespaceId
 
 MAX_SEQ = 2**48
 MARK_BYTES = 16
@@ -161,6 +161,14 @@ def read_entry(raw: bytes, namespace: NamespaceId) -> Entry:
     if body.after >= body.seq or (body.kind in _DATA) is not (body.lane is Lane.DATA):
         raise EntryRefusedError("it contradicts itself")
     return _entry(namespace, body, signed, signature)
+
+
+def check_size(entry: Entry, genesis: Genesis) -> None:
+    """Raise `EntryRefusedError` if it is too large. The owner's checkpoints, which name all authors, may be larger."""
+    names_all = entry.body.kind is Kind.CHECKPOINT and entry.body.author == genesis.owner.raw
+    most = MAX_ENTRY_LIMIT if names_all else genesis.limits.entry
+    if len(entry.raw) > most:
+        raise EntryRefusedError(f"it has {len(entry.raw)} bytes of at most {most}")
 
 
 def _entry(namespace: NamespaceId, body: Body, signed: bytes, signature: bytes) -> Entry:

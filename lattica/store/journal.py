@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
 from pycrdt import Doc, TransactionEvent
 
@@ -15,18 +16,21 @@ from lattica.errors import EntryRefusedError, LatticaError, StoreUsageError
 from lattica.identity import IdentityKey, PeerId
 from lattica.store import metrics
 from lattica.store.absorb import Absorbed, Written, absorb, prove_fraud
-from lattica.store.changes import Change, ChangeFeed, Observer
+from lattica.store.changes import Change, ChangeFeed, Observer, Problem
 from lattica.store.clock import HybridClock, check_time, to_seconds
 from lattica.store.commits import Commits, Durable, News
 from lattica.store.control import Grant, Revoke
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Batch
-from lattica.store.entry import ChainId, Entry, Lane, Verifier, read_entry
+from lattica.store.entry import ChainId, Entry, Lane, Verifier, check_size, read_entry
 from lattica.store.frontier import Frontier, Head
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.loading import batch_of, load_replica, settled, stored_base, stored_entries
+from lattica.store.postponed import Postponed
+from lattica.store.received import Checked, Received
+from lattica.store.replay_budget import ReplayBudget
 from lattica.store.replica import Replica
-from lattica.store.settle import Settled, early_frauds, new_frauds
+from lattica.store.settle import Settled, early_frauds, leaves_out, new_frauds
 from lattica.store.signatures import SignatureChecker
 from lattica.store.upkeep import Upkeep
 from lattica.store.writers import may_write
@@ -34,36 +38,6 @@ from lattica.store.writers import may_write
 T = TypeVar("T")
 
 _EMPTY_UPDATE = b"\0\0"
-
-
-class Received(NamedTuple):
-    """What became of a message with entries.
-
-    Attributes:
-        durable: On its way to the disk is what was good.
-        added: How many are new here.
-        missing: How many build on what is not here.
-        refused: Those that break the rules, and how.
-        lasts: Of each chain the last entry that was sent.
-    """
-
-    durable: Durable
-    added: int
-    missing: int
-    refused: Sequence[tuple[Entry, str]]
-    lasts: Mapping[ChainId, Head]
-
-
-class Checked(NamedTuple):
-    """A message with entries that is well made; what it says is to be seen.
-
-    Attributes:
-        entries: Signed by their authors.
-        proven: Frauds, each with an entry of the author's.
-    """
-
-    entries: Sequence[Entry]
-    proven: Sequence[tuple[Entry, Fraud]]
 
 
 class Journal:
@@ -75,6 +49,15 @@ class Journal:
         commits: Its way to the disk.
         upkeep: Its checkpoints and snapshots.
         clock: Its hybrid clock.
+
+    Args:
+        key: Ours.
+        disk: Where its entries are.
+        replica: What these make.
+        tasks: What runs as long as it is open.
+        now: Reads the time of day.
+        budget: What replays may take that others' entries cause; ``None``: any time.
+        signatures: Checks who signed these.
     """
 
     def __init__(
@@ -85,6 +68,7 @@ class Journal:
         tasks: Background,
         *,
         now: Callable[[], float] = time.time,
+        budget: ReplayBudget | None = None,
         signatures: SignatureChecker | None = None,
     ) -> None:
         self.genesis = replica.genesis
@@ -100,6 +84,7 @@ class Journal:
         self._signatures = signatures or SignatureChecker(tasks)
         self._verifier = Verifier(replica.genesis.namespace)
         self._early: dict[ChainId, Fraud] = {}
+        self._postponed = Postponed(budget or ReplayBudget(burst=math.inf), tasks, self.take_up)
         self._writer: asyncio.Task[Any] | None = None
 
     @property
@@ -157,6 +142,7 @@ class Journal:
     async def close(self) -> None:
         """Take no more, and wait for what is becoming durable; observers end. Whoever wrote it is told if it fails."""
         self.commits.fail(StoreUsageError("the document is closed; open it again"))
+        await self._postponed.close()
         await self.upkeep.wait_snapshot()
         async with self.lock:
             await self.commits.finish()
@@ -172,7 +158,10 @@ class Journal:
         async with self.lock:
             self.commits.check()
             if not may_write(self._replica.ledger, self._replica.own):  # or the document would have to be made anew
-                raise StoreUsageError("we have no right to write here, or it was revoked; ask an admin for one")
+                raise StoreUsageError("we have no right to write here, or it has ended; ask an admin for one")
+            if not self._replica.ledger.crowd.takes(self._replica.own):
+                self.feed.report(Problem.FULL)
+                raise StoreUsageError("the document takes no more authors to whom nothing is granted; ask for a grant")
             self._writer = asyncio.current_task()
             updates: list[bytes] = []
             try:
@@ -282,8 +271,7 @@ class Journal:
         for entry in entries:
             check_time(entry.body.time, self._now())
         for raw in (raw for pair in proofs for raw in pair):
-            if len(raw) > self.genesis.limits.entry:
-                raise EntryRefusedError(f"it proves a fraud by {len(raw)} bytes of at most {self.genesis.limits.entry}")
+            check_size(read_entry(raw, namespace), self.genesis)
         proven = [prove_fraud(namespace, one, other, self._verifier) for one, other in proofs]
         await self._signatures.check(entries, self._verifier)
         return Checked(entries, proven)
@@ -298,12 +286,29 @@ class Journal:
         async with self.lock:
             self.commits.check()
             absorbed = absorb(self._replica, entries)
+            if absorbed.left_out:
+                self.feed.report(Problem.FULL)
             if absorbed.must_replay or absorbed.forks or checked.proven or self._early:
                 durable = await self._unbroken(self._settle_anew(absorbed, checked.proven))
             else:
                 durable = self._settle(absorbed)
         lasts = {entry.chain: Head(entry.body.seq, entry.hash) for entry in entries}
         return Received(durable, len(absorbed.added), absorbed.missing, absorbed.refused, lasts)
+
+    async def take_up(self, *, waits: bool = True) -> None:
+        """Look again at what had to wait for a replay; durable when this returns.
+
+        Args:
+            waits: Whether it goes on to wait if the replay is not due yet.
+
+        Raises:
+            ReplicaStoreError: It is not durable, and the document cannot be used any more.
+        """
+        async with self.lock:
+            self.commits.check()
+            absorbed = absorb(self._replica, self._postponed.pool.take_entries())
+            durable = await self._unbroken(self._settle_anew(absorbed, (), waits=waits))
+        await durable.wait()
 
     async def _prove(self, fork: Entry, absorbed: Absorbed) -> list[tuple[ChainId, Fraud]]:
         """What an entry proves, together with the one here that it contradicts."""
@@ -330,22 +335,30 @@ class Journal:
         batch = batch_of(self.genesis.namespace, Settled(self._replica, absorbed.added, (), {}))
         return self.commits.start(batch, News(heads=heads, frontier=frontier, changes=changes))
 
-    async def _settle_anew(self, absorbed: Absorbed, proven: Sequence[tuple[Entry, Fraud]]) -> Durable:
+    async def _settle_anew(
+        self, absorbed: Absorbed, proven: Sequence[tuple[Entry, Fraud]], *, waits: bool = True
+    ) -> Durable:
         """The same when something may not count any more."""
-        found = [*self._early.items(), *((entry.chain, fraud) for entry, fraud in proven)]
+        found = [*self._early.items(), *self._postponed.pool.take_frauds().items()]
+        found += [(entry.chain, fraud) for entry, fraud in proven]
         for fork in absorbed.forks:
             found += await self._prove(fork, absorbed)
         self._early = early_frauds(self._replica, found)
         frauds = new_frauds(self._replica, found)
+        if leaves_out(self._replica, found):
+            self.feed.report(Problem.FULL)
         if not absorbed.must_replay and not frauds:
+            return self._settle(absorbed)
+        # What cuts is added already. Only the owner and admins can write that, and only so often.
+        if waits and not absorbed.cuts and self._postponed.keeps(absorbed.resuming, frauds):
             return self._settle(absorbed)
         for entry in absorbed.added:
             self.clock.observe(entry.body.time)
         await self.commits.flush()
-        before = self._replica
-        stored = await stored_entries(self._disk, self.genesis.namespace)
-        base = await stored_base(self._disk, self.genesis)
-        outcome = await settled(before, absorbed, frauds, stored, base)
+        with self._postponed.replay():
+            stored = await stored_entries(self._disk, self.genesis.namespace)
+            base = await stored_base(self._disk, self.genesis)
+            outcome = await settled(self._replica, absorbed, frauds, stored, base)
         return self.replace(outcome, [*stored, *absorbed.added], batch_of(self.genesis.namespace, outcome))
 
     def replace(self, settled: Settled, entries: Sequence[Entry], batch: Batch) -> Durable:

@@ -6,7 +6,7 @@ and a lease ends its duration after its entry's time. An author that claims more
 that even a liar is gone `MAX_TTL_S` and twice the skew after its last entry came in.
 
 An author whose clock is behind by more than its lease's duration is not seen by those whose clocks are right, unless it
-hears of them: then its times are as late as theirs.
+hears of them: then its times are as late as theirs, but at most `MAX_LEAD_S` later than its clock.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
 from lattica.store.canonical import STATE_LIMITS
 from lattica.store.capability import MAX_CAPABILITIES, read_capability
-from lattica.store.chain import Chain, ChainDump, Epoch, Fold, new_client
+from lattica.store.chain import MAX_EPOCHS, Chain, ChainDump, Epoch, Fold, new_client
 from lattica.store.control import (
     MAX_CONTROL_ENTRIES,
     MAX_GRANTS_EACH,
@@ -34,7 +34,8 @@ from lattica.store.control import (
     Scope,
     read_action,
 )
-from lattica.store.entry import MARK_BYTES, MAX_SEQ, ChainId, Dep, Entry, Kind, Lane
+from lattica.store.crowd import Crowd
+from lattica.store.entry import MARK_BYTES, MAX_SEQ, ChainId, Dep, Entry, Kind, Lane, check_size
 from lattica.store.frontier import Frontier, Head
 from lattica.store.namespace import Genesis, Policy
 from lattica.store.roots import RootKind, TextRoots, parse_root
@@ -126,6 +127,7 @@ class Ledger:
         update: The latest update that was added.
         revision: Changes whenever anything is added; no two ledgers have the same.
         base: Number of the owner's checkpoint whose state stands for what it covers; 0: there is none.
+        crowd: Whom of those that write it takes in.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class Ledger:
         self._names: dict[bytes, str] = {}
         self._presented: dict[bytes, list[Right]] = {}
         self._limits = UpdateLimits(size=genesis.limits.entry, structs=MAX_STRUCTS)
+        self.crowd = Crowd(self)
         self._last_read: tuple[bytes, YUpdate] = (b"", YUpdate({}, {}))
         self.base = 0
         if base is not None:
@@ -226,8 +229,7 @@ class Ledger:
         Raises:
             EntryRefusedError: It breaks the rules, as all will find who have what it builds on.
         """
-        if len(entry.raw) > self.genesis.limits.entry:
-            raise EntryRefusedError(f"it has {len(entry.raw)} bytes of at most {self.genesis.limits.entry}")
+        check_size(entry, self.genesis)
         chain = self.chain(entry.chain)
         verdict = self._place_in_chain(entry, chain)
         if verdict is Verdict.ADDED:
@@ -398,6 +400,8 @@ class Ledger:
         client = new_client(self.genesis.namespace, entry)
         if not client:
             return chain.epochs[-1]
+        if len(chain.epochs) >= MAX_EPOCHS:
+            raise EntryRefusedError(f"its author has begun anew {MAX_EPOCHS} times")
         if client in self._clients:
             raise EntryRefusedError("its author has had this client ID before")
         return Epoch(body.seq, client)

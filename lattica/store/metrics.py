@@ -13,6 +13,9 @@ ENTRIES_KNOWN: Final = Counter(
 )
 ENTRIES_SENT: Final = Counter("lattica_store_sent_entries_total", "Entries sent to peers.")
 REPLAYS: Final = Counter("lattica_store_replays_total", "Documents made anew, since something counted no more.")
+REPLAYS_POSTPONED: Final = Counter(
+    "lattica_store_postponed_replays_total", "Times that replays had to wait, since they took too much time."
+)
 FRAUDS: Final = Counter("lattica_store_frauds_total", "Proven frauds of authors.")
 PEERS_REFUSED: Final = Counter("lattica_store_refused_peers_total", "Streams ended since the peer broke the rules.")
 BYTES_SENT: Final = Counter("lattica_store_sent_bytes_total", "Bytes of frames sent to peers.")

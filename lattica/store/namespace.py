@@ -24,6 +24,13 @@ MAX_TITLE = 200
 MAX_ENTRY_LIMIT = 1 << 20
 """Bytes that a genesis may allow an entry; a message of gRPC holds some."""
 
+MAX_AUTHORS = 15_000
+"""Authors that a replica of any namespace holds: as many as a checkpoint can name, which is an entry of the largest
+size."""
+MAX_STRANGERS = 1024
+"""Of these, strangers in an open namespace, unless its genesis says otherwise. Proofs of their frauds may take 256 KiB
+each in memory, with entries of the usual size."""
+
 _DOMAIN = b"lattica-store-genesis/1:"
 _ONE_LINE = r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z"
 _TEXT_LENGTH = 52
@@ -80,9 +87,14 @@ class Limits:
 
     Attributes:
         entry: Bytes of one entry, at most.
+        strangers: Authors to whom nothing was granted that a replica of an open namespace holds, at most. Which they
+            are differs from replica to replica once it has heard of more.
+        stranger_entries: The last number that an entry of such an author may have; 0: any.
     """
 
     entry: int = 1 << 16
+    strangers: int = MAX_STRANGERS
+    stranger_entries: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +124,8 @@ class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     title: Annotated[str, msgspec.Meta(max_length=MAX_TITLE, pattern=_ONE_LINE)]
     entry: Annotated[int, msgspec.Meta(ge=256, le=MAX_ENTRY_LIMIT)]
     salt: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    strangers: Annotated[int, msgspec.Meta(ge=0, le=MAX_AUTHORS)] = MAX_STRANGERS
+    stranger_entries: Annotated[int, msgspec.Meta(ge=0, le=1 << 48)] = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -128,7 +142,8 @@ def create_genesis(
         NamespaceError: The title is too long or cannot be printed, or a limit is out of range.
     """
     limits = limits or Limits()
-    body = _Body(key.peer_id.raw, policy, title, limits.entry, secrets.token_bytes(16))
+    salt = secrets.token_bytes(16)
+    body = _Body(key.peer_id.raw, policy, title, limits.entry, salt, limits.strangers, limits.stranger_entries)
     try:
         signed = _encode(body)
         _decode_body(signed)
@@ -169,6 +184,6 @@ def _genesis(body: _Body, signed: bytes, raw: bytes) -> Genesis:
         owner=PeerId(body.owner),
         policy=body.policy,
         title=body.title,
-        limits=Limits(entry=body.entry),
+        limits=Limits(entry=body.entry, strangers=body.strangers, stranger_entries=body.stranger_entries),
         raw=raw,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from lattica.store.absorb import Absorbed
 from lattica.store.entry import ChainId, Entry
@@ -13,6 +14,8 @@ from lattica.store.replica import Replica
 
 MAX_EARLY_FRAUDS = 256
 """Frauds of authors without a right that are kept in mind: anybody can make any number."""
+MAX_EARLY_BYTES = 4 << 20
+"""Of their proofs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,25 @@ class Settled:
 def new_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict[ChainId, Fraud]:
     """Those of proven frauds that are news: of each chain the first, and that only if it is before the one known.
 
-    One whose author has no right in the namespace is nobody's concern.
+    One whose author has no right in the namespace is nobody's concern, nor is that of a stranger who is not taken in.
     """
+    ledger = replica.ledger
+    newcomers: set[bytes] = set()
     news: dict[ChainId, Fraud] = {}
     for chain, fraud in found:
-        known = news.get(chain) or replica.ledger.frozen.get(chain)
-        if (known is None or fraud.seq < known.seq) and replica.ledger.rights_of(chain.author):
+        known = news.get(chain) or ledger.frozen.get(chain)
+        is_news = (known is None or fraud.seq < known.seq) and ledger.rights_of(chain.author)
+        if is_news and ledger.crowd.takes(chain.author, newcomers):
             news[chain] = fraud
+            if not ledger.crowd.holds(chain.author):
+                newcomers.add(chain.author)
     return news
+
+
+def leaves_out(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> bool:
+    """Whether one of proven frauds is of a stranger who is not taken in."""
+    ledger = replica.ledger
+    return any(ledger.rights_of(chain.author) and not ledger.crowd.takes(chain.author) for chain, _ in found)
 
 
 def early_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> dict[ChainId, Fraud]:
@@ -53,7 +67,10 @@ def early_frauds(replica: Replica, found: Iterable[tuple[ChainId, Fraud]]) -> di
     A peer tells its proofs once, and perhaps before the grants.
     """
     early = {chain: fraud for chain, fraud in found if not replica.ledger.rights_of(chain.author)}
-    return dict(list(early.items())[-MAX_EARLY_FRAUDS:])
+    latest = list(early.items())[-MAX_EARLY_FRAUDS:]
+    sizes = accumulate(len(fraud.one) + len(fraud.other) for _, fraud in reversed(latest))
+    count = sum(size <= MAX_EARLY_BYTES for size in sizes)
+    return dict(latest[len(latest) - count :])
 
 
 def settle(

@@ -19,6 +19,7 @@ from lattica.store.journal import Journal
 from lattica.store.loading import load_replica
 from lattica.store.namespace import Genesis, Limits, NamespaceId, Policy, create_genesis, read_genesis
 from lattica.store.ports import ReplicaRouting, StorePeers
+from lattica.store.replay_budget import ReplayBudget
 from lattica.store.replicator import Replicator
 from lattica.store.signatures import SignatureChecker
 
@@ -167,7 +168,16 @@ class ReplicatedStore:
 
     async def _start(self, genesis: Genesis) -> _Open:
         replica = await load_replica(self._disk, genesis, self._key.peer_id.raw)
-        journal = Journal(self._key, self._disk, replica, self._tasks, now=self._now, signatures=self._signatures)
+        journal = Journal(
+            self._key,
+            self._disk,
+            replica,
+            self._tasks,
+            now=self._now,
+            budget=ReplayBudget(),
+            signatures=self._signatures,
+        )
+        journal.upkeep.begin_due()
         document = Document(journal)
         replicator = Replicator(
             self._key.peer_id, journal, document.presence, self._disk, self._peers.call, self._routing, self._tasks

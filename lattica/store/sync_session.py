@@ -11,12 +11,14 @@ from typing import NamedTuple
 from lattica.background import Background, background_tasks
 from lattica.errors import EntryRefusedError, LatticaError, RemoteProtocolError, StreamError
 from lattica.store import metrics
+from lattica.store.changes import Problem
 from lattica.store.commits import Durable
 from lattica.store.disk import StoreDisk
 from lattica.store.entry import ChainId
-from lattica.store.journal import Checked, Journal
+from lattica.store.journal import Journal
 from lattica.store.ports import SyncLink
 from lattica.store.presence_spread import PresenceOutlet, PresenceSpread
+from lattica.store.received import Checked
 from lattica.store.sync_answer import ANSWER_BYTES, answer
 from lattica.store.sync_state import LinkState, offer_of
 from lattica.store.sync_wire import FrameReader, FrameWriter, Locator, SyncMessage
@@ -190,6 +192,8 @@ class SyncSession:
         frontier, ledger = self._journal.frontier, self._journal.replica.ledger
         now = time.monotonic()
         wanted = self._state.to_fetch(ledger, self._board.busy(self, now), now)
+        if self._state.leaves_out:
+            self._journal.feed.report(Problem.FULL)
         state_wanted = 0
         if wanted:
             self._board.take(self, wanted)
@@ -208,6 +212,7 @@ class SyncSession:
             base=self._state.new_base(ledger.base),
             state_wanted=state_wanted,
             presences=self._outlet.take(),
+            full=self._state.new_full(is_full=Problem.FULL in self._journal.feed.problems),
         )
 
     async def _send(self, message: SyncMessage) -> None:
@@ -233,6 +238,7 @@ class SyncSession:
                 last = entries
                 metrics.ENTRIES_SENT.inc(len(entries))
             await self._send(SyncMessage(entries=last, answered=True))
+            self._state.served(wanted)
 
     async def _answer_state(self, base: int) -> None:
         offset = 0
@@ -300,6 +306,8 @@ class SyncSession:
         for raw in message.presences:
             self._presences.heard(self._outlet, raw, time.monotonic())
         self._state.hear(message.heads, message.base)
+        if message.full:
+            self._journal.feed.report(Problem.PEER_FULL)
         if message.wanted or message.state_wanted:
             try:
                 self._asked.put_nowait(message.wanted or message.state_wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -46,6 +47,8 @@ def last_common(chain: Chain, locator: Locator) -> int:
 FUTILE_PAUSE_S = 0.1
 """Seconds before a peer is asked again for what it could not give, or we could not place; doubles each time."""
 LONGEST_FUTILE_PAUSE_S = 60.0
+MAX_RETOLD = 8
+"""Times that one proof is told again to a peer that goes on offering what it proves void."""
 
 
 @dataclass(slots=True)
@@ -75,6 +78,7 @@ class LinkState:
     Attributes:
         fetching: Chains that it was asked for, and has not answered yet.
         fetching_state: Number of the checkpoint whose state it was asked for, and has not answered yet; 0: none.
+        leaves_out: Whether it has chains of strangers that are not taken in here.
         is_behind: Whether there is more to tell it than `news` and `new_proofs` gave for one frame.
     """
 
@@ -88,10 +92,13 @@ class LinkState:
         self._state_at = 0.0
         self._without: frozenset[ChainId] = frozenset()
         self.is_behind = False
+        self.leaves_out = False
+        self._full_told = False
         self._told: dict[ChainId, Offer] = {}
         self._offers: dict[ChainId, Offer] = {}
         self._futile: dict[ChainId, _Futile] = {}
         self._proofs_told: dict[ChainId, int] = {}
+        self._retold: Counter[ChainId] = Counter()
 
     @property
     def is_asking(self) -> bool:
@@ -103,6 +110,10 @@ class LinkState:
     def hear(self, heads: Mapping[ChainId, Offer], base: int = 0) -> None:
         """Note what it has, and the checkpoint whose state it keeps in place of entries."""
         self._offers.update(heads)
+        for chain, told in [*self._proofs_told.items()]:
+            if chain in heads and heads[chain].seq >= told and self._retold[chain] < MAX_RETOLD:
+                self._retold[chain] += 1
+                del self._proofs_told[chain]
         self._base = max(base, self._base)
 
     def got(self, chains: Iterable[tuple[ChainId, Offer]]) -> None:
@@ -147,6 +158,12 @@ class LinkState:
         self._base_told = base
         return base
 
+    def new_full(self, *, is_full: bool) -> bool:
+        """Whether it is to be told that strangers are left out here; that counts as told then."""
+        is_news = is_full and not self._full_told
+        self._full_told |= is_news
+        return is_news
+
     def new_proofs(self, frontier: Frontier, frauds: Mapping[ChainId, Fraud]) -> list[Fraud]:
         """Of ``frauds`` those that it has not been told of, for one frame; they count as told then."""
         found: list[Fraud] = []
@@ -163,6 +180,11 @@ class LinkState:
             found.append(fraud)
         return found
 
+    def served(self, chains: Iterable[ChainId]) -> None:
+        """Note that it was sent these: their proofs are told again, since it may have had no use for them before."""
+        for chain in chains:
+            self._proofs_told.pop(chain, None)
+
     # what we ask it for
 
     def to_fetch(self, ledger: Ledger, busy: Collection[ChainId], now: float) -> dict[ChainId, Locator]:
@@ -176,6 +198,10 @@ class LinkState:
             for chain, offer in self._offers.items()
             if _lacks(ledger, chain, offer) and not (folded and chain.lane == Lane.DATA)
         }
+        strangers = [chain for chain in lacking if chain.lane == Lane.DATA and not ledger.crowd.takes(chain.author)]
+        self.leaves_out = bool(strangers)
+        for chain in strangers:
+            del lacking[chain]
         self._without = frozenset(lacking) & frozenset(busy)
         for chain, offer in lacking.items():
             if chain not in self._without and not self._is_futile(chain, offer, ledger, now):

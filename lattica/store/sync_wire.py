@@ -63,6 +63,7 @@ class SyncMessage:
         state_wanted: Number of the checkpoint whose state is asked for; 0: none is.
         state: Part of one.
         presences: Records of who is present.
+        full: The sender leaves strangers' entries out.
     """
 
     namespace: bytes = b""
@@ -75,6 +76,7 @@ class SyncMessage:
     state_wanted: int = 0
     state: bytes = b""
     presences: Sequence[bytes] = ()
+    full: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -98,6 +100,7 @@ class FrameWriter:
             state_wanted=message.state_wanted,
             state=message.state,
             presences=message.presences,
+            full=message.full,
             proofs=[store_pb2.FraudProof(one=one, other=other) for one, other in message.proofs],
         )
         for chain, head in message.heads.items():
@@ -153,6 +156,7 @@ class FrameReader:
             state_wanted=frame.state_wanted,
             state=frame.state,
             presences=tuple(frame.presences),
+            full=frame.full,
             proofs=[(proof.one, proof.other) for proof in frame.proofs],
         )
 

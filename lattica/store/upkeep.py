@@ -12,6 +12,7 @@ from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, R
 from lattica.store import metrics
 from lattica.store.absorb import Absorbed
 from lattica.store.chain import Fold
+from lattica.store.changes import Problem
 from lattica.store.commits import Durable, News
 from lattica.store.control import Checkpoint
 from lattica.store.disk import StoreDisk
@@ -99,6 +100,7 @@ class Upkeep:
         journal = self._journal
         if journal.is_writing:
             raise StoreUsageError("a document cannot be compacted in a transaction; end it first")
+        await journal.take_up(waits=False)  # a checkpoint must not settle what is known to be a fraud
         async with journal.lock:
             taken = await self._take_state()
         if taken is None:
@@ -190,6 +192,7 @@ class Upkeep:
         self._judged = seq
         if checkpoint_of(folds, raw) != checkpoint:
             metrics.FOLDS_REFUSED.inc()
+            journal.feed.report(Problem.CHECKPOINT_DIFFERS)
             logger.error("checkpoint differs from what it covers namespace=%s seq=%d", name, seq)
             return True
         async with journal.lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import TypeVar
 
 from lattica.errors import StoreUsageError
@@ -24,6 +24,7 @@ from lattica.store import (
     NamespaceId,
     OwnMap,
     Policy,
+    Problem,
     Register,
     ReplicatedList,
     ReplicatedMap,
@@ -192,6 +193,11 @@ class SyncDocument:
     def frontier(self) -> Frontier:
         """How far this replica goes, by what is durable."""
         return self._run(self.document.frontier)
+
+    @property
+    def problems(self) -> Set[Problem]:
+        """What may keep it from being what others hold; see `Document.problems`."""
+        return self.document.problems
 
     def changes(self) -> Iterator[Change]:
         """Yield what changes from now on, by us and by others, once it is durable here; see `Document.changes`.

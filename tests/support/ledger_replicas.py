@@ -21,6 +21,7 @@ from lattica.store.folding import check_cut, checkpoint_of, fold_at, folds_of, n
 from lattica.store.graves import Worth
 from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
+from lattica.store.postponed import PostponedPool
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 from lattica.store.settle import Settled, early_frauds, new_frauds, settle
@@ -48,6 +49,8 @@ class SimReplica:
         self.verifier = Verifier(genesis.namespace)
         self.replica = Replica(genesis, key.peer_id.raw)
         self.state_raw = b""
+        self.is_tired = False
+        self.pool = PostponedPool()
 
     @property
     def base(self) -> Base | None:
@@ -131,12 +134,21 @@ class SimReplica:
             rival = known[self.replica.ledger.rival(fork)]
             pairs += [(rival.raw, fork.raw), (fork.raw, rival.raw)]
         proven = [prove_fraud(self.genesis.namespace, one, other, self.verifier) for one, other in pairs]
-        found = [*self.early.items(), *((entry.chain, fraud) for entry, fraud in proven)]
+        found = [*self.early.items(), *self.pool.take_frauds().items()]
+        found += [(entry.chain, fraud) for entry, fraud in proven]
         self.early = early_frauds(self.replica, found)
         news = new_frauds(self.replica, found)
-        must = absorbed.must_replay or news
+        must = absorbed.must_replay or bool(news)
+        if self.is_tired and must and not absorbed.cuts:
+            self.pool.hold(absorbed.resuming, news)
+            news, must = {}, False
         self._settle(settle(self.replica, absorbed, news, self.stored if must else None, self.base))
         return self.digest != before
+
+    def take_up(self) -> None:
+        """Look again at what had to wait for a replay."""
+        self.is_tired = False
+        self.receive(self.pool.take_entries())
 
     def _settle(self, settled: Settled) -> None:
         dropped = {entry.hash for entry in settled.drop}
@@ -151,6 +163,7 @@ class SimReplica:
 
     def compact(self) -> bool:
         """Put the state in the place of all data, as the owner may."""
+        self.take_up()
         folds = folds_of(self.replica.ledger)
         if not folds:
             return False
@@ -249,6 +262,8 @@ class SimReplica:
 
 def converge(replicas: Sequence[SimReplica]) -> None:
     """Let each tell each other all that counts for it, until nobody learns anything."""
+    for replica in replicas:
+        replica.take_up()
     for _ in range(4 * len(replicas) + 4):
         changed = False
         for one in replicas:

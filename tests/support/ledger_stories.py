@@ -13,6 +13,7 @@ from lattica.store.namespace import Genesis, Policy
 
 OWNER, ADMIN, WRITERS, GUEST = 1, 2, (3, 4), 5
 HONEST = ("write", "write", "write", "tell", "hint", "restart", "revoke", "grant", "admin")
+POSTPONING = ("tire", "tire", "rest")
 COMPACTING = ("compact", "fold", "hear", "reload")
 DISHONEST = ("twin", "skip", "rewind", "damage")
 
@@ -20,9 +21,9 @@ Step = tuple[str, int, int, int]
 policies = st.sampled_from((Policy.ALLOW_LIST, Policy.OPEN))
 
 
-def histories(size: int, *, compacting: bool = False) -> st.SearchStrategy[list[Step]]:
+def histories(size: int, *, compacting: bool = False, postponing: bool = False) -> st.SearchStrategy[list[Step]]:
     """Stories of so many steps, at most, in which some go astray."""
-    actions = st.sampled_from((*HONEST * 2, *DISHONEST, *COMPACTING * compacting))
+    actions = st.sampled_from((*HONEST * 2, *DISHONEST, *COMPACTING * compacting, *POSTPONING * postponing))
     return st.lists(st.tuples(actions, st.integers(0, 4), st.integers(0, 4), st.integers(0, 1 << 12)), max_size=size)
 
 
@@ -66,6 +67,10 @@ class Story:
             self.hint(self.everybody[number % len(self.everybody)], other, random.Random(number))
         elif action == "restart":
             one.restart()
+        elif action == "tire":
+            one.is_tired = True
+        elif action == "rest":
+            one.take_up()
         else:
             self.control(action, one, whom, number)
 

@@ -35,6 +35,11 @@ def test_a_document_is_made_written_and_read(start_node: StartNode) -> None:
     assert [
         (author["entries"], author["covered"]) for author in lattica.json("store", "show", namespace)["authors"]
     ] == [(0, 2)]
+    assert lattica.json("store", "show", namespace)["problems"] == []
+
+    few = lattica.json("store", "create", "--policy", "open", "--strangers", "0", "--stranger-entries", "7")
+    assert (few["strangers"], few["stranger_entries"]) == (0, 7)
+    assert (made["strangers"], made["stranger_entries"]) == (1024, 0)
     assert lattica.json("store", "dump", namespace) == everything
 
     lattica.json("store", "forget", namespace)

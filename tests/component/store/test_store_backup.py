@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from ledger_replicas import SimReplica
 
 from lattica.background import background_tasks
 from lattica.errors import ArchiveError, StoreUsageError
 from lattica.identity import IdentityKey
-from lattica.store import Document, ReplicatedStore
+from lattica.store import Document, Limits, Policy, ReplicatedStore
+from lattica.store.absorb import absorb
 from lattica.store.archive import ArchivePart, EntryPart, write_archive
-from lattica.store.backup import Restored, backup_parts, read_backup, restore
+from lattica.store.backup import Backup, Restored, backup_parts, read_backup, restore
 from lattica.store.disk import open_store_disk
 from lattica.store.dump import dump
 from lattica.store.entry import Body, Kind, Lane, read_entry, sign_entry
-from lattica.store.namespace import NamespaceId, read_genesis
+from lattica.store.loading import load_replica
+from lattica.store.namespace import NamespaceId, create_genesis, read_genesis
 from lattica.store.testing import MemoryNetwork, converged, key_of
 
 ALICE, BOB, CAROL = key_of(1), key_of(2), key_of(3)
@@ -161,3 +164,18 @@ async def test_a_compacted_document_is_restored_and_merges_with_an_older_copy(tm
     old.seek(0)
     await restored(ALICE, tmp_path, old)
     assert len(await parts_of(ALICE, tmp_path)) == 1 + 1 + 1 + 7
+
+
+async def test_all_strangers_of_a_backup_are_restored_and_those_that_come_later_are_left_out(tmp_path: Path) -> None:
+    """Whoever restores it wants what is in it. The backup is of a replica that was full, and then adopted others."""
+    genesis = create_genesis(ALICE, policy=Policy.OPEN, limits=Limits(strangers=1))
+    written = [SimReplica(genesis, key_of(number)).write(1) for number in range(10, 15)]
+    entries = [entry for entry in written if entry is not None]
+    forks = [[SimReplica(genesis, key_of(number)).write(1 + twin) for twin in range(2)] for number in range(20, 22)]
+    proofs = [(one.raw, other.raw) for one, other in forks if one is not None and other is not None]
+    async with open_store_disk(path_of(BOB, tmp_path)) as disk, background_tasks() as tasks:
+        outcome = await restore(BOB, disk, tasks, Backup(genesis, entries[:4], proofs))
+        replica = await load_replica(disk, genesis, BOB.peer_id.raw)
+
+    assert (outcome.added, replica.ledger.size, len(replica.ledger.frozen)) == (4, 4, 2)
+    assert absorb(replica, entries[4:]).left_out == 1

@@ -10,7 +10,7 @@ import pytest
 from open_documents import Desk, following, key_of, open_desk
 
 from lattica.errors import LeaseLostError, StoreUsageError, StoreValueError
-from lattica.store.clock import MAX_SKEW_S
+from lattica.store.clock import MAX_LEAD_S, MAX_SKEW_S
 from lattica.store.members import MembersChange
 from lattica.store.namespace import create_genesis
 from lattica.store.values import Storable
@@ -117,8 +117,13 @@ async def test_a_ghost_whose_clock_was_ahead_vanishes_within_the_skew(alice: Des
     assert bob.peer not in members
 
 
+async def step(desk: Desk) -> None:
+    async with desk.document.transaction():
+        desk.document.counter("steps").add(1)
+
+
 async def test_a_slow_clock_is_set_right_by_what_it_hears(alice: Desk, bob: Desk) -> None:
-    bob.ahead = -50.0
+    bob.ahead = -25.0
     async with alice.document.transaction():
         alice.document.counter("steps").add(1)
     await bob.hear(alice)
@@ -126,6 +131,20 @@ async def test_a_slow_clock_is_set_right_by_what_it_hears(alice: Desk, bob: Desk
     async with bob.document.hold("workers", 1, ttl=10.0):
         await alice.hear(bob)
         assert bob.peer in alice.document.members("workers")
+
+
+async def test_a_fast_clock_does_not_make_others_times_so_late_that_they_are_refused(
+    tmp_path: Path, alice: Desk, bob: Desk
+) -> None:
+    bob.ahead = MAX_SKEW_S - 1
+    await step(bob)
+    await alice.hear(bob)
+    await step(alice)
+    latest = (await alice.disk.records(alice.document.namespace.raw))[-1][1].raw
+
+    behind = MAX_SKEW_S - MAX_LEAD_S - 1
+    async with open_desk(tmp_path / "carol", alice.document.genesis, key_of(9), ahead=-behind) as carol:
+        await carol.journal.receive([latest])
 
 
 async def test_a_fast_clock_ends_nobody_elses_lease(alice: Desk, bob: Desk) -> None:

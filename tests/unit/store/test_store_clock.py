@@ -1,4 +1,4 @@
-"""The hybrid clock: near the time of day, later than everything heard, and not led into the future by others."""
+"""The hybrid clock: near the time of day, later than what was heard, and not led far into the future by others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import EntryRefusedError
-from lattica.store.clock import MAX_SKEW_S, MAX_TIME, HybridClock, check_time, to_hybrid, to_seconds
+from lattica.store.clock import MAX_LEAD_S, MAX_SKEW_S, MAX_TIME, HybridClock, check_time, to_hybrid, to_seconds
 
 NOW = 1_700_000_000.0
 seconds = st.floats(0, 4e9)
@@ -15,17 +15,29 @@ events = st.lists(st.one_of(st.tuples(st.just("tick"), seconds), st.tuples(st.ju
 
 
 @given(events)
-def test_each_time_is_later_than_all_given_or_heard_before(history: list[tuple[str, float]]) -> None:
+def test_each_time_is_later_than_all_given_before_and_than_what_was_heard(history: list[tuple[str, float]]) -> None:
+    """Of what was heard, that which is not further ahead of our clock than it may lead."""
     clock = HybridClock()
-    latest = -1
+    given, heard = -1, -1
     for what, when in history:
         if what == "tick":
             time = clock.tick(when)
-            assert time > latest
+            assert time > max(given, min(heard, to_hybrid(when + MAX_LEAD_S)))
+            given = time
         else:
-            time = to_hybrid(when)
-            clock.observe(time)
-        latest = max(latest, time)
+            heard = max(heard, to_hybrid(when))
+            clock.observe(to_hybrid(when))
+
+
+@given(st.lists(st.floats(0, MAX_SKEW_S), min_size=1, max_size=20), st.lists(st.floats(0, 10), max_size=20))
+def test_whoever_is_ahead_leads_our_times_by_half_the_skew_at_most(leads: list[float], pauses: list[float]) -> None:
+    """So that those take them whose clocks are behind ours by the other half."""
+    clock, now = HybridClock(), NOW
+    for lead, pause in zip(leads, pauses, strict=False):
+        clock.observe(to_hybrid(now + lead))
+        now += pause
+
+        check_time(clock.tick(now), now - (MAX_SKEW_S - MAX_LEAD_S) + 0.001)
 
 
 def test_a_clock_that_is_set_back_goes_on_by_single_steps() -> None:

@@ -34,7 +34,7 @@ def check_convergence(policy: Policy, history: list[Step]) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(policies, histories(40, compacting=True))
+@given(policies, histories(40, compacting=True, postponing=True))
 def test_replicas_hold_the_same_whether_they_have_dropped_entries_or_not(policy: Policy, history: list[Step]) -> None:
     check_convergence(policy, history)
 
@@ -42,7 +42,7 @@ def test_replicas_hold_the_same_whether_they_have_dropped_entries_or_not(policy:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @settings(deadline=None, max_examples=2000)
-@given(policies, histories(80, compacting=True))
+@given(policies, histories(80, compacting=True, postponing=True))
 def test_replicas_hold_the_same_after_long_stories_with_checkpoints(policy: Policy, history: list[Step]) -> None:
     check_convergence(policy, history)
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from yjs_bytes import item, text, update
 
 from lattica.errors import DocumentUpdateError, EntryRefusedError
+from lattica.store import ledger
 from lattica.store.chain import client_id
 from lattica.store.control import Grant, Role
 from lattica.store.entry import Dep, Lane
@@ -31,10 +32,10 @@ def forge() -> Forge:
 
 
 def add_again(forge: Forge) -> Ledger:
-    ledger = Ledger(forge.genesis)
+    again = Ledger(forge.genesis)
     for entry in forge.entries:
-        assert ledger.add(entry) is Verdict.ADDED
-    return ledger
+        assert again.add(entry) is Verdict.ADDED
+    return again
 
 
 # chains
@@ -225,6 +226,17 @@ def test_who_leaves_numbers_out_goes_on_as_another_client(forge: Forge) -> None:
     forge.write(WRITER, payload=forge.update(WRITER, value(), first=4, clock=0), seq=4)
     assert [epoch.first for epoch in forge.ledger.chain(chain).epochs] == [1, 4]
     assert forge.ledger.chain(chain).mark(3) is None
+
+
+def test_an_author_that_has_begun_anew_too_often_can_only_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MAX_EPOCHS", 3)
+    forge = Forge()
+    for seq in (1, 3, 5):
+        forge.write(OWNER, payload=forge.update(OWNER, value(), first=seq, clock=0), seq=seq)
+
+    with pytest.raises(EntryRefusedError, match="begun anew 3 times"):
+        forge.write(OWNER, payload=forge.update(OWNER, value(), first=7, clock=0), seq=7)
+    forge.write(OWNER, payload=forge.update(OWNER, value(), first=5))
 
 
 def test_a_clients_clock_is_known_at_every_entry() -> None:

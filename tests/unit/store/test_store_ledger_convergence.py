@@ -35,10 +35,16 @@ def test_replicas_that_know_the_same_hold_the_same(policy: Policy, history: list
     check_convergence(policy, history)
 
 
+@settings(deadline=None, max_examples=60)
+@given(policies, histories(40, postponing=True))
+def test_replicas_hold_the_same_though_some_put_replays_off(policy: Policy, history: list[Step]) -> None:
+    check_convergence(policy, history)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @settings(deadline=None, max_examples=3000)
-@given(policies, histories(80))
+@given(policies, histories(80, postponing=True))
 def test_replicas_hold_the_same_after_long_stories(policy: Policy, history: list[Step]) -> None:
     check_convergence(policy, history)
 

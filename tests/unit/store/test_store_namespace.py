@@ -21,6 +21,14 @@ def test_a_genesis_is_read_as_it_was_made() -> None:
     assert GENESIS.owner == OWNER.peer_id
 
 
+def test_a_genesis_from_before_there_were_limits_for_strangers_has_the_usual_ones() -> None:
+    signed, _ = msgspec.msgpack.decode(GENESIS.raw)
+    signed = msgspec.msgpack.encode(msgspec.msgpack.decode(signed)[:5])
+    old = msgspec.msgpack.encode((signed, OWNER.sign(b"lattica-store-genesis/1:" + signed)))
+
+    assert read_genesis(old).limits == Limits(entry=1000)
+
+
 def test_no_two_namespaces_are_alike() -> None:
     assert create_genesis(OWNER).namespace != create_genesis(OWNER).namespace
 
@@ -77,6 +85,12 @@ def test_any_bytes_are_refused_with_one_error(raw: bytes) -> None:
 def test_a_limit_out_of_range_makes_no_namespace(limit: int) -> None:
     with pytest.raises(NamespaceError, match="no namespace can be like this"):
         create_genesis(OWNER, limits=Limits(entry=limit))
+
+
+@pytest.mark.parametrize("limits", [Limits(strangers=-1), Limits(strangers=15_001), Limits(stranger_entries=-1)])
+def test_limits_for_strangers_out_of_range_make_no_namespace(limits: Limits) -> None:
+    with pytest.raises(NamespaceError, match="no namespace can be like this"):
+        create_genesis(OWNER, limits=limits)
 
 
 @pytest.mark.parametrize("title", ["x" * (MAX_TITLE + 1), "a\x1b[31mb", "two\nlines", "\x7f", "\ud800"])

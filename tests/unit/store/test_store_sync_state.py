@@ -10,9 +10,9 @@ from entry_forge import OTHER, OWNER, WRITER, Forge, value
 from lattica.identity import IdentityKey
 from lattica.store.entry import ChainId, Entry, Lane
 from lattica.store.frontier import Frontier, Head
-from lattica.store.ledger import Fraud
-from lattica.store.namespace import Policy
-from lattica.store.sync_state import LONGEST_FUTILE_PAUSE_S, LinkState, last_common, locator_of, offer_of
+from lattica.store.ledger import Fraud, Ledger
+from lattica.store.namespace import Limits, Policy, create_genesis
+from lattica.store.sync_state import LONGEST_FUTILE_PAUSE_S, MAX_RETOLD, LinkState, last_common, locator_of, offer_of
 from lattica.store.sync_wire import MAX_LOCATOR, MAX_PROOFS, NOTHING, Offer
 
 DATA = ChainId(WRITER.peer_id.raw, Lane.DATA)
@@ -105,7 +105,58 @@ def test_large_proofs_are_told_one_at_a_time(forge: Forge, state: LinkState) -> 
     assert [len(state.new_proofs(frontier, frauds)) for _ in range(4)] == [1, 1, 1, 0]
 
 
+def test_proofs_are_told_again_with_the_entries_before_them(forge: Forge, state: LinkState) -> None:
+    """The peer may have had no use for them before: its author had no right there, or was a stranger too many."""
+    frauds = {name: Fraud(1, b"one", b"other") for name in names(3)}
+    frontier = Frontier(forge.namespace, {}, dict.fromkeys(frauds, 1))
+    assert state.new_proofs(frontier, frauds) == list(frauds.values())
+
+    state.served([names(3)[1], DATA])
+
+    assert state.new_proofs(frontier, frauds) == [frauds[names(3)[1]]]
+    assert state.new_proofs(frontier, frauds) == []
+
+
+def test_who_offers_what_a_fraud_makes_void_is_told_again_of_it_for_some_time(forge: Forge, state: LinkState) -> None:
+    frauds = {name: Fraud(3, b"one", b"other") for name in names(2)}
+    frontier = Frontier(forge.namespace, {}, dict.fromkeys(frauds, 3))
+    state.new_proofs(frontier, frauds)
+
+    state.hear({names(2)[0]: Offer(2, bytes(8)), names(2)[1]: Offer(3, bytes(8))})
+
+    assert state.new_proofs(frontier, frauds) == [frauds[names(2)[1]]]
+    told = 0
+    for number in range(100):
+        state.hear({names(2)[1]: Offer(4 + number, bytes(8))})
+        told += len(state.new_proofs(frontier, frauds))
+    assert told == MAX_RETOLD - 1
+
+
+def test_that_strangers_are_left_out_is_told_once(state: LinkState) -> None:
+    assert [state.new_full(is_full=is_full) for is_full in (False, True, True, False, True)] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
 # what is fetched
+
+
+def test_chains_of_strangers_that_are_not_taken_in_are_not_asked_for(state: LinkState) -> None:
+    ledger = Ledger(create_genesis(OWNER, policy=Policy.OPEN, limits=Limits(strangers=0)))
+    owners = ChainId(OWNER.peer_id.raw, Lane.DATA)
+    state.hear(dict.fromkeys((owners, *names(3)), UNKNOWN))
+
+    assert set(state.to_fetch(ledger, (), 0)) == {owners}
+    assert state.leaves_out
+
+    state.answered(ledger, 0)
+    ledger.crowd.vouch(name.author for name in names(3))
+    assert set(state.to_fetch(ledger, (), 0)) == set(names(3))
+    assert not state.leaves_out
 
 
 def test_what_the_peer_has_more_of_is_asked_for_once(forge: Forge, state: LinkState) -> None:

@@ -39,6 +39,7 @@ messages = st.builds(
     entries=st.lists(st.binary(max_size=50), max_size=5).map(tuple),
     answered=st.booleans(),
     proofs=st.lists(st.tuples(st.binary(max_size=50), st.binary(max_size=50)), max_size=3),
+    full=st.booleans(),
 )
 
 
