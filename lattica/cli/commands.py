@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from lattica._version import __version__
+from lattica.cli.metrics_server import serving_metrics
 from lattica.cli.output import Output, TransferProgress, size_text
 from lattica.cli.path_commands import show_paths, watch_paths
 from lattica.cli.session import Common, Session, control_errors, open_session, run, wait_for_signal
@@ -76,8 +77,9 @@ def show_id(common: Common, /) -> None:
 @click.option("--announce", multiple=True, metavar="MULTIADDR", help="Also reachable here (a forwarded port).")
 @click.option("--dht", type=click.Choice(["server", "client"]), help="Answer lookups, or only ask.")
 @click.option("--replicate", multiple=True, metavar="NAMESPACE", help="Keep this document; may be repeated.")
+@click.option("--metrics", metavar="[HOST:]PORT", help="Serve Prometheus metrics there over HTTP. [host: 127.0.0.1]")
 @click.pass_obj
-def up(common: Common, /, port: int | None, **settings: Any) -> None:
+def up(common: Common, /, port: int | None, metrics: str | None, **settings: Any) -> None:
     """Run a node until interrupted."""
     session = open_session(common, port=port, require_bootstrap=False, **settings)
     if port is None and "port" not in session.config.model_fields_set:
@@ -86,11 +88,16 @@ def up(common: Common, /, port: int | None, **settings: Any) -> None:
     async def command() -> None:
         from lattica.node import open_node
 
-        async with open_node(session.config) as node:
-            addresses = [str(address) for address in node.addresses]
-            lines = [f"peer ID   {node.peer_id}", *(f"listening {address}" for address in addresses)]
-            session.output.result({"peer_id": str(node.peer_id), "addresses": addresses}, "\n".join(lines))
-            await wait_for_signal()
+        with serving_metrics(metrics) as url:
+            async with open_node(session.config) as node:
+                addresses = [str(address) for address in node.addresses]
+                said: dict[str, Any] = {"peer_id": str(node.peer_id), "addresses": addresses}
+                lines = [f"peer ID   {node.peer_id}", *(f"listening {address}" for address in addresses)]
+                if url is not None:
+                    said["metrics"] = url
+                    lines.append(f"metrics   {url}")
+                session.output.result(said, "\n".join(lines))
+                await wait_for_signal()
 
     run(command())
 

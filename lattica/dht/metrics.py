@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import contextlib
+from collections.abc import Iterator, Sized
+from functools import partial
+from typing import Final
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 _ROUND_BUCKETS = (1, 2, 3, 4, 5, 6, 8, 12)
 _SECOND_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class DhtMetrics:
-    """The metrics of one DHT node.
+    """The metrics of the DHT nodes that share them.
 
     Args:
         registry: Where they are exported; without one they are counted but not exported.
@@ -54,3 +59,23 @@ class DhtMetrics:
             "lattica_dht_provider_records", "Provider records stored for others", registry=where
         )
         self.published_keys = Gauge("lattica_dht_published_keys", "Keys provided by this node", registry=where)
+        self._sizes: list[tuple[Sized, Sized, Sized]] = []
+        for at, gauge in enumerate((self.table_peers, self.provider_records, self.published_keys)):
+            gauge.set_function(partial(self._total, at))
+
+    def _total(self, at: int) -> float:
+        return sum(len(sizes[at]) for sizes in self._sizes)
+
+    @contextlib.contextmanager
+    def counting(self, table: Sized, records: Sized, keys: Sized) -> Iterator[None]:
+        """Export how large these are, added to those of other nodes of the process, while the block lasts."""
+        sizes = (table, records, keys)
+        self._sizes.append(sizes)
+        try:
+            yield
+        finally:
+            self._sizes = [other for other in self._sizes if other is not sizes]
+
+
+METRICS: Final = DhtMetrics(REGISTRY)
+"""Those of the process's nodes."""

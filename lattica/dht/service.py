@@ -16,7 +16,7 @@ from lattica.dht.keyspace import is_multihash
 from lattica.dht.lookup import Lookup
 from lattica.dht.machine import KadMachine, no_addresses
 from lattica.dht.messages import Message, MessageType, bounded_addresses, decode_request, encode
-from lattica.dht.metrics import DhtMetrics
+from lattica.dht.metrics import METRICS, DhtMetrics
 from lattica.dht.peer_info import PeerInfo
 from lattica.dht.ports import DhtTransport
 from lattica.dht.publisher import Publisher
@@ -270,7 +270,7 @@ async def open_dht(
     clock: Callable[[], float] | None = None,
     addresses_of: Callable[[PeerId], Sequence[bytes]] = no_addresses,
     diversity: IpDiversity | None = None,
-    metrics: DhtMetrics | None = None,
+    metrics: DhtMetrics = METRICS,
 ) -> AsyncIterator[Dht]:
     """Run the DHT of one node until the ``async with`` block ends; it then has no task left and serves nothing.
 
@@ -281,7 +281,7 @@ async def open_dht(
         clock: Monotonic seconds; the event loop's by default. Pauses are the event loop's in any case.
         addresses_of: Addresses of the peers that we are connected to. With it, others find clients through us.
         diversity: How many contacts one network block may take; no limit by default, which suits private networks.
-        metrics: Where to count; not exported by default.
+        metrics: Where to count.
     """
     clock = clock or asyncio.get_running_loop().time
     machine = KadMachine(
@@ -291,14 +291,12 @@ async def open_dht(
         addresses_of=addresses_of,
         diversity=diversity,
     )
-    metrics = metrics or DhtMetrics()
-    metrics.table_peers.set_function(lambda: len(machine.table))
-    metrics.provider_records.set_function(lambda: len(machine.providers))
-    metrics.published_keys.set_function(lambda: len(machine.publications))
+    sizes = metrics.counting(machine.table, machine.providers, machine.publications)
     async with background_tasks() as background:
         dht = Dht(machine, transport, background, clock=clock, metrics=metrics)
         dht._start(mode)
         try:
-            yield dht
+            with sizes:
+                yield dht
         finally:
             dht._stop()

@@ -156,7 +156,7 @@ class MemoryNetwork:
             mode=mode,
             rng=random.Random(self._rng.random()),  # noqa: S311 - a test is to be repeatable
             addresses_of=lambda peer: self[peer].info.addresses if peer in self.connections_of(local) else (),
-            metrics=metrics,
+            metrics=metrics or DhtMetrics(),
         ) as dht:
             self[local].on_peer = dht.peer_seen
             if bootstrap is not None:

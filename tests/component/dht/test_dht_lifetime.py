@@ -103,6 +103,25 @@ async def test_metrics_tell_what_happened(network: MemoryNetwork) -> None:
         assert value("lookup_seconds_count", kind="refresh") >= 1
 
 
+@in_virtual_time
+async def test_nodes_that_share_metrics_add_up_and_take_their_part_away(network: MemoryNetwork) -> None:
+    registry = CollectorRegistry()
+    metrics = DhtMetrics(registry)
+
+    def contacts() -> float | None:
+        return registry.get_sample_value("lattica_dht_table_peers")
+
+    async with network.nodes(4) as running, network.node(bootstrap=running[0].peer_id, metrics=metrics) as one:
+        await one.dht.bootstrap()
+        alone = contacts()
+        assert alone
+        async with network.node(bootstrap=running[0].peer_id, metrics=metrics) as two:
+            await two.dht.bootstrap()
+            assert contacts() == one.dht.routing_table_size + two.dht.routing_table_size > alone
+        assert contacts() == one.dht.routing_table_size
+    assert contacts() == 0
+
+
 async def test_it_runs_on_an_ordinary_event_loop(network: MemoryNetwork) -> None:
     quick = MemoryNetwork(random.Random(5), latency=(0.0, 0.001))
     async with quick.nodes(8) as running:
