@@ -154,7 +154,8 @@ def test_chains_of_strangers_that_are_not_taken_in_are_not_asked_for(state: Link
     assert state.leaves_out
 
     state.answered(ledger, 0)
-    ledger.crowd.vouch(name.author for name in names(3))
+    for name in names(3):
+        ledger.crowd.vouch(name.author)
     assert set(state.to_fetch(ledger, (), 0)) == set(names(3))
     assert not state.leaves_out
 
