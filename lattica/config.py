@@ -43,6 +43,8 @@ class NodeConfig(BaseSettings):
             bootstrap peers and relays that are met on the way serve as well.
         relay: Whether this node is a relay for others: ``auto`` is one unless it is behind a NAT or firewall itself.
         relay_rate: Bytes/s that it relays in all; 0 is without limit.
+        stun_port: A second TCP port at which this node, while peers can dial it, tells those behind NATs how these
+            choose ports; 0 takes any free one. Name one where a firewall has to let it in; without it less is punched.
         require_bootstrap: Whether opening a node fails when no bootstrap peer answers; if not, it keeps trying.
         dht: ``server`` answers other peers' lookups, ``client`` only asks; ``auto`` is a server unless peers cannot
             dial it.
@@ -68,6 +70,7 @@ class NodeConfig(BaseSettings):
     relays: Annotated[tuple[str, ...], NoDecode] = ()
     relay: Literal["auto", "on", "off"] = "auto"
     relay_rate: int = Field(default=DEFAULT_RELAY_RATE, ge=0)
+    stun_port: int = Field(default=0, ge=0, le=65535)
     require_bootstrap: bool = True
     dht: Literal["auto", "server", "client"] = "auto"
     reflection: bool = False

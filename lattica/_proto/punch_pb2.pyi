@@ -130,7 +130,9 @@ class PunchConnect(_message.Message):
 
     @_builtins.property
     def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PunchEndpoint]:
-        """Addresses of the sender's interfaces with the local port. At most 6; the rest is ignored."""
+        """Addresses of the sender's interfaces with the local port, and of IPv6, which is not translated, with a port of its
+        own. At most 6; the rest is ignored.
+        """
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from lattica.mesh.reach import Reach
 from lattica.mesh.relay_acceptor import Acceptor
 from lattica.mesh.relay_role import RelayRole, RelaySettings
 from lattica.mesh.relay_wire import RELAY_MAGIC
+from lattica.mesh.stun_second import SecondStunPort
 from lattica.mesh.stun_server import answer_stun
 from lattica.mesh.stun_udp import open_udp_responder
 from lattica.mesh.ways import PIPE_PROTOCOL, Ways
@@ -47,6 +48,7 @@ async def open_mesh(
     announce: Sequence[PeerAddress] = (),
     relays: Mapping[PeerId, Sequence[PeerAddress]] | None = None,
     relay: RelaySettings | None = None,
+    stun_port: int = 0,
     splice: bool | None = None,
 ) -> AsyncIterator[Mesh]:
     """The mesh of one node, bound to its one port; `Mesh.start` opens it.
@@ -60,6 +62,7 @@ async def open_mesh(
         announce: Further addresses at which we can be reached, as the operator knows.
         relays: Relays to be reached through if we cannot be dialled, beside those that we meet.
         relay: Whether, and within what limits, we are a relay for others.
+        stun_port: Second TCP port for STUN, which is open while others can dial us; 0 for any free one.
         splice: False to move bytes through Python; for tests and systems without `os.splice`.
 
     Raises:
@@ -80,13 +83,16 @@ async def open_mesh(
             punching = Punching(swarm, link_table, reach, inbound.accept)
             ways = Ways(swarm, link_table, punching, reach.public_hosts)
             mesh = Mesh(swarm, links, link_table, ways, reach, role, inbound, listener, table, runtime, tasks)
-            routes.update(_routes(swarm, reach, inbound, role))
+            second = SecondStunPort(listener.host, stun_port, listener.unproven, tasks)
+            routes.update(_routes(swarm, reach, inbound, role, second))
             links.serve()
             punching.serve()
             swarm.serve_sockets(PIPE_PROTOCOL, partial(_accept_circuit, inbound))
             Acceptor(swarm, reach.keeper.lease_at, partial(_accept_relayed, inbound), tasks).serve()
             await role.start(reach.state)
+            second.changed(reach.state)
             reach.subscribe(changed=role.changed)
+            reach.subscribe(changed=second.changed)
             await reach.start()
             watch = PathWatch(table, stalled=mesh.pipe_stalled, recovered=mesh.pipe_recovered)
             tasks.start(watch.run(), name="lattica-path-watch")
@@ -100,7 +106,7 @@ async def open_mesh(
         table.close()
 
 
-def _routes(swarm: Swarm, reach: Reach, inbound: Inbound, role: RelayRole) -> dict[int, Route]:
+def _routes(swarm: Swarm, reach: Reach, inbound: Inbound, role: RelayRole, second: SecondStunPort) -> dict[int, Route]:
     """Who takes an inbound connection, by its first byte."""
 
     async def libp2p(sock: socket.socket, remote: PeerAddress) -> None:
@@ -111,12 +117,15 @@ def _routes(swarm: Swarm, reach: Reach, inbound: Inbound, role: RelayRole) -> di
         reach.accepted(sock, remote)
         await inbound.accept(sock, remote)
 
+    async def stun(sock: socket.socket, remote: PeerAddress) -> None:
+        await answer_stun(sock, remote, second.number)
+
     return {
         LIBP2P_FIRST_BYTE: libp2p,
         PIPE_MAGIC[0]: pipe,
         RELAY_MAGIC[0]: role.accept,
         DIALBACK_BYTE[0]: reach.dialback.accept,
-        STUN_FIRST_BYTE: answer_stun,
+        STUN_FIRST_BYTE: stun,
     }
 
 

@@ -36,21 +36,46 @@ It owns the socket, may be cancelled for another connection, and may raise `Netw
 _OUT_OF = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
+class Unproven:
+    """Connections that have not proven yet whose they are, of one port or of several: there may be only so many."""
+
+    def __init__(self) -> None:
+        self._hosts: OrderedDict[asyncio.Task[None], str] = OrderedDict()
+
+    def add(self, task: asyncio.Task[None], host: str) -> None:
+        """Count ``task``, which serves a connection from ``host``; one too many, and the oldest is cancelled."""
+        self._hosts[task] = host
+        same_host = [one for one, other in self._hosts.items() if other == host]
+        if len(same_host) > MAX_UNPROVEN_PER_HOST:
+            self._displace(same_host[0])
+        elif len(self._hosts) > MAX_UNPROVEN:
+            self._displace(next(iter(self._hosts)))
+
+    def _displace(self, task: asyncio.Task[None]) -> None:
+        del self._hosts[task]
+        task.cancel()
+
+    def discard(self, task: asyncio.Task[None]) -> None:
+        """It has ended: proven, or closed."""
+        self._hosts.pop(task, None)
+
+
 class Listener:
     """A listening port; made by `open_listener`.
 
     Attributes:
         host: The address it is bound to.
         port: The port it is bound to.
+        unproven: What has come and has not proven yet whose it is.
     """
 
-    def __init__(self, sock: socket.socket, routes: Mapping[int, Route], tasks: Background) -> None:
+    def __init__(self, sock: socket.socket, routes: Mapping[int, Route], tasks: Background, unproven: Unproven) -> None:
         name = sock.getsockname()
         self.host, self.port = str(name[0]), int(name[1])
+        self.unproven = unproven
         self._sock = sock
         self._routes = routes
         self._tasks = tasks
-        self._unproven: OrderedDict[asyncio.Task[None], str] = OrderedDict()
 
     def start(self) -> None:
         """Accept connections from now on; until then they wait in the system's queue."""
@@ -73,19 +98,10 @@ class Listener:
         task = self._tasks.start(self._hand_over(sock, remote))
         # Also for a task that is cancelled before its first step and so never runs.
         task.add_done_callback(lambda done: self._forget(done, sock))
-        self._unproven[task] = remote.host
-        same_host = [one for one, host in self._unproven.items() if host == remote.host]
-        if len(same_host) > MAX_UNPROVEN_PER_HOST:
-            self._displace(same_host[0])
-        elif len(self._unproven) > MAX_UNPROVEN:
-            self._displace(next(iter(self._unproven)))
-
-    def _displace(self, task: asyncio.Task[None]) -> None:
-        del self._unproven[task]
-        task.cancel()
+        self.unproven.add(task, remote.host)
 
     def _forget(self, task: asyncio.Task[None], sock: socket.socket) -> None:
-        self._unproven.pop(task, None)
+        self.unproven.discard(task)
         if task.cancelled():
             sock.close()
 
@@ -111,8 +127,12 @@ class Listener:
 
 
 @contextlib.asynccontextmanager
-async def open_listener(host: str, port: int, routes: Mapping[int, Route]) -> AsyncIterator[Listener]:
+async def open_listener(
+    host: str, port: int, routes: Mapping[int, Route], *, unproven: Unproven | None = None
+) -> AsyncIterator[Listener]:
     """Listen on ``host`` and ``port`` (0: any free one); once started, hand connections over by their first byte.
+
+    With the ``unproven`` of another listener both together may have as many as that one alone.
 
     Raises:
         PortInUseError: Somebody listens there.
@@ -121,7 +141,7 @@ async def open_listener(host: str, port: int, routes: Mapping[int, Route]) -> As
     sock = _bind(host, port)
     try:
         async with background_tasks() as tasks:
-            yield Listener(sock, routes, tasks)
+            yield Listener(sock, routes, tasks, unproven if unproven is not None else Unproven())
     finally:
         sock.close()
 

@@ -29,11 +29,13 @@ class PunchPlan:
         targets: Where to dial, in this order.
         hosts: Whose connections to take, whatever port they come from.
         is_late: Whether the other side should have dialled when we do.
+        is_counted: Whether the peer expects our SYNs to leave our NAT in this order.
     """
 
     targets: tuple[Endpoint, ...]
     hosts: frozenset[str]
     is_late: bool
+    is_counted: bool = False
 
 
 def punch_plan(own: Offer, theirs: Offer) -> PunchPlan:
@@ -45,7 +47,12 @@ def punch_plan(own: Offer, theirs: Offer) -> PunchPlan:
     """
     targets = tuple(plausible_candidates(own, theirs))
     hosts = frozenset(target.host for target in targets)
-    return PunchPlan(targets=targets, hosts=hosts, is_late=own.is_hard and not theirs.is_hard)
+    return PunchPlan(
+        targets=targets,
+        hosts=hosts,
+        is_late=own.is_hard and not theirs.is_hard,
+        is_counted=own.is_hard and bool(own.port_step),
+    )
 
 
 def plausible_candidates(own: Offer, theirs: Offer) -> list[Endpoint]:
@@ -54,18 +61,22 @@ def plausible_candidates(own: Offer, theirs: Offer) -> list[Endpoint]:
     - Private, CGNAT, link-local and other addresses that are not global count only if both sides have one public
       address, or, for the mapped one, if ours is not global either: then our STUN servers are in the same private
       network.
+    - IPv6 for IPv6 only, that is if we have a port there. What an IPv4 side offers of it comes first: to dial it costs
+      no NAT a port.
     - Never our own, nor any that means this machine, nobody or everybody.
-    - A NAT that counts its ports up (or down) has used `mapped` for the server: its next ones are dialled first.
+    - A NAT that counts its ports up (or down) has used `mapped` for the server: its next ones are dialled first, and
+      if ours counts as well, one of us dials every second one (`_stride`).
     - If it is our NAT that counts, interface addresses come last, as each may cost it a port.
     """
     neighbours = own.mapped.host == theirs.mapped.host
     ours = {own.mapped, *own.hosts}
     own_hosts = {host.host for host in own.hosts}
+    families = {":" in one.host for one in ours}
 
     def is_plausible(endpoint: Endpoint, *, local_counts: bool) -> bool:
         ip = ipaddress.ip_address(endpoint.host)
         return (
-            ip.version == ipaddress.ip_address(own.mapped.host).version
+            (ip.version == 6) in families
             and endpoint not in ours
             and MIN_PORT <= endpoint.port < 1 << 16
             and _is_unicast(ip)
@@ -73,16 +84,30 @@ def plausible_candidates(own: Offer, theirs: Offer) -> list[Endpoint]:
         )
 
     own_is_local = not ipaddress.ip_address(own.mapped.host).is_global
-    mapped = [one for one in _mapped(theirs) if is_plausible(one, local_counts=neighbours or own_is_local)]
+    predicted = _mapped(theirs, _stride(own, theirs))
+    mapped = [one for one in predicted if is_plausible(one, local_counts=neighbours or own_is_local)]
     hosts = [one for one in theirs.hosts if is_plausible(one, local_counts=neighbours)]
     ordered = [*hosts, *mapped] if neighbours and not own.is_hard else [*mapped, *hosts]
+    ordered.sort(key=lambda one: ":" not in one.host)
     return list(dict.fromkeys(ordered))[:MAX_TARGETS]
 
 
-def _mapped(theirs: Offer) -> Iterator[Endpoint]:
+def _stride(own: Offer, theirs: Offer) -> int:
+    """How far apart the ports are that we predict, in steps; of two sides whose NATs count one comes to 2.
+
+    SYN number i of a side leaves its NAT by port number i + s after the one that it has told, where s other
+    connections of the same home have come between: one to the relay, mostly. If both sides dial each port, two SYNs
+    meet only where neither side has such. If one dials ports 1, 3, 5, 7, 9, its SYN number 1 + s + t meets the other's
+    number 1 + 2s + t, where t is the other's s: as long as the other predicts so many.
+    """
+    both_count = own.is_hard and theirs.is_hard and own.port_step and theirs.port_step
+    return 2 if both_count and own.mapped < theirs.mapped else 1
+
+
+def _mapped(theirs: Offer, stride: int) -> Iterator[Endpoint]:
     host, port = theirs.mapped
     if theirs.is_hard and theirs.port_step:
-        for number in range(1, MAX_PREDICTED + 1):
+        for number in range(1, MAX_PREDICTED * stride + 1, stride):
             yield Endpoint(host, port + number * theirs.port_step)
     yield theirs.mapped
 

@@ -1,4 +1,4 @@
-"""A local TCP port that listens and dials at one time, as hole punching needs.
+"""Local TCP ports that listen and dial at one time, as hole punching needs: one, and perhaps another for IPv6.
 
 What two NATs see decides how to dial. Each forgets nothing and admits whoever its own side has sent a SYN to:
 
@@ -14,6 +14,9 @@ What two NATs see decides how to dial. Each forgets nothing and admits whoever i
   that repeat with the same pauses could go on like that for ever; so pauses are random.
 - Between our pauses, and where NATs filter less, the peer's SYN meets no dial; then the listener takes the
   connection. So does it when the peer's NAT has given the SYN a port that nobody could know.
+
+IPv6 is not translated, mostly, and firewalls are NATs that drop: where the machine has a global address, a port of it
+is offered beside the IPv4 one, and no STUN server is needed for it.
 """
 
 from __future__ import annotations
@@ -27,15 +30,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
-from lattica.background import background_tasks
+from lattica.background import Background, background_tasks
+from lattica.errors import NetworkError
 from lattica.identity import PeerAddress
 from lattica.mesh.congestion import avoid_delay_based
+from lattica.mesh.own_ipv6 import outbound_ipv6
 from lattica.mesh.paths import host_candidates, is_local
 from lattica.mesh.pipes import configure, describe
 from lattica.mesh.punch_candidates import PunchPlan
 from lattica.mesh.punch_messages import MAX_HOSTS, Offer
 from lattica.mesh.stun import Endpoint
-from lattica.mesh.stun_client import bind_shared, learn_from_many
+from lattica.mesh.stun_client import ANY_IPV4, ANY_IPV6, LearnedPort, bind_shared, learn_from_many, stun_host
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +54,8 @@ PAUSE_SHARE = 0.25
 PAUSE_GROWTH_S = 0.002
 """Seconds by which pauses get longer with each refusal, so that `MAX_DIALS` last on a LAN, too."""
 MAX_PAUSE_S = 0.1
+STAGGER_S = 0.005
+"""Seconds between two dials through a NAT that counts: SYNs at one time may overtake each other on a busy machine."""
 
 HandOver = Callable[[socket.socket, Endpoint], Coroutine[Any, Any, None]]
 """Takes over a connected, non-blocking socket, and closes it if cancelled. Raises nothing."""
@@ -57,14 +64,15 @@ HandOver = Callable[[socket.socket, Endpoint], Coroutine[Any, Any, None]]
 class PunchPort:
     """Made by `open_punch_port`.
 
-    Attributes:
-        offer: The port, for the peer.
+    Args:
+        listeners: On the ports to punch from, one of a family.
+        offer: The ports, for the peer.
     """
 
-    def __init__(self, local_host: str, listener: socket.socket, offer: Offer) -> None:
+    def __init__(self, listeners: Sequence[socket.socket], offer: Offer) -> None:
         self.offer = offer
-        self._local = local_host, int(listener.getsockname()[1])
-        self._listener = listener
+        self._listeners = listeners
+        self._local = {listener.family: listener.getsockname()[:2] for listener in listeners}
         self._taken = 0
 
     async def run_round(
@@ -88,20 +96,22 @@ class PunchPort:
                 task.add_done_callback(lambda done: sock.close() if done.cancelled() or done.exception() else None)
                 handed.append(task)
 
-            tasks.start(self._accept(plan, take))
+            for listener in self._listeners:
+                tasks.start(self._accept(listener, plan, take))
             await asyncio.sleep(at - time.monotonic())
-            for target in plan.targets:
-                tasks.start(self._dial(target, take, attempts))
+            tasks.start(self._dial_all(plan, take, attempts, tasks))
             await asyncio.sleep(until - time.monotonic())
             tasks.cancel_all()
             if handed:
                 await asyncio.wait(handed)
 
-    async def _accept(self, plan: PunchPlan, take: Callable[[socket.socket, Endpoint], None]) -> None:
+    async def _accept(
+        self, listener: socket.socket, plan: PunchPlan, take: Callable[[socket.socket, Endpoint], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, name = await loop.sock_accept(self._listener)
+                sock, name = await loop.sock_accept(listener)
             except OSError as error:
                 logger.info("punch cannot accept reason=%s", error)
                 await asyncio.sleep(MAX_PAUSE_S)
@@ -114,15 +124,28 @@ class PunchPort:
             configure(sock)
             take(sock, remote)
 
+    async def _dial_all(
+        self,
+        plan: PunchPlan,
+        take: Callable[[socket.socket, Endpoint], None],
+        attempts: dict[str, str],
+        tasks: Background,
+    ) -> None:
+        for target in plan.targets:
+            tasks.start(self._dial(target, take, attempts))
+            if plan.is_counted:
+                await asyncio.sleep(STAGGER_S)
+
     async def _dial(
         self, target: Endpoint, take: Callable[[socket.socket, Endpoint], None], attempts: dict[str, str]
     ) -> None:
         """Dial until it connects, or has been refused often enough."""
         loop, name = asyncio.get_running_loop(), PeerAddress.tcp(*target).text
+        family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
         attempts[name] = "no answer"
         for refusals in range(1, MAX_DIALS + 1):
             started = time.monotonic()
-            sock = bind_shared(*self._local)
+            sock = bind_shared(*self._local[family])
             avoid_delay_based(sock)
             try:
                 await loop.sock_connect(sock, tuple(target))
@@ -147,25 +170,53 @@ async def open_punch_port(
 ) -> AsyncIterator[PunchPort]:
     """A new local port that listens, and whose mappings are known and held while the block runs.
 
+    If ``local_host`` is a wildcard, there is one of our IPv6 address as well, or alone if no STUN server answers.
+
     Raises:
         NetworkError: No STUN server answered.
         OSError: From the system.
     """
-    async with learn_from_many(servers, local_host=local_host, attempts=attempts) as learned:
-        with contextlib.closing(bind_shared(local_host, learned.local.port)) as listener:
-            listener.listen(BACKLOG)
-            report = learned.report
-            offer = Offer(
-                mapped=report.mapped,
-                mapping=report.mapping,
-                port_step=report.port_step,
-                hosts=_hosts(local_host, learned.local),
-            )
-            yield PunchPort(local_host, listener, offer)
+    host = stun_host(servers, local_host)
+    async with contextlib.AsyncExitStack() as stack:
+        ipv6 = _listen_ipv6(stack) if local_host in {ANY_IPV4, ANY_IPV6} and host == ANY_IPV4 else None
+        try:
+            learned = await stack.enter_async_context(learn_from_many(servers, local_host=host, attempts=attempts))
+        except NetworkError:
+            if ipv6 is None:
+                raise
+            learned = None
+        listeners = [] if ipv6 is None else [ipv6]
+        if learned is not None:
+            listeners.append(_listen(stack, host, learned.local.port))
+        yield PunchPort(listeners, _offer(host, learned, ipv6))
+
+
+def _offer(host: str, learned: LearnedPort | None, ipv6: socket.socket | None) -> Offer:
+    beside = [] if ipv6 is None else [Endpoint(*ipv6.getsockname()[:2])]
+    if learned is None:
+        return Offer(mapped=beside[0], mapping=None, port_step=None)
+    report = learned.report
+    hosts = (*beside, *_hosts(host, learned.local))[:MAX_HOSTS]
+    return Offer(mapped=report.mapped, mapping=report.mapping, port_step=report.port_step, hosts=hosts)
 
 
 def _hosts(local_host: str, local: Endpoint) -> tuple[Endpoint, ...]:
     """Our interfaces' addresses, the one that leads to the servers first."""
     others = (Endpoint(one.host, local.port) for one in host_candidates(local_host, local.port))
-    usable = [one for one in dict.fromkeys((local, *others)) if not is_local(one.host)]
-    return tuple(usable[:MAX_HOSTS])
+    same_family = (one for one in others if (":" in one.host) == (":" in local.host))
+    return tuple(one for one in dict.fromkeys((local, *same_family)) if not is_local(one.host))
+
+
+def _listen(stack: contextlib.AsyncExitStack, host: str, port: int) -> socket.socket:
+    listener = stack.enter_context(contextlib.closing(bind_shared(host, port)))
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _listen_ipv6(stack: contextlib.AsyncExitStack) -> socket.socket | None:
+    host = outbound_ipv6()
+    try:
+        return None if host is None else _listen(stack, host, 0)
+    except OSError as error:  # the address has gone this moment
+        logger.debug("cannot punch by ipv6 host=%s reason=%s", host, error)
+        return None

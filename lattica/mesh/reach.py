@@ -16,6 +16,7 @@ from lattica.mesh.links import RelayOffer
 from lattica.mesh.paths import Candidate, CandidateKind, host_candidates, is_global, is_local
 from lattica.mesh.reachability import Reachability, ReachabilityMachine
 from lattica.mesh.relay_keeper import RelayKeeper
+from lattica.mesh.stun_book import StunBook
 from lattica.swarm import HOP, ConnectionInfo, Direction, PeerInfo, Swarm
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Reach:
         self._swarm = swarm
         self._host, self._port = host, port
         self._tasks = tasks
+        self._stun_book = StunBook(tasks)
         self._machine = ReachabilityMachine(
             announced=any(is_global(a.host) or a.text.startswith("/dns") for a in announce)
         )
@@ -115,8 +117,18 @@ class Reach:
     def stun_servers(self) -> list[PeerAddress]:
         """Nodes that tell us how a NAT maps a port of ours: those that we have dialled ourselves, our relays first.
 
-        A node that has dialled nobody is its own: it asks at its public address.
+        If they are few, their second ports follow, as far as we know them. A node that has dialled nobody is its own:
+        it asks at its public address.
         """
+        servers = self._dialled_nodes()
+        if servers:
+            self._learn_second_ports(servers)
+            return self._stun_book.completed(servers)
+        own = [candidate.address for candidate in self._hosts]
+        own.sort(key=lambda address: not is_global(address.host))
+        return own
+
+    def _dialled_nodes(self) -> list[PeerAddress]:
         held = self.keeper.plan.held()
         connections = [
             one
@@ -124,9 +136,12 @@ class Reach:
             if one.direction is Direction.OUTBOUND and one.remote.is_tcp and self._is_lattica(one.peer_id)
         ]
         connections.sort(key=lambda one: held.index(one.peer_id) if one.peer_id in held else len(held))
-        own = [candidate.address for candidate in self._hosts]
-        own.sort(key=lambda address: not is_global(address.host))
-        return [one.remote for one in connections] or own
+        return [one.remote for one in connections]
+
+    def _learn_second_ports(self, servers: Sequence[PeerAddress]) -> None:
+        """Where others can dial us there is no NAT to learn about."""
+        if self._state is not Reachability.PUBLIC:
+            self._stun_book.learn(servers, self._host)
 
     def _is_lattica(self, peer: PeerId) -> bool:
         info = self._swarm.peer_info(peer)
@@ -135,7 +150,9 @@ class Reach:
     async def start(self) -> None:
         """Tell peers where we are, and begin to learn how we can be reached."""
         self.dialback.serve()
-        self._swarm.subscribe(identified=self._identified)
+        self._swarm.subscribe(
+            identified=self._identified, disconnected=lambda one: self._stun_book.forget(one.remote.text)
+        )
         self._tasks.start(self.keeper.run(), name="lattica-relays")
         self._tasks.start(self._watch_interfaces(), name="lattica-interfaces")
         await self._swarm.advertise(self.addresses)
@@ -165,6 +182,7 @@ class Reach:
         if ask and DIALBACK_PROTOCOL in info.protocols:
             self._tasks.start_unless_ending(self._ask_dialback(info.peer_id))
         self._settle()
+        self._learn_second_ports(self._dialled_nodes())
 
     def _learn_relay(self, info: PeerInfo, connection: ConnectionInfo) -> None:
         if HOP not in info.protocols:

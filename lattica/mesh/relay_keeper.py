@@ -13,7 +13,9 @@ from lattica.errors import NetworkError, StreamError
 from lattica.identity import PeerAddress, PeerId
 from lattica.mesh.links import RelayOffer
 from lattica.mesh.relay_client import RelayLease, request_lease
+from lattica.mesh.relay_metrics import RESERVATIONS
 from lattica.mesh.relay_plan import RelayPlan
+from lattica.shared_gauge import SharedGauge
 from lattica.swarm import ConnectionInfo, Direction, Swarm
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,8 @@ class RelayKeeper:
     def __init__(self, swarm: Swarm, changed: Callable[[], None]) -> None:
         self.plan = RelayPlan()
         self._swarm = swarm
-        self._changed = changed
+        self._on_changed = changed
+        self._gauge = SharedGauge(RESERVATIONS)
         self._held: dict[PeerId, _Held] = {}
         self._wanted = self._asked = False
         self._wake = asyncio.Event()
@@ -92,6 +95,12 @@ class RelayKeeper:
 
     async def run(self) -> None:
         """Keep them until cancelled."""
+        try:
+            await self._keep()
+        finally:
+            self._gauge.end()
+
+    async def _keep(self) -> None:
         checked = time.monotonic()
         while True:
             self._wake.clear()
@@ -107,6 +116,10 @@ class RelayKeeper:
             if time.monotonic() >= checked + CHECK_S:
                 await self._all(self._check, self.plan.held())
                 checked = time.monotonic()
+
+    def _changed(self) -> None:
+        self._gauge.set(len(self._held))
+        self._on_changed()
 
     async def _pause(self, until: float) -> None:
         wake_at = self.plan.wake_at() if self._wanted else None

@@ -1,12 +1,14 @@
-"""What a relay exports to Prometheus; bounded labels, never a peer ID."""
+"""What relays and their clients export to Prometheus; bounded labels, never a peer ID."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from typing import Final
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
 
 class RelayMetrics:
-    """The metrics of one relay.
+    """The metrics of the relays of a process, as far as they join sockets; circuits are counted in `lattica.swarm`.
 
     Args:
         registry: Where they are exported; without one they are counted but not exported.
@@ -35,3 +37,9 @@ class RelayMetrics:
         self.bytes = Counter(
             "lattica_mesh_relay_bytes_total", "Bytes of pipes that have ended", ("direction",), registry=where
         )
+
+
+METRICS: Final = RelayMetrics(REGISTRY)
+"""Those of all nodes of this process, in prometheus_client's default registry."""
+RESERVATIONS: Final = Gauge("lattica_mesh_reservations", "Reservations that we hold at relays")
+"""Of all nodes of this process that cannot be dialled."""

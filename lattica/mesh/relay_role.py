@@ -13,6 +13,7 @@ from lattica.identity import IdentityKey, PeerAddress
 from lattica.mesh.gateway import PipeTable
 from lattica.mesh.reachability import Reachability
 from lattica.mesh.relay_limits import SpliceLimits
+from lattica.mesh.relay_metrics import METRICS
 from lattica.mesh.relay_server import RelayServer
 from lattica.swarm import RelayLimits, Swarm
 
@@ -52,7 +53,7 @@ class RelayRole:
         self._swarm = swarm
         self._settings = settings
         self._tasks = tasks
-        self._server = RelayServer(key, swarm, table, tasks, limits=settings.splices)
+        self._server = RelayServer(key, swarm, table, tasks, limits=settings.splices, metrics=METRICS)
         self._serving = False
 
     @property

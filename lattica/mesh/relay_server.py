@@ -35,6 +35,7 @@ from lattica.mesh.relay_wire import (
     parse_head,
 )
 from lattica.mesh.token_bucket import TokenBucket
+from lattica.shared_gauge import SharedGauge
 from lattica.swarm import Swarm
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,9 @@ class RelayServer:
         self._table = table
         self._tasks = tasks
         self._metrics = metrics or RelayMetrics()
+        self._gauges = [
+            SharedGauge(gauge) for gauge in (self._metrics.held_leases, self._metrics.pipes, self._metrics.waiting)
+        ]
         self._leases = LeaseBook(self.limits)
         self._ledger = SpliceLedger(self.limits)
         self._waiting: dict[bytes, RelaySession] = {}
@@ -109,6 +113,8 @@ class RelayServer:
             session.fail(RelayRefusedError(RelayStatus.CLOSING))
         for pair in self._pairs:
             self._table.drop_others(pair)
+        for gauge in self._gauges:
+            gauge.end()
 
     def counts(self) -> RelayCounts:
         """What it does and has done."""
@@ -138,7 +144,7 @@ class RelayServer:
             self._metrics.leases.labels("refused").inc()
             return relay_pb2.LeaseResponse(refusal=str(error)).SerializeToString()
         self._metrics.leases.labels("granted").inc()
-        self._metrics.held_leases.set(self._leases.count(now))
+        self._show()
         logger.debug("lease granted peer=%s", peer)
         return relay_pb2.LeaseResponse(
             minting_key=self._office.minting_key(peer, expires_at),
@@ -267,5 +273,6 @@ class RelayServer:
         self._metrics.prefaces.labels(kind, outcome).inc()
 
     def _show(self) -> None:
-        self._metrics.pipes.set(self._ledger.pipes)
-        self._metrics.waiting.set(self._ledger.waiting)
+        values = self._leases.count(time.time()), self._ledger.pipes, self._ledger.waiting
+        for gauge, value in zip(self._gauges, values, strict=True):
+            gauge.set(value)

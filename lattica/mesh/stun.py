@@ -26,6 +26,12 @@ MAX_UNKNOWN = 4
 _COOKIE = 0x2112A442
 _HEADER = struct.Struct("!HHI12s")
 _ATTRIBUTE = struct.Struct("!HH")
+_PORT = struct.Struct("!H")
+_SECOND_PORT = 0xD2A7
+"""Ours, of the range that whoever does not know it passes over (section 18.3.2): two bytes, a port of the same address.
+
+OTHER-ADDRESS of RFC 5780 would promise a second address as well, and its clients would believe what it makes them see.
+"""
 _XOR_MAPPED_ADDRESS = 0x0020
 _ERROR_CODE = 0x0009
 _UNKNOWN_ATTRIBUTES = 0x000A
@@ -62,12 +68,14 @@ class StunMessage:
         transaction: 12 bytes that an answer has in common with its request.
         mapped: Where the request came from; of a `RESPONSE` only, which always has it.
         unknown: Types of attributes that its sender wants understood and we do not understand, `MAX_UNKNOWN` at most.
+        second_port: Of a `RESPONSE`: another TCP port at which the server answers, if it has one.
     """
 
     kind: StunKind
     transaction: bytes
     mapped: Endpoint | None = None
     unknown: tuple[int, ...] = ()
+    second_port: int | None = None
 
 
 def encode_request(transaction: bytes) -> bytes:
@@ -75,12 +83,15 @@ def encode_request(transaction: bytes) -> bytes:
     return _encode(StunKind.REQUEST, transaction, b"")
 
 
-def encode_response(transaction: bytes, mapped: Endpoint) -> bytes:
-    """Say where a request came from."""
+def encode_response(transaction: bytes, mapped: Endpoint, second_port: int | None = None) -> bytes:
+    """Say where a request came from, and at which other port we answer."""
     ip = ipaddress.ip_address(mapped.host)
     family = _IPV4 if ip.version == 4 else _IPV6
     value = struct.pack("!BBH", 0, family, mapped.port ^ _COOKIE >> 16) + _xor(ip.packed, transaction)
-    return _encode(StunKind.RESPONSE, transaction, _attribute(_XOR_MAPPED_ADDRESS, value))
+    body = _attribute(_XOR_MAPPED_ADDRESS, value)
+    if second_port is not None:
+        body += _attribute(_SECOND_PORT, _PORT.pack(second_port))
+    return _encode(StunKind.RESPONSE, transaction, body)
 
 
 def encode_unknown(transaction: bytes, unknown: tuple[int, ...]) -> bytes:
@@ -90,8 +101,8 @@ def encode_unknown(transaction: bytes, unknown: tuple[int, ...]) -> bytes:
     return _encode(StunKind.ERROR, transaction, body)
 
 
-def answer_request(data: bytes, source: Endpoint) -> bytes:
-    """What a server says to a datagram or a message from ``source``.
+def answer_request(data: bytes, source: Endpoint, second_port: int | None = None) -> bytes:
+    """What a server says to a datagram or a message from ``source``; ``second_port`` is another one of its own.
 
     Raises:
         RemoteProtocolError: It is not a Binding request.
@@ -101,7 +112,7 @@ def answer_request(data: bytes, source: Endpoint) -> bytes:
         raise RemoteProtocolError(f"a STUN {message.kind.name.lower()} that nobody has asked for")
     if message.unknown:
         return encode_unknown(message.transaction, message.unknown)
-    return encode_response(message.transaction, source)
+    return encode_response(message.transaction, source, second_port)
 
 
 def body_length(header: bytes) -> int:
@@ -132,15 +143,18 @@ def parse_stun(data: bytes) -> StunMessage:
     except ValueError as error:
         raise RemoteProtocolError(f"a STUN message of type {kind:#06x}") from error
     mapped: Endpoint | None = None
+    second_port: int | None = None
     unknown: list[int] = []
     for name, value in _attributes(data):
         if name == _XOR_MAPPED_ADDRESS and kind is StunKind.RESPONSE:
             mapped = mapped or _decode_address(value, transaction)  # of several the first counts (section 14)
+        elif name == _SECOND_PORT and kind is StunKind.RESPONSE and len(value) == _PORT.size:
+            second_port = _PORT.unpack(value)[0] or None
         elif name < _FIRST_OPTIONAL and kind is StunKind.REQUEST and name not in _NO_MEANING_HERE:
             unknown.append(name)
     if kind is StunKind.RESPONSE and mapped is None:
         raise RemoteProtocolError("a STUN response without an address")
-    return StunMessage(kind, transaction, mapped, tuple(unknown[:MAX_UNKNOWN]))
+    return StunMessage(kind, transaction, mapped, tuple(unknown[:MAX_UNKNOWN]), second_port)
 
 
 def _attributes(data: bytes) -> list[tuple[int, bytes]]:

@@ -27,6 +27,7 @@ from lattica.mesh.stun import (
 )
 from lattica.mesh.stun_report import Answer, NatReport, nat_report
 
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"
 STUN_TIMEOUT_S = 3.0
 """Seconds that a server has to connect and answer."""
 MAX_STUN_SERVERS = 3
@@ -47,6 +48,7 @@ class HeldMapping:
         mapped: The same as the server sees it.
         rtt: Seconds from request to answer.
         sock: Connected to the server and non-blocking.
+        second_port: Another port at which the server says that it answers.
     """
 
     server: PeerAddress
@@ -54,6 +56,7 @@ class HeldMapping:
     mapped: Endpoint
     rtt: float
     sock: socket.socket
+    second_port: int | None = None
 
     def close(self) -> None:
         """Let go of it."""
@@ -115,6 +118,14 @@ def can_ask(server: PeerAddress, local_host: str) -> bool:
     except ValueError:
         return False
     return same and server.is_tcp
+
+
+def stun_host(servers: Sequence[PeerAddress], local_host: str) -> str:
+    """Where to bind in order to ask, if our port is bound to ``local_host``.
+
+    Who has both families asks by IPv4 if that can be, for it is what NATs translate.
+    """
+    return ANY_IPV4 if local_host == ANY_IPV6 and any(can_ask(one, ANY_IPV4) for one in servers) else local_host
 
 
 @contextlib.asynccontextmanager
@@ -192,7 +203,7 @@ async def _ask(sock: socket.socket, server: PeerAddress) -> HeldMapping:
             await loop.sock_sendall(sock, encode_request(transaction))
             header = await receive_exactly(sock, HEADER_BYTES)
             answer = header + await receive_exactly(sock, body_length(header))
-        mapped = _mapped(answer, transaction)
+        mapped, second_port = _answered(answer, transaction)
     except TimeoutError as error:
         sock.close()
         raise NetworkError(f"no answer within {STUN_TIMEOUT_S:.0f} s") from error
@@ -200,16 +211,16 @@ async def _ask(sock: socket.socket, server: PeerAddress) -> HeldMapping:
         sock.close()
         raise
     host, port = sock.getsockname()[:2]
-    return HeldMapping(server, Endpoint(host, port), mapped, time.monotonic() - started, sock)
+    return HeldMapping(server, Endpoint(host, port), mapped, time.monotonic() - started, sock, second_port)
 
 
-def _mapped(data: bytes, transaction: bytes) -> Endpoint:
+def _answered(data: bytes, transaction: bytes) -> tuple[Endpoint, int | None]:
     answer = parse_stun(data)
     if answer.transaction != transaction or answer.kind is StunKind.REQUEST:
         raise RemoteProtocolError("a STUN answer to another request")
     if answer.mapped is None:
         raise RemoteProtocolError("the STUN server refuses the request")
-    return answer.mapped
+    return answer.mapped, answer.second_port
 
 
 async def udp_mapping(server: Endpoint, sock: socket.socket) -> Endpoint:
@@ -228,5 +239,5 @@ async def udp_mapping(server: Endpoint, sock: socket.socket) -> Endpoint:
                     data, source = await loop.sock_recvfrom(sock, MAX_STUN_MESSAGE)
                     if Endpoint(source[0], source[1]) == server:
                         with contextlib.suppress(RemoteProtocolError):
-                            return _mapped(data, transaction)
+                            return _answered(data, transaction)[0]
     raise NetworkError(f"no answer over UDP within {sum(UDP_RETRIES_S):.1f} s")

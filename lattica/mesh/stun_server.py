@@ -1,4 +1,4 @@
-"""Answers STUN Binding requests on the node's one TCP port."""
+"""Answers STUN Binding requests on the node's one TCP port, and on a second one of its own (`stun_second`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MESSAGE_TIMEOUT_S = 5.0
 """Seconds from the first byte of a request to the end of its answer."""
 
 
-async def answer_stun(sock: socket.socket, remote: PeerAddress) -> None:
+async def answer_stun(sock: socket.socket, remote: PeerAddress, second_port: int | None = None) -> None:
     """Route of the listener: tell a client its address as often as it asks; returns when it has gone.
 
     A client keeps its connection while it punches, for a few seconds, and all that time the listener counts it as
@@ -28,6 +28,7 @@ async def answer_stun(sock: socket.socket, remote: PeerAddress) -> None:
     Args:
         sock: Non-blocking, first byte unread. Closed on every way out.
         remote: Where it comes from.
+        second_port: Where else it can ask, as it is told with each answer.
 
     Raises:
         RemoteProtocolError: It does not speak STUN.
@@ -43,7 +44,7 @@ async def answer_stun(sock: socket.socket, remote: PeerAddress) -> None:
             async with asyncio.timeout(MESSAGE_TIMEOUT_S):
                 header = first + await _receive(sock, HEADER_BYTES - 1)
                 request = header + await _receive(sock, body_length(header))
-                await loop.sock_sendall(sock, answer_request(request, source))
+                await loop.sock_sendall(sock, answer_request(request, source, second_port))
         await _first_byte(sock)  # hold the mapping, but say no more
     except TimeoutError as error:
         raise RemoteProtocolError(f"a STUN message that took longer than {MESSAGE_TIMEOUT_S:.0f} s") from error

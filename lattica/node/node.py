@@ -201,7 +201,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
         mesh = await stack.enter_async_context(
             open_mesh(
                 key, swarm, host=config.host, port=config.port, runtime=runtime, announce=announce, relays=relays,
-                relay=RelaySettings.of(config.relay, config.relay_rate),
+                relay=RelaySettings.of(config.relay, config.relay_rate), stun_port=config.stun_port,
             )
         )  # fmt: skip
         server = runtime / "rpc"

@@ -158,6 +158,11 @@ class CallTable:
         return bool(self._turns or self._cancelled or self._received)
 
     @property
+    def sent(self) -> int:
+        """Calls that are not queued: their answers may come at any moment."""
+        return len(self._calls) - sum(len(lane.calls) for lane in self._turns)
+
+    @property
     def has_notes(self) -> bool:
         """Whether there are cancellations or acknowledgements to send."""
         return bool(self._cancelled or self._received)

@@ -20,6 +20,7 @@ from lattica.rpc.call_memory import CallMemory, Entry
 from lattica.rpc.call_server import CallServer
 from lattica.rpc.caller import caller_id
 from lattica.rpc.counted_call import BATCHED
+from lattica.rpc.gathering import CROWD, wait_for_more
 from lattica.rpc.outcomes import OK, outcome_of_failure
 
 MAX_UNREAD = 4096
@@ -73,6 +74,8 @@ class BatchStream:
             await self._wake.wait()
             self._wake.clear()
             while self._results or self._failures or self._large:
+                if server.dispatcher.running >= CROWD:
+                    await wait_for_more()
                 await context.write(self._message(server.dispatcher.running))
                 self._room.set()
 

@@ -13,6 +13,7 @@ from lattica.errors import PeerUnreachableError, RemoteProtocolError
 from lattica.rpc.batch_calls import CallTable
 from lattica.rpc.batch_wire import INSTANCE_KEY, KNOWN_KEY, encode_requests
 from lattica.rpc.channel import PeerChannel
+from lattica.rpc.gathering import CROWD, wait_for_more
 from lattica.rpc.metrics import RpcMetrics
 
 
@@ -148,6 +149,8 @@ class CallerStream:
                 await wake.wait()
                 wake.clear()
                 while table.has_news and not self._retired:
+                    if table.sent >= CROWD:
+                        await wait_for_more()
                     message = encode_requests(*table.take(self, time.monotonic()))
                     count_bytes("client", "sent", len(message))
                     await call.write(message)

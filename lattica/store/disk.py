@@ -82,7 +82,7 @@ class StoreDisk(StoreView):
         return await waiting.done
 
     async def forget(self, namespace: bytes) -> None:
-        """Delete a namespace with all that belongs to it, durably. The file keeps its size; the space is used again."""
+        """Delete a namespace with all that belongs to it, durably. The space is used again, or given back."""
         batch = Batch(namespace)
         batch.forget()
         await self.commit(batch)
@@ -114,13 +114,20 @@ class StoreDisk(StoreView):
             self._turns[0].set_result(None)
 
     def _write_nowait(self) -> None:
-        """Give all that is queued to the thread, unless it is at work: then that happens when it has done."""
-        if self._writing is not None or not self._queue:
+        """Give all that is queued to the thread, unless it is at work: then that happens when it has done.
+
+        When nothing is, it makes the file smaller, if most of it is empty.
+        """
+        if self._writing is not None:
             return
         group, self._queue = self._queue, []
-        batches = [waiting.batch for waiting in group]
-        self._writing = asyncio.get_running_loop().run_in_executor(self._threads.write, self._writer.apply, batches)
-        self._writing.add_done_callback(functools.partial(self._written, group))
+        loop, thread = asyncio.get_running_loop(), self._threads.write
+        if group:
+            self._writing = loop.run_in_executor(thread, self._writer.apply, [waiting.batch for waiting in group])
+        elif self._writer.can_shrink and not self._closed:
+            self._writing = loop.run_in_executor(thread, self._writer.shrink)
+        if self._writing is not None:
+            self._writing.add_done_callback(functools.partial(self._written, group))
 
     def _written(self, group: list[_Waiting], writing: asyncio.Future[list[Outcome]]) -> None:
         self._writing = None

@@ -36,8 +36,18 @@ _PROOF = """INSERT INTO proofs VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
     SET seq = excluded.seq, one = excluded.one, other = excluded.other WHERE excluded.seq < seq"""
 
 
+SHRINK_EMPTY: Final = 1000
+"""Empty pages of 4 KiB from which on, if they are three in four, the file is written anew without them."""
+
+SHRINK_FULL: Final = 16_384
+"""Pages in use up to which that is done: 64 MB take a second, for which batches have to wait."""
+
+
 class DiskWriter:
     """Applies groups of batches. Not for two threads at a time.
+
+    Attributes:
+        can_shrink: Whether `shrink` is worth its while: most of the file is empty.
 
     After an error of the disk, or in a damaged file, nothing more is written until the file is opened again: what a
     failed fsync has left on the disk is not known (https://www.usenix.org/conference/atc20/presentation/rebello).
@@ -51,6 +61,7 @@ class DiskWriter:
         self._authors: dict[tuple[int, bytes], int] = {}
         self._broken: ReplicaStoreError | None = None
         self._is_whole = False
+        self.can_shrink = False
         with sqlite_errors(path):
             found = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
         self._last_row = int(found[0]) if found else 0
@@ -85,6 +96,18 @@ class DiskWriter:
             self._execute("COMMIT")
         self._is_whole = False
 
+    def shrink(self) -> list[Outcome]:
+        """Write the file anew without its empty pages; it gets smaller when its log is carried over."""
+        self.can_shrink = False
+        with contextlib.suppress(ReplicaStoreError), sqlite_errors(self._path):  # it goes on as it is
+            self._execute("VACUUM")
+        return []
+
+    def _is_mostly_empty(self) -> bool:
+        empty, pages = (self._execute(f"PRAGMA {what}").fetchone()[0] for what in ("freelist_count", "page_count"))
+        full = pages - empty
+        return bool(empty > max(3 * full, SHRINK_EMPTY) and full <= SHRINK_FULL)
+
     def _check_whole(self) -> None:
         if not self._database.in_transaction:  # the disk was full, or worse: SQLite has rolled back
             raise ReplicaStoreError(self._path, "an error of the disk has undone everything; begin again")
@@ -109,6 +132,7 @@ class DiskWriter:
             if self._database.in_transaction:  # not if the disk is full: then SQLite has rolled back already
                 self._execute("ROLLBACK")
             raise
+        self.can_shrink = self._is_mostly_empty()
         return outcomes
 
     def _apply_alone(self, batch: Batch) -> Outcome:

@@ -65,7 +65,10 @@ class Document:
 
     @property
     def ydoc(self) -> Doc[Any]:
-        """The Yjs document. Do not keep it: it is replaced when something does not count any more."""
+        """The Yjs document. Do not keep it: it is replaced when something does not count any more.
+
+        Values that were replaced may be garbage in it: it is for reading, and for copies, not for others' replicas.
+        """
         return self._journal.replica.ydoc
 
     # containers

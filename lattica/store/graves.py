@@ -3,7 +3,7 @@
 Yjs keeps of each value that was replaced an item, since a value that somebody writes at the same time may come after
 it: some 13 bytes in an update, and 220 in a document's memory. Few ever come. So they are taken out of the document,
 into its *graves*: there they are bytes, compressed. When one comes that refers to them, or to no value of a key that
-has some, the document is made whole again, once and for as long as it is open.
+has some, the document is made whole again, and stays so until a snapshot has buried them anew.
 
 Until then both do the same. A value that lives is the last one of its key, so all that comes after it finds its place
 without those before it. It is written as the first of its key, and these as garbage, whose clocks count as before.
@@ -26,7 +26,7 @@ from lattica.store.yupdate_places import ItemsDump, Within
 from lattica.store.yupdate_spans import StructSpan, clients_of
 from lattica.store.yupdate_wire import write_uint
 
-_LEVEL: Final = 6  # of zlib
+_LEVEL: Final = 1  # of zlib: higher ones take ten times as long, and save nothing
 
 
 class Worth(NamedTuple):

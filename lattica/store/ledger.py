@@ -294,7 +294,7 @@ class Ledger:
             if chain == own or (own.lane is Lane.CONTROL and chain != (owner, Lane.CONTROL)):
                 raise EntryRefusedError("it depends on what it must not depend on")
             known = self.chain(chain)
-            settled = dep.seq <= self._floor(chain) <= known.head
+            settled = dep.seq <= known.base or dep.seq <= self._floor(chain) <= known.head
             if not settled and known.mark(dep.seq) != dep.mark:
                 good = False
         return good

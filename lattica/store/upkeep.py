@@ -233,6 +233,11 @@ class Upkeep:
 
     # snapshots
 
+    async def wait_snapshot(self) -> None:
+        """Until the one that is being made is kept, or given up."""
+        if self._snapshotting is not None:
+            await asyncio.wait([self._snapshotting])
+
     async def snapshot_at_close(self) -> None:
         """Keep a last snapshot if it is worth its while; the journal's lock is held."""
         if self._snapshotter.is_due_at_close() and not self._journal.commits.is_astray:
@@ -251,7 +256,8 @@ class Upkeep:
                 return
             made = await asyncio.to_thread(taken.make)
             async with journal.lock:
-                if not taken.is_of(journal.replica) or not await self._is_settled():
+                await journal.commits.finish()
+                if not taken.is_of(journal.replica) or journal.commits.is_astray:
                     self._snapshotter.give_up(taken, journal.replica)
                     return
                 journal.replica.bury(made.document)

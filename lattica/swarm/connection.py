@@ -148,7 +148,10 @@ class Connection:
             with trio.fail_after(OPEN_TIMEOUT_S):
                 protocol = await negotiate(stream, self._handlers)
             if protocol is not None:
-                await self._handlers[protocol](stream)
+                handler = self._handlers.get(protocol)
+                if handler is None:  # it was served until this moment: we are closing, or no relay any more
+                    raise StreamError(f"{protocol} is not served any more")
+                await handler(stream)
             await stream.finish()
         except LatticaError as error:
             logger.info("stream dropped peer=%s reason=%s", self.info.peer_id, error)

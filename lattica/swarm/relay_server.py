@@ -16,6 +16,7 @@ from lattica.errors import NetworkError, RemoteProtocolError, StreamError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.swarm.connection import Connection
 from lattica.swarm.mux import MuxStream
+from lattica.swarm.relay_metrics import CircuitAccount
 from lattica.swarm.relay_pump import carry
 from lattica.swarm.relay_table import Circuit, RelayLimits, RelayTable
 from lattica.swarm.relay_wire import (
@@ -61,6 +62,7 @@ class RelayServer:
             addresses: Where we can be dialled.
         """
         self.table = RelayTable(limits)
+        self._account = CircuitAccount(self.table.counters)
         self._key = key
         self._connection_to = connection_to
         self._addresses = addresses
@@ -68,17 +70,26 @@ class RelayServer:
         self._stopped = False
 
     def stop(self) -> None:
-        """End all circuits; nothing is granted from here on."""
+        """End all circuits; nothing is granted from here on, and what was reserved is void."""
         self._stopped = True
+        self.table.forget_all()
+        self._account.tell()
         for scope in self._circuits:
             scope.cancel()
 
     def peer_left(self, peer: PeerId) -> None:
         """There is no direct connection to ``peer`` any more."""
         self.table.forget(peer)
+        self._account.tell()
 
     async def serve(self, stream: MuxStream) -> None:
         """Answer one HOP stream, and carry its circuit."""
+        try:
+            await self._answer(stream)
+        finally:
+            self._account.tell()
+
+    async def _answer(self, stream: MuxStream) -> None:
         try:
             with trio.fail_after(HOP_TIMEOUT_S):
                 raw = await stream.read_message(MAX_RELAY_MESSAGE)
@@ -143,11 +154,8 @@ class RelayServer:
             stream.carry_circuit()
             await stream.write_message(encode_hop_status(RelayStatus.OK, limits.announced))
             counters.circuits_total += 1
-
-            def count(size: int) -> None:
-                counters.bytes_total += size
-
-            reason = await carry(stream, onward, limits.announced, limits.circuit_rate, count)
+            self._account.tell()
+            reason = await carry(stream, onward, limits.announced, limits.circuit_rate, self._account.carried)
         finally:
             await onward.reset()
         logger.debug("circuit ended client=%s target=%s reason=%s", circuit.client, circuit.target, reason)

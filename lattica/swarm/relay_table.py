@@ -131,6 +131,11 @@ class RelayTable:
             _one_less(self._places, mine.where)
             self.counters.reservations = len(self._reservations)
 
+    def forget_all(self) -> None:
+        """Drop all reservations."""
+        for peer in list(self._reservations):
+            self.forget(peer)
+
     def expire(self, now: float) -> None:
         """Drop the reservations whose time is over."""
         for peer in [peer for peer, mine in self._reservations.items() if mine.expires <= now]:

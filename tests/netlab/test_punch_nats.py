@@ -37,6 +37,7 @@ CELLS = [
     pytest.param(Nat.APDM_APDF_SEQUENTIAL, RESET, Nat.EIM_APDF, RESET, id="sequential-reset-apdf-reset"),
     pytest.param(Nat.EIM_APDF, RESET, Nat.APDM_APDF_SEQUENTIAL, RESET, id="apdf-reset-sequential-reset"),
     pytest.param(Nat.APDM_APDF_SEQUENTIAL, DROP, Nat.APDM_APDF_SEQUENTIAL, DROP, id="sequential-sequential"),
+    pytest.param(Nat.APDM_APDF_SEQUENTIAL, RESET, Nat.APDM_APDF_SEQUENTIAL, RESET, id="sequential-sequential-reset"),
     pytest.param(Nat.APDM_APDF_RANDOM, DROP, Nat.EIM_EIF, DROP, id="random-eif"),
     pytest.param(Nat.EIM_EIF, DROP, Nat.APDM_APDF_RANDOM, DROP, id="eif-random"),
     pytest.param(Nat.APDM_APDF_RANDOM, RESET, Nat.EIM_ADF, RESET, id="random-reset-adf-reset"),
@@ -141,6 +142,35 @@ def test_two_stateful_firewalls_for_ipv6_are_passed(lab: Lab) -> None:
         assert talks(meeting)
         assert meeting.sockets is not None
         assert meeting.sockets[0].getpeername()[0] == str(hosts[1].ipv6)
+
+
+@pytest.mark.parametrize("counts", ["no server", "servers of ipv4"])
+def test_firewalls_for_ipv6_are_passed_where_ipv4_cannot_be(lab: Lab, counts: str) -> None:
+    """Though punched from the wildcard of IPv4, and whether or not anybody tells the mapping of that."""
+    hosts = []
+    for name in ("alice", "bob"):
+        home = lab.router(f"{name}-home", nat=Nat.APDM_APDF_RANDOM, firewall=STATEFUL, link=LINK, ipv6=True)
+        hosts.append(lab.host(name, upstream=home, ipv6=True))
+    with punch_lab(lab) as punching:
+        meeting = punching.meet(*hosts, servers=[] if counts == "no server" else punching.servers)
+        print(f"{meeting.seconds * 1000:.0f} ms {meeting.attempts}")
+        assert talks(meeting)
+        assert meeting.sockets is not None
+        assert meeting.sockets[0].getpeername()[0] == str(hosts[1].ipv6)
+        assert meeting.sockets[1].getpeername()[0] == str(hosts[0].ipv6)
+
+
+def test_who_is_bound_to_both_families_punches_ipv4_as_well(lab: Lab) -> None:
+    """alice has IPv6, bob has not."""
+    homes = [lab.router(f"{name}-home", nat=Nat.EIM_APDF, link=LINK, ipv6=True) for name in ("alice", "bob")]
+    alice, bob = lab.host("alice", upstream=homes[0], ipv6=True), lab.host("bob", upstream=homes[1])
+    with punch_lab(lab) as punching:
+        servers = [*punching.servers6, *punching.servers]
+        meeting = punching.meet(alice, bob, servers=servers, local_host="::")
+        print(f"{meeting.seconds * 1000:.0f} ms {meeting.attempts}")
+        assert talks(meeting)
+        assert meeting.sockets is not None
+        assert meeting.sockets[0].getpeername()[0] == str(bob.public_address)
 
 
 def test_lost_packets_cost_time_and_not_the_connection(lab: Lab) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -85,6 +86,18 @@ async def test_a_target_that_connects_is_handed_over_once(port: PunchPort) -> No
         sock.close()
     assert taken.remotes == [target]
     assert source[1] == port.offer.mapped.port
+
+
+@pytest.mark.parametrize("counted", [True, False])
+async def test_where_the_order_of_dials_counts_one_does_not_leave_with_another(
+    port: PunchPort, counted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(punch_port, "STAGGER_S", 60.0)
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        targets = [Endpoint(*server.getsockname()) for server in (one, two)]
+        attempts = await run_for(port, replace(a_plan(*targets), is_counted=counted), 0.5, Taken())
+    names = [PeerAddress.tcp(*target).text for target in targets]
+    assert list(attempts) == (names[:1] if counted else names)
 
 
 async def test_nobody_is_dialled_before_the_time(port: PunchPort) -> None:

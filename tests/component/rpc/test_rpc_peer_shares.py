@@ -15,7 +15,7 @@ from mesh_rooms import Rooms, open_rooms
 
 from lattica import rpc
 from lattica.errors import ServerBusyError
-from lattica.rpc import current_call
+from lattica.rpc import current_call, shares
 
 LIMIT = 4
 MANY = 40
@@ -123,7 +123,10 @@ CALLS: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("kind", CALLS)
-async def test_the_next_place_is_for_the_peer_that_has_none(network: Network, kind: str) -> None:
+async def test_the_next_place_is_for_the_peer_that_has_none(
+    network: Network, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "KEPT_S", 60.0)
     served, call = network.served, CALLS[kind]
     if kind == "node":
         network.server.rpc._calls.dispatcher.gate.limit = LIMIT
@@ -131,8 +134,11 @@ async def test_the_next_place_is_for_the_peer_that_has_none(network: Network, ki
     await until(lambda: len(served.begun) == LIMIT)
     with pytest.raises(ServerBusyError, match=f"{LIMIT} calls "):
         await call(rpc.options(network.quiet, attempts=1), "quiet")
-    quiet = asyncio.ensure_future(call(network.quiet, "quiet"))
     served.end_one()
+    await until(lambda: network.server.rpc._calls.dispatcher.running == LIMIT - 1)
+    with pytest.raises(ServerBusyError, match=f"{LIMIT - 1} of the {LIMIT} calls .*are yours"):
+        await asyncio.wait_for(call(rpc.options(network.loud, attempts=1), "loud"), 10)
+    quiet = asyncio.ensure_future(call(network.quiet, "quiet"))
     await until(lambda: len(served.begun) == LIMIT + 1)
     assert served.begun == ["loud"] * LIMIT + ["quiet"]
     served.end_all()

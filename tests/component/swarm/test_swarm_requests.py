@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Container
 
 import pytest
 from swarm_pairs import connected
@@ -12,6 +13,8 @@ from lattica.errors import NetworkError, RemoteProtocolError, StreamError
 from lattica.identity import IdentityKey, PeerId
 from lattica.swarm import Swarm, connection, swarm
 from lattica.swarm.connection import MAX_OUTBOUND_STREAMS
+from lattica.swarm.multistream import negotiate
+from lattica.swarm.mux import MuxStream
 
 ECHO, SLOW, BROKEN, SILENT = "/test/echo/1", "/test/slow/1", "/test/broken/1", "/test/silent/1"
 LIMIT = 4 << 20
@@ -327,3 +330,23 @@ async def fails(operation: object) -> bool:
     with pytest.raises(StreamError):
         await operation  # type: ignore[misc]
     return True
+
+
+async def test_a_protocol_that_ceases_to_be_served_during_negotiation_is_no_fault_of_ours(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A relay that closes, or finds that it is behind a NAT, does so whatever has just been asked of it."""
+    async with connected() as (alice, bob, _):
+        serve(bob)
+
+        async def negotiate_late(stream: MuxStream, served: Container[str]) -> str | None:
+            protocol = await negotiate(stream, served)
+            if protocol == ECHO:
+                bob.stop_serving(ECHO)
+            return protocol
+
+        monkeypatch.setattr(connection, "negotiate", negotiate_late)
+        with pytest.raises(StreamError):
+            await alice.request(bob.key.peer_id, ECHO, b"late", LIMIT)
+        assert await alice.request(bob.key.peer_id, SLOW, b"1", LIMIT) == b"done"
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lattica.mesh.punch_candidates import MAX_PREDICTED, MAX_TARGETS, MIN_PORT, plausible_candidates, punch_plan
@@ -90,6 +90,18 @@ OURS = offer(f"{HOME}:5000", "192.168.1.10:5000")
             ["2a02::2:6000"],
             id="ipv6",
         ),
+        pytest.param(
+            offer(f"{HOME}:5000", "2a02::1:5006"),
+            offer(f"{AWAY}:6000", "192.168.1.11:6000", "2a02::2:6006", "fd00::2:6006", mapping=APDM, step=1),
+            ["2a02::2:6006", *(f"{AWAY}:{port}" for port in (6001, 6002, 6003, 6004, 6005, 6000))],
+            id="ipv6-beside-ipv4",
+        ),
+        pytest.param(
+            offer(f"{HOME}:5000", "2a02::1:5006"), offer("2a02::2:6006"), ["2a02::2:6006"], id="ipv6-beside-and-alone"
+        ),
+        pytest.param(
+            offer("2a02::1:5006"), offer(f"{AWAY}:6000", "2a02::2:6006"), ["2a02::2:6006"], id="ipv6-alone-and-beside"
+        ),
     ],
 )
 def test_candidates_are_plausible(own: Offer, theirs: Offer, targets: list[str]) -> None:
@@ -150,6 +162,33 @@ def test_a_side_whose_nat_gives_each_connection_a_port_dials_later(
     assert plan.is_late == late
 
 
+@pytest.mark.parametrize(
+    ("mapping", "step", "counted"), [(APDM, 1, True), (APDM, -2, True), (APDM, None, False), (EIM, 0, False)]
+)
+def test_the_order_of_dials_counts_if_our_nat_counts(mapping: NatMapping, step: int | None, counted: bool) -> None:
+    own, theirs = offer(f"{HOME}:5000", mapping=mapping, step=step), offer(f"{AWAY}:6000", mapping=APDM, step=1)
+    assert punch_plan(own, theirs).is_counted == counted
+
+
 def test_as_many_ports_are_predicted_as_are_allowed() -> None:
     targets = plausible_candidates(OURS, offer(f"{AWAY}:6000", mapping=APDM, step=1))
     assert len(targets) == MAX_PREDICTED + 1 <= MAX_TARGETS
+
+
+@given(st.integers(0, 2), st.integers(0, 4), st.sampled_from([1, 2, -1]), st.sampled_from([1, 3, -2]))
+def test_syns_of_two_counting_nats_meet_although_others_have_taken_ports_meanwhile(
+    ours: int, theirs: int, our_step: int, their_step: int
+) -> None:
+    """One of each at least; each SYN takes the next port of its own NAT."""
+    assume(2 * ours + theirs < MAX_PREDICTED)
+    alice = offer(f"{HOME}:5000", mapping=APDM, step=our_step)
+    bob = offer(f"{AWAY}:6000", mapping=APDM, step=their_step)
+    alices = {
+        (5000 + (number + ours) * our_step, target.port)
+        for number, target in enumerate(plausible_candidates(alice, bob), start=1)
+    }
+    bobs = {
+        (target.port, 6000 + (number + theirs) * their_step)
+        for number, target in enumerate(plausible_candidates(bob, alice), start=1)
+    }
+    assert alices & bobs

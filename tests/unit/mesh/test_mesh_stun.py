@@ -77,6 +77,18 @@ def test_a_request_is_answered_with_its_source_and_its_transaction(transaction: 
     assert parse_stun(answer_request(request, source)) == StunMessage(StunKind.RESPONSE, transaction, source)
 
 
+@given(transactions, endpoints, st.integers(1, 65535))
+def test_a_server_tells_its_second_port(transaction: bytes, source: Endpoint, port: int) -> None:
+    answer = parse_stun(answer_request(encode_request(transaction), source, port))
+    assert (answer.mapped, answer.second_port) == (source, port)
+
+
+@pytest.mark.parametrize("value", [b"", b"\1", bytes(2), bytes(4)], ids=["nothing", "one-byte", "zero", "long"])
+def test_a_second_port_that_is_none_is_passed_over(value: bytes) -> None:
+    body = encode_response(TRANSACTION, Endpoint("192.0.2.1", 1))[HEADER_BYTES:] + attribute(0xD2A7, value)
+    assert parse_stun(message(0x0101, body)) == StunMessage(StunKind.RESPONSE, TRANSACTION, Endpoint("192.0.2.1", 1))
+
+
 @given(endpoints)
 def test_an_answer_is_hardly_longer_than_its_request(source: Endpoint) -> None:
     headers = 48 if ":" in source.host else 28  # of IP and UDP

@@ -125,6 +125,25 @@ def test_what_a_checkpoint_covers_is_not_taken_back_by_a_revocation_that_does_no
     assert writer.replica.ledger.chain(ChainId(key_of(3).peer_id.raw, Lane.DATA)).head == 3
 
 
+def test_what_builds_on_a_checkpoints_state_counts_when_the_next_one_is_known_too() -> None:
+    owner, writer = open_pair()
+    owner.write(0)
+    writer.hear(owner)
+    owner.write(20)
+    owner.compact()
+    assert writer.write(45)  # after the owner's first entry, which the checkpoint covers
+    owner.write(45)
+    owner.hear(writer)
+    writer.hear(owner)  # takes the state over
+    assert owner.compact()
+    assert writer.hear(owner)
+    before = (writer.digest, writer.state())
+    writer.restart()
+    assert (writer.digest, writer.state()) == before == (owner.digest, owner.state())
+    assert writer.fold()
+    assert (writer.digest, writer.state()) == before
+
+
 def test_a_fork_before_a_checkpoint_is_settled_by_it() -> None:
     owner, writer = open_pair()
     writer.write(0)

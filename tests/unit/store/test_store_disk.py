@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import stat
 import threading
 from collections.abc import AsyncIterator
@@ -488,3 +490,41 @@ class TestLifetime:
             large = tasks.create_task(disk.commit(batch(*(record(seq, BOB, size=1000) for seq in range(1, 20_000)))))
             assert await stored(disk) == [record(1)]
             assert not large.done()
+
+
+class TestTheFile:
+    async def test_gets_smaller_when_most_was_dropped(self, tmp_path: Path) -> None:
+        path = tmp_path / "store.sqlite"
+        async with open_store_disk(path) as disk:
+            await disk.commit(genesis())
+            last = await disk.commit(batch(*(record(seq, size=1000) for seq in range(1, 10_001))))
+            full = pages_of(path)
+            change = batch(record(10_001))
+            change.drop(ALICE, DATA, 1, 9_990)
+            await disk.commit(change)
+            async with asyncio.timeout(20):
+                while pages_of(path) > full // 4:
+                    await asyncio.sleep(0.01)
+            assert await disk.records(NAMESPACE, last) == [(last + 1, record(10_001))]
+            assert await disk.commit(batch(record(10_002))) == last + 2
+        assert path.stat().st_size < full * PAGE // 4
+
+    async def test_keeps_room_for_what_is_written_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "store.sqlite"
+        async with open_store_disk(path) as disk:
+            await disk.commit(genesis())
+            await disk.commit(batch(*(record(seq, size=1000) for seq in range(1, 10_001))))
+            full = pages_of(path)
+            change = batch(record(10_001))
+            change.drop(ALICE, DATA, 1, 7_000)
+            await disk.commit(change)
+            await disk.finish()
+        assert pages_of(path) >= full
+
+
+PAGE = 4096
+
+
+def pages_of(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return int(database.execute("PRAGMA page_count").fetchone()[0])
