@@ -149,12 +149,17 @@ async def _receive(journal: Journal, backup: Backup) -> int:
     data = [entry.raw for entry in backup.entries if entry.body.lane is Lane.DATA]
     proven = [read_entry(one, backup.genesis.namespace) for one, _ in backup.proofs]
     authors = {entry.body.author for entry in [*backup.entries, *proven]}  # whoever restores it wants them all
-    journal.replica.ledger.crowd.vouch(authors)
+    _vouch(journal, authors)
     refused = len((await journal.receive(control, backup.proofs)).refused)
     for seq, raw in backup.states:
         await journal.upkeep.adopt(seq, raw)
-    journal.replica.ledger.crowd.vouch(authors)
+    _vouch(journal, authors)
     return refused + len((await journal.receive(data)).refused)
+
+
+def _vouch(journal: Journal, authors: Iterable[bytes]) -> None:
+    for author in authors:
+        journal.replica.ledger.crowd.vouch(author)
 
 
 async def _keep_ours(journal: Journal, disk: StoreDisk, backup: Backup) -> None:

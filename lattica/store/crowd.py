@@ -1,13 +1,13 @@
 """Whom a replica of an open namespace takes in: all to whom something was granted, and so many strangers.
 
 Which strangers these are depends on whom it has heard of first, so two replicas that are full may hold different ones.
-But strangers on whose entries somebody has built to whom something was granted are taken by all: so all that such
-authors write gets everywhere.
+But strangers on whose entries somebody has built to whom something was granted, and those on whom these entries build,
+are taken by all: so all that such authors write gets everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from lattica.store.control import EVERYBODY
@@ -23,7 +23,7 @@ class Crowd:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._vouched: set[bytes] = set()
+        self._vouched: dict[bytes, int] = {}  # up to which entry
         self._counted = (-1, -1, -1)
         self._count = 0
 
@@ -46,22 +46,28 @@ class Crowd:
             return False
         return not self._is_stranger(author) or self._strangers() + others < self._ledger.genesis.limits.strangers
 
-    def vouch(self, authors: Iterable[bytes]) -> None:
-        """Take these for no strangers, as far as there is room."""
-        for author in authors:
-            if len(self._vouched) < MAX_AUTHORS:
-                self._vouched.add(author)
+    def vouch(self, author: bytes, seq: int = 0) -> None:
+        """Take the author for no stranger, if there is room; up to an entry also those on whom it builds."""
+        known = self._vouched.get(author, -1)
+        if seq > known and (known >= 0 or len(self._vouched) < MAX_AUTHORS):
+            self._vouched[author] = seq
+            self._ledger.renew()
 
     def note_left(self, entry: Entry) -> None:
         """Note an entry that may build on what is not here: who was granted something vouches for others so.
 
-        Strangers do not vouch for strangers, nor does who may not write any more.
+        Strangers do not vouch for strangers but in entries that are vouched for, nor does who may not write any more.
         """
-        ledger, body = self._ledger, entry.body
-        if body.author == ledger.genesis.owner.raw or any(
-            right.mark != EVERYBODY and body.seq <= right.last for right in ledger.rights_of(body.author)
-        ):
-            self.vouch(dep.author for dep in body.deps if dep.lane is Lane.DATA and not self.holds(dep.author))
+        if self._is_trusted(entry):
+            for dep in entry.body.deps:
+                if dep.lane is Lane.DATA and self._ledger.chain(ChainId(dep.author, Lane.DATA)).head < dep.seq:
+                    self.vouch(dep.author, dep.seq)
+
+    def _is_trusted(self, entry: Entry) -> bool:
+        author, seq = entry.body.author, entry.body.seq
+        if author == self._ledger.genesis.owner.raw or seq <= self._vouched.get(author, 0):
+            return True
+        return any(right.mark != EVERYBODY and seq <= right.last for right in self._ledger.rights_of(author))
 
     def _is_stranger(self, author: bytes) -> bool:
         ledger = self._ledger

@@ -219,6 +219,10 @@ class Ledger:
         frozen = {chain: fraud.seq for chain, fraud in self.frozen.items() if self.rights_of(chain.author)}
         return Frontier(self.genesis.namespace, heads, frozen)
 
+    def renew(self) -> None:
+        """Have another revision: what could not be added may be worth another try."""
+        self.revision = next(_REVISIONS)
+
     def chain(self, chain: ChainId) -> Chain:
         """The chain; an empty one, not kept, if it has no entries."""
         return self.chains.get(chain) or Chain(self.genesis.namespace)
@@ -235,7 +239,7 @@ class Ledger:
         if verdict is Verdict.ADDED:
             verdict = self._add_next(entry, chain)
         if verdict in (Verdict.ADDED, Verdict.CUTS):
-            self.revision = next(_REVISIONS)
+            self.renew()
         return verdict
 
     def _add_next(self, entry: Entry, chain: Chain) -> Verdict:

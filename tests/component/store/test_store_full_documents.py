@@ -50,6 +50,13 @@ def has_control(document: Document, author: IdentityKey) -> bool:
     return ChainId(author.peer_id.raw, Lane.CONTROL) in document.frontier().heads
 
 
+def given_up(store: ReplicatedStore, document: Document) -> set[ChainId]:
+    """Chains for which peers are not asked again until something is new."""
+    replicator = store.replicator_of(document.namespace)
+    assert replicator is not None
+    return {chain for running in replicator._sessions.values() for chain in running.session._state._futile}
+
+
 async def apart(network: MemoryNetwork, alice: ReplicatedStore, bob: ReplicatedStore) -> tuple[Document, Document]:
     """Alice's document that takes one stranger: she has taken Carol's entries, and Bob, who is one, his own."""
     ours = await alice.create(policy=Policy.OPEN, limits=FEW)
@@ -102,6 +109,34 @@ async def test_what_the_owner_builds_on_gets_to_those_who_are_full(network: Memo
 
         await until(lambda: has(theirs, CAROL) and has(theirs, ALICE))
         assert list(theirs.list("log")) == list(ours.list("log")) == [1, "after what carol wrote"]
+
+
+async def test_what_the_owner_builds_on_is_asked_for_again_with_all_below_it(
+    network: MemoryNetwork, tmp_path: Path
+) -> None:
+    """Bob has given up on Dave's second entry, which builds on Carol's, when Alice builds on it."""
+    async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob:
+        ours = await alice.create(policy=Policy.OPEN, limits=Limits(strangers=2))
+        theirs = await bob.open(ours.namespace)
+        network.partition([ALICE.peer_id], [BOB.peer_id])
+        carol, dave, other = (SimReplica(ours.genesis, key) for key in (CAROL, DAVE, key_of(9)))
+        first, below, unrelated = dave.write(0), carol.write(1), other.write(0)
+        assert first is not None
+        assert below is not None
+        assert unrelated is not None
+        dave.receive([below])
+        second = dave.write(6)
+        assert second is not None
+        await bob._open[ours.namespace].journal.receive([unrelated.raw, first.raw])
+        await alice._open[ours.namespace].journal.receive([first.raw, below.raw, second.raw])
+        network.heal()
+        await until(lambda: data_of(DAVE) in given_up(bob, theirs))
+
+        async with ours.transaction():
+            ours.list("log").insert(0, "before what dave wrote")
+
+        await until(lambda: list(theirs.list("log")) == list(ours.list("log")))
+        assert list(ours.list("log")) == ["before what dave wrote", 6, 1]
 
 
 async def test_who_finds_a_document_full_is_told_when_it_writes(network: MemoryNetwork, tmp_path: Path) -> None:

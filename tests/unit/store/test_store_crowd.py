@@ -13,9 +13,9 @@ from lattica.errors import EntryRefusedError
 from lattica.identity import IdentityKey
 from lattica.store import settle as settling
 from lattica.store.absorb import absorb
-from lattica.store.control import Role
+from lattica.store.control import EVERYBODY, Role
 from lattica.store.description import describe_authors
-from lattica.store.entry import ChainId, Lane
+from lattica.store.entry import MAX_SEQ, ChainId, Lane
 from lattica.store.folding import checkpoint_of, folds_of
 from lattica.store.ledger import Fraud, Ledger, Verdict
 from lattica.store.namespace import Limits, Policy, create_genesis, read_genesis
@@ -174,6 +174,48 @@ def test_whose_right_has_ended_does_not_vouch_for_strangers(forge: OpenForge) ->
     assert ChainId(STRANGERS[8].peer_id.raw, Lane.DATA) not in replica.replica.ledger.chains
 
 
+def test_trust_reaches_further_as_a_trusted_author_builds_on_more(forge: OpenForge) -> None:
+    others = [forge.write(stranger) for stranger in STRANGERS[:7]]
+    deepest = forge.write(STRANGERS[9])
+    lower = [forge.write(STRANGERS[8]), forge.write(STRANGERS[8], deps=[deepest])]
+    owners = [forge.write(OWNER, deps=[entry]) for entry in lower]
+    replica = reader_of(forge)
+    absorb(replica, [*others, owners[0]])
+    absorb(replica, [lower[0], *owners])
+
+    for _ in range(3):
+        absorb(replica, [lower[1], deepest, owners[1]])
+
+    assert replica.counts(owners[1])
+
+
+def test_there_is_room_for_so_many_who_are_vouched_for(forge: OpenForge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lattica.store.crowd.MAX_AUTHORS", 4)
+    forge.ledger = Ledger(create_genesis(OWNER, policy=Policy.OPEN, limits=Limits(strangers=0)))
+    for stranger in STRANGERS:
+        forge.ledger.crowd.vouch(stranger.peer_id.raw)
+
+    assert [forge.ledger.crowd.takes(stranger.peer_id.raw) for stranger in STRANGERS] == [True] * 4 + [False] * 6
+
+
+def test_trust_reaches_all_that_a_trusted_author_builds_on(forge: OpenForge) -> None:
+    """The owner on a stranger's second entry, that on another's: these two are taken, but what comes later is not."""
+    others = [forge.write(stranger) for stranger in STRANGERS[:7]]
+    deepest = forge.write(STRANGERS[9])
+    lower = [forge.write(STRANGERS[8]), forge.write(STRANGERS[8], deps=[deepest])]
+    owners = forge.write(OWNER, deps=[lower[1]])
+    later = [forge.write(STRANGERS[7])]
+    later.append(forge.write(STRANGERS[8], deps=later))
+    replica = reader_of(forge)
+    absorb(replica, others)
+
+    for _ in range(5):
+        absorb(replica, [owners, *lower, deepest, *later])
+
+    assert all(replica.counts(entry) for entry in (owners, *lower, deepest))
+    assert not any(replica.counts(entry) for entry in later)
+
+
 # frauds
 
 
@@ -294,3 +336,39 @@ def test_replicas_that_left_strangers_out_hold_the_same_once_these_are_granted_s
         before = replica.digest
         replica.restart()
         assert replica.digest == before
+
+
+def trusted(replica: SimReplica) -> set[bytes]:
+    """The owner, and who was granted something that was not taken back."""
+    ledger = replica.replica.ledger
+    rights = {author: ledger.rights_of(author) for author in ledger.rights.authors}
+    return {
+        author
+        for author, found in rights.items()
+        if author == OWNER.peer_id.raw or any(right.mark != EVERYBODY and right.last == MAX_SEQ for right in found)
+    }
+
+
+ungranted = st.sampled_from(("write", "write", "write", "tell", "hint", "revoke", "twin", "rewind", "tire", "rest"))
+steps = st.tuples(ungranted, st.integers(0, 4), st.integers(0, 4), st.integers(0, 1 << 12))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(steps, max_size=40))
+def test_what_trusted_authors_write_gets_to_all_whichever_strangers_they_hold(history: list[Step]) -> None:
+    """The owner has taken in one stranger, an admin the other, when all begins."""
+    limits = Limits(strangers=1)
+    story = Story(create_genesis(key_of(1), policy=Policy.OPEN, limits=limits), owner_is_honest=True)
+    for stranger, trusting in ((3, 1), (4, 0)):
+        story.do("write", stranger, 0, 1)
+        story.do("tell", stranger, trusting, 0)
+    for step in history:
+        story.do(*step)
+
+    converge(story.everybody)
+
+    authors = trusted(story.replicas[0])
+    for author in authors:
+        name = ChainId(author, Lane.DATA)
+        heads = {replica.replica.ledger.chain(name).head_hash for replica in story.everybody}
+        assert (len(heads), [trusted(replica) for replica in story.everybody if trusted(replica) != authors]) == (1, [])

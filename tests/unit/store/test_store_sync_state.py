@@ -145,6 +145,17 @@ def test_that_strangers_are_left_out_is_told_once(state: LinkState) -> None:
 # what is fetched
 
 
+def test_what_could_not_be_placed_is_asked_for_again_when_more_is_taken_in(forge: Forge, state: LinkState) -> None:
+    state.hear({DATA: UNKNOWN})
+    assert state.to_fetch(forge.ledger, (), 0)
+    state.answered(forge.ledger, 0)
+    assert not state.to_fetch(forge.ledger, (), LONGEST_FUTILE_PAUSE_S)
+
+    forge.ledger.crowd.vouch(DATA.author, 9)
+
+    assert set(state.to_fetch(forge.ledger, (), LONGEST_FUTILE_PAUSE_S)) == {DATA}
+
+
 def test_chains_of_strangers_that_are_not_taken_in_are_not_asked_for(state: LinkState) -> None:
     ledger = Ledger(create_genesis(OWNER, policy=Policy.OPEN, limits=Limits(strangers=0)))
     owners = ChainId(OWNER.peer_id.raw, Lane.DATA)
@@ -154,7 +165,8 @@ def test_chains_of_strangers_that_are_not_taken_in_are_not_asked_for(state: Link
     assert state.leaves_out
 
     state.answered(ledger, 0)
-    ledger.crowd.vouch(name.author for name in names(3))
+    for name in names(3):
+        ledger.crowd.vouch(name.author)
     assert set(state.to_fetch(ledger, (), 0)) == set(names(3))
     assert not state.leaves_out
 
