@@ -243,6 +243,8 @@ class CallServer:
 
     async def wait_room(self, memory: CallMemory, size: int) -> None:
         """Hold a large result back until its caller has fetched others, or for `FETCH_WAIT_S`."""
+        if memory.has_room(size):
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FETCH_WAIT_S):
                 while not memory.has_room(size):
