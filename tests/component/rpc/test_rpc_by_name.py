@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from append_log import Log, log_process
 from call_services import until
+from known_providers import Known
 from mesh_rooms import Rooms, open_rooms
 from service_records import key, peer
 
@@ -27,7 +28,6 @@ from lattica.errors import (
     ServerBusyError,
     UsageError,
 )
-from lattica.identity import PeerId
 from lattica.rpc import Replicas, open_replicas
 from lattica.rpc.replicas import ReplicaSettings
 
@@ -104,23 +104,6 @@ class Other:
 
     @rpc.method
     async def unrelated(self) -> None: ...
-
-
-@dataclass
-class Known:
-    """A `ServiceRouting` that is told who is there."""
-
-    providers: list[PeerId] = field(default_factory=list)
-
-    async def find(self, _: bytes) -> AsyncIterator[PeerId]:
-        for provider in self.providers:
-            yield provider
-
-    async def announce(self, _: bytes) -> None:
-        """Told otherwise."""
-
-    def withdraw(self, _: bytes) -> None:
-        """Told otherwise."""
 
 
 @contextlib.asynccontextmanager

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from call_services import until
+from known_providers import Known
 from mesh_rooms import Rooms, open_rooms
 from prometheus_client import CollectorRegistry, Metric
 from service_records import key
 
 from lattica import rpc
 from lattica.errors import DeadlineExceededError, NoReplicaError, RemoteError, ServerBusyError
-from lattica.identity import PeerId
 from lattica.rpc import open_replicas
 from lattica.rpc.replicas import ReplicaSettings
 from lattica.rpc.service_metrics import MAX_SERVICES, OTHER, ServiceMetrics
@@ -59,23 +59,6 @@ class Metered:
     @rpc.method
     async def total(self, items: AsyncIterator[int]) -> int:
         return sum([item async for item in items])
-
-
-@dataclass
-class Known:
-    """A `ServiceRouting` that is told who is there."""
-
-    providers: list[PeerId] = field(default_factory=list)
-
-    async def find(self, _: bytes) -> AsyncIterator[PeerId]:
-        for provider in self.providers:
-            yield provider
-
-    async def announce(self, _: bytes) -> None:
-        """Told otherwise."""
-
-    def withdraw(self, _: bytes) -> None:
-        """Told otherwise."""
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ledger_replicas import SimReplica, converge, key_of
 
 from lattica.store.canonical import canonical_update
-from lattica.store.entry import Lane
+from lattica.store.entry import Entry, Lane
 from lattica.store.graves import Worth
 from lattica.store.namespace import Policy, create_genesis
 from lattica.store.snapshot import bury_replaced, take_snapshot
@@ -101,34 +101,33 @@ def test_what_was_replaced_is_not_in_the_document_any_more() -> None:
     assert (writer.state(), whole(writer)) == (state, before)
 
 
+def check_made_whole(writer: SimReplica, late: Entry) -> None:
+    """An entry that comes when what it builds on was buried makes a document like one that was whole all the time."""
+    overwrite(writer, 5)
+    plain = SimReplica(writer.genesis, key_of(3))
+    plain.hear(writer)
+    writer.reload()
+    assert is_buried(writer)
+    writer.receive([late])
+    plain.receive([late])
+    assert not is_buried(writer)
+    assert (writer.state(), whole(writer)) == (plain.state(), whole(plain))
+
+
 def test_a_value_that_was_written_before_those_that_were_buried_came_makes_the_document_whole() -> None:
     writer, late, _ = replicas()
     overwrite(writer, 3)
     late.hear(writer)
     entry = late.write(300)  # of the same key, after its third value
     assert entry is not None
-    overwrite(writer, 5)
-    plain = SimReplica(writer.genesis, key_of(3))
-    plain.hear(writer)
-    writer.reload()
-    writer.receive([entry])
-    plain.receive([entry])
-    assert not is_buried(writer)
-    assert (writer.state(), whole(writer)) == (plain.state(), whole(plain))
+    check_made_whole(writer, entry)
 
 
 def test_a_first_value_of_a_key_that_has_others_makes_the_document_whole() -> None:
     writer, late, _ = replicas()
     entry = late.write(0)
     assert entry is not None
-    overwrite(writer, 5)
-    plain = SimReplica(writer.genesis, key_of(3))
-    plain.hear(writer)
-    writer.reload()
-    writer.receive([entry])
-    plain.receive([entry])
-    assert not is_buried(writer)
-    assert (writer.state(), whole(writer)) == (plain.state(), whole(plain))
+    check_made_whole(writer, entry)
 
 
 def test_other_values_of_others_leave_the_graves_alone() -> None:
