@@ -1,7 +1,8 @@
 """The messages of a call that has a gRPC call of its own: streams, and whatever is too large for a batch.
 
-A value (msgpack body and raw buffers) is a run of bytes, cut into gRPC messages of about 1 MiB, each with a kind
-before it: larger messages would be copied and kept whole by gRPC. The receiver allocates each buffer once and fills it.
+A value (msgpack body and raw buffers) is a run of bytes. One of up to 2 MiB is a gRPC message; a larger one is cut into
+messages of 1 MiB, each with a kind before it, for gRPC copies and keeps messages whole. The receiver allocates each
+buffer of such a value once and fills it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lattica.rpc.batch_wire import MAX_METHOD, CallId, Failure
 from lattica.rpc.codec import Encoded
 
 FRAGMENT = 1 << 20
-"""Bytes of a value in one message."""
+"""Bytes in one message of a value that is cut."""
 MAX_BUFFERS = 4096
 """Buffers of one value."""
 MAX_BODY = 16 << 20
@@ -29,7 +30,7 @@ MAX_HEADER = 64 * 1024
 """Bytes of a call's header."""
 
 MAX_UNARY = 2 << 20
-"""Bytes of a value that may be one message of a unary gRPC call, which costs half of what a stream does."""
+"""Bytes of a value that is one message. In a unary gRPC call it costs half of what it does in a stream."""
 
 HEADER, VALUE, MORE, FAILURE, KEPT, END = 1, 2, 3, 4, 5, 6
 KEPT_MESSAGE = bytes((KEPT,))
@@ -95,6 +96,9 @@ def value_messages(value: bytes | Encoded, before: bytes = b"") -> Iterator[byte
     """The messages of a value; ``before`` (a header) goes into the first."""
     if isinstance(value, bytes):
         value = Encoded(value)
+    if value.size <= MAX_UNARY:
+        yield value_message(value, before)
+        return
     sizes = [memoryview(buffer).nbytes for buffer in value.buffers]
     head = _VALUE_HEAD.pack(VALUE, len(value.body), len(sizes)) + b"".join(map(_SIZE.pack, sizes))
     parts: list[bytes | memoryview] = [before, head]
