@@ -160,10 +160,16 @@ async def _read(server: CallServer, peer: PeerId, memory: CallMemory, stream: Ba
         server.metrics.bytes("server", "received", len(message))
         memory.acknowledged(requests.received)
         now = time.monotonic()
-        for call in requests.calls:
+        calls = requests.calls
+        half = len(calls) // 2 if len(calls) >= CROWD and server.spare.is_there(now) else len(calls)
+        for call in calls[:half]:
             server.begin(peer, memory, stream, call, now)
-        if requests.calls:
-            _time(server, memory.entries.get(requests.calls[0].id), now)
+        if calls:
+            _time(server, memory.entries.get(calls[0].id), now)
+        if half < len(calls):
+            await wait_for_more()  # its answers leave, so that the caller has something to do meanwhile
+        for call in calls[half:]:
+            server.begin(peer, memory, stream, call, now)
         server.cancel(memory, requests.cancelled)
         await stream.wait_room()
         await asyncio.sleep(0)  # what has begun takes its first step before the next message is read: fair to others

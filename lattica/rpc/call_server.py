@@ -42,6 +42,7 @@ from lattica.rpc.metrics import RpcMetrics
 from lattica.rpc.outcomes import CANCELLED, outcome_of_cancelled, outcome_of_failure
 from lattica.rpc.remote_errors import failure_of
 from lattica.rpc.shares import PeerLoad
+from lattica.rpc.spare import SpareTime
 from lattica.rpc.tracing import CallTracing, ServedSpan
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class CallServer:
         dispatcher: The services.
         intake: Admits large arguments.
         deadlines: Those of the calls that are remembered.
+        spare: Whether there is time for more messages.
         tracing: Makes spans of their calls; ``None``: there are none.
         answer: Runs a method; its encoded result, or its failure.
         ending: Set when streams of callers have to end: the node closes.
@@ -75,6 +77,7 @@ class CallServer:
         self._callers: dict[tuple[PeerId, bytes], CallMemory] = {}
         self._loads: WeakValueDictionary[PeerId, PeerLoad] = WeakValueDictionary()
         self.deadlines = Deadlines[Entry](self._expired)
+        self.spare = SpareTime()
         self._ending_calls: set[asyncio.Task[Any]] = set()
         self._closing = False
         self.ending = asyncio.Event()
