@@ -158,6 +158,11 @@ class CallTable:
         return bool(self._turns or self._cancelled or self._received)
 
     @property
+    def has_urgent(self) -> bool:
+        """Whether there is something to send at once: all but a few acknowledgements."""
+        return bool(self._turns or self._cancelled or len(self._received) > MAX_NOTES // 2)
+
+    @property
     def sent(self) -> int:
         """Calls that are not queued: their answers may come at any moment."""
         return len(self._calls) - sum(len(lane.calls) for lane in self._turns)

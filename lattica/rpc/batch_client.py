@@ -101,7 +101,7 @@ class BatchClient:
         if self._stream is None:
             self._connect_soon()
         else:
-            self._acknowledge_soon()
+            self.acknowledge_soon()
 
     def abandoned(self, number: int) -> None:
         """Tell the server that the caller of a call that went another way has gone."""
@@ -216,9 +216,10 @@ class BatchClient:
         if self._stream is not None:
             self._stream.wake.set()
 
-    def _acknowledge_soon(self) -> None:
+    def acknowledge_soon(self) -> None:
+        """Send what there is of acknowledgements, with the next message or some time later."""
         stream = self._stream
-        if stream is not None and not stream.acknowledging:
+        if stream is not None and self.table.has_notes and not stream.acknowledging:
             stream.acknowledging = True
             self._loop.call_later(ACK_DELAY_S, stream.acknowledge)
 
@@ -325,8 +326,7 @@ class BatchClient:
         self.load = responses.load
         self._fruitless = 0
         self._count(self.table.settle(responses), path)
-        if self.table.has_notes:
-            self._acknowledge_soon()
+        self.acknowledge_soon()
 
     def superseded(self, stream: CallerStream) -> None:
         """A better path is there: new calls go by a new stream, this one ends when its calls have."""
