@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -34,10 +34,11 @@ from lattica.rpc.call_memory import (
     Entry,
 )
 from lattica.rpc.codec import Encoded
+from lattica.rpc.codec.arrays import Buffer
 from lattica.rpc.counted_call import BATCHED, ServerCall
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.dispatch import Dispatcher, Served
-from lattica.rpc.intake import Intake, default_limit
+from lattica.rpc.intake import Claim, Intake, IntakeFullError, default_limit
 from lattica.rpc.metrics import RpcMetrics
 from lattica.rpc.outcomes import CANCELLED, outcome_of_cancelled, outcome_of_failure
 from lattica.rpc.remote_errors import failure_of
@@ -126,7 +127,15 @@ class CallServer:
 
     # Calls
 
-    def begin(self, peer: PeerId, memory: CallMemory, stream: Any, call: wire.Call, now: float) -> None:
+    def begin(
+        self,
+        peer: PeerId,
+        memory: CallMemory,
+        stream: Any,
+        call: wire.Call,
+        now: float,
+        buffers: Sequence[Buffer] = (),
+    ) -> None:
         """Run a call of a batch, or answer it at once; ``stream`` gets the answer."""
         known = memory.entries.get(call.id)
         if known is not None:
@@ -140,13 +149,22 @@ class CallServer:
         if served is None or refusal is not None:
             stream.answer(call.id, refusal)
             return
+        claim = None
+        if stream.kind.max_value > wire.MAX_SMALL:
+            claim = self.intake.claim(peer)
+            try:
+                claim.take(memoryview(call.args).nbytes + sum(call.sizes))
+            except IntakeFullError as error:
+                stream.answer(call.id, wire.Failure(call.id, wire.BUSY, "", str(error)))
+                return
         deadline = now + call.timeout_ms / 1000 if call.timeout_ms else None
         entry = memory.entries[call.id] = Entry(call.id, stream, bool(call.flags & wire.ONCE), deadline)
         if call.flags & wire.AGAIN:
             entry.again = True
         served.gate.enter(memory.load)
         # Owned by its entry; `close` waits for it.
-        entry.task = asyncio.get_running_loop().create_task(self._run(peer, memory, entry, served, call))
+        running = self._run(peer, memory, entry, served, call, buffers, claim)
+        entry.task = asyncio.get_running_loop().create_task(running)
         if deadline is not None:
             self.deadlines.add(deadline, entry)
 
@@ -177,12 +195,25 @@ class CallServer:
         reason = "the peer's node is closing" if self._closing else self.dispatcher.busy(served, load, time.monotonic())
         return None if reason is None else wire.Failure(number, wire.BUSY, "", reason)
 
-    async def _run(self, peer: PeerId, memory: CallMemory, entry: Entry, served: Served, call: wire.Call) -> None:
+    async def _run(
+        self,
+        peer: PeerId,
+        memory: CallMemory,
+        entry: Entry,
+        served: Served,
+        call: wire.Call,
+        buffers: Sequence[Buffer],
+        claim: Claim | None,
+    ) -> None:
         running_call.set(CurrentCall(peer, call.method, entry.deadline, call.context))
         try:
-            answer = await self.answer(served, memoryview(call.args), (), call.id, call.flags)
+            if claim is None:
+                answer = await self.answer(served, memoryview(call.args), buffers, call.id, call.flags)
+            else:
+                answer = await self._claimed(claim, served, call, buffers)
             size = answer_size(answer)
-            if size > wire.MAX_SMALL:
+            if size > wire.MAX_SMALL and (entry.once or size > entry.stream.kind.max_value):
+                del call, buffers
                 await self.wait_room(memory, size)
         except asyncio.CancelledError:
             if not entry.expired:
@@ -190,13 +221,13 @@ class CallServer:
                 if not entry.cancelled:  # by its caller, which has been counted
                     self.metrics.calls("server", BATCHED, CANCELLED, "")
                 raise
-            answer = wire.Failure(call.id, wire.EXPIRED, "", "")
+            answer = wire.Failure(entry.id, wire.EXPIRED, "", "")
             size = answer_size(answer)
         finally:
             served.gate.leave(memory.load)
             if entry.deadline is not None:
                 self.deadlines.discard(entry.deadline, entry)
-        memory.answered(entry, answer, size, keep=size > wire.MAX_SMALL)
+        memory.answered(entry, answer, size, keep=size > entry.stream.kind.max_value)
         if not entry.cancelled:
             if entry.stream.is_open:
                 entry.stream.answer(entry.id, answer)
@@ -204,6 +235,13 @@ class CallServer:
                 memory.streams[-1].answer(entry.id, answer)
             else:  # nobody to tell, unless its caller comes back and asks
                 self.metrics.calls("server", BATCHED, outcome_of_answer(answer), "")
+
+    async def _claimed(self, claim: Claim, served: Served, call: wire.Call, buffers: Sequence[Buffer]) -> Answer:
+        """The answer of a call whose arguments count until it has one."""
+        try:
+            return await self.answer(served, memoryview(call.args), buffers, call.id, call.flags)
+        finally:
+            claim.release()
 
     async def _traced(self, served: Served, args: Any, buffers: Any, number: int, flags: int) -> Answer:
         """The same within a span."""
@@ -253,17 +291,6 @@ class CallServer:
                 while not memory.has_room(size):
                     memory.freed.clear()
                     await memory.freed.wait()
-
-    async def keep(self, peer: PeerId, header: Any, answer: Answer) -> None:
-        """Keep a result until its caller has fetched it."""
-        memory, _ = self.memory_of(peer, header.instance)
-        await self.wait_room(memory, answer_size(answer))
-        known = memory.entries.get(header.id)
-        if known is not None and known.task is not None:
-            raise RemoteProtocolError("a number for two calls", peer)
-        memory.acknowledged([header.id])
-        entry = memory.entries[header.id] = Entry(header.id, None, once=True)
-        memory.answered(entry, answer, answer_size(answer), keep=True)
 
     def refused(self, kind: str, failure: wire.Failure) -> wire.Failure:
         """Count a call with a gRPC call of its own that is not begun."""

@@ -92,7 +92,7 @@ async def test_calls_that_follow_each_other_share_a_message_when_many_are_under_
         await asyncio.sleep(0)
         call()
         await turns()
-    assert [len(decode_requests(message).calls) for message in wire.messages] == carried
+    assert [len(decode_requests(message)[0].calls) for message in wire.messages] == carried
 
 
 @dataclass
@@ -118,7 +118,7 @@ async def test_acknowledgements_that_come_during_a_message_wait_for_the_next_one
             stream.wake.set()
             await turns()
             assert (len(wire.messages), owner.timers) == (number, number)
-    assert [len(decode_requests(message).received) for message in wire.messages] == [0, 1]
+    assert [len(decode_requests(message)[0].received) for message in wire.messages] == [0, 1]
 
 
 @pytest.mark.parametrize(("others", "carried"), [(0, [1, 1]), (CROWD - 1, [1, 1]), (CROWD, [2])])
@@ -132,4 +132,4 @@ async def test_so_do_answers(others: int, carried: list[int]) -> None:
         await asyncio.sleep(0)
         stream.answer(2, b"\xc0")
         await turns()
-    assert [len(decode_responses(message).results) for message in wire.messages] == carried
+    assert [len(decode_responses(message)[0].results) for message in wire.messages] == carried

@@ -11,7 +11,7 @@ import pytest
 
 from lattica import rpc
 from lattica.identity import IdentityKey
-from lattica.rpc.batch_wire import AGAIN, FORGOTTEN, ONCE, Call, Failure
+from lattica.rpc.batch_wire import AGAIN, FORGOTTEN, ONCE, SMALL, Call, Failure
 from lattica.rpc.call_answers import Answer
 from lattica.rpc.call_memory import MAX_SETTLED, CallMemory, Entry
 from lattica.rpc.call_server import CallServer
@@ -36,6 +36,7 @@ class Stream:
     """Where answers go."""
 
     is_open = True
+    kind = SMALL
 
     def __init__(self) -> None:
         self.answers: asyncio.Queue[Answer | None] = asyncio.Queue()

@@ -15,8 +15,8 @@ from lattica.rpc.own_wire import (
     _SIZE,
     _VALUE_HEAD,
     FRAGMENT,
-    MAX_UNARY,
     MAX_VALUE,
+    MAX_WHOLE,
     VALUE,
     ValueReader,
     value_messages,
@@ -32,7 +32,7 @@ def test_values_of_any_size_arrive(first: int, second: int) -> None:
     reader, arrived = ValueReader(), None
     for message in value_messages(sent):
         assert arrived is None, "a message after the last"
-        assert len(message) < MAX_UNARY + 200
+        assert len(message) < MAX_WHOLE + 200
         arrived = reader.feed(message)
     assert isinstance(arrived, Encoded)
     assert arrived.body == b"body"
