@@ -207,14 +207,13 @@ class CallServer:
     ) -> None:
         running_call.set(CurrentCall(peer, call.method, entry.deadline, call.context))
         try:
-            if claim is None:
-                answer = await self.answer(served, memoryview(call.args), buffers, call.id, call.flags)
-            else:
-                answer = await self._claimed(claim, served, call, buffers)
+            if entry.cancelled:
+                raise asyncio.CancelledError
+            answer = await self.answer(served, memoryview(call.args), buffers, call.id, call.flags)
+            del call, buffers
             size = answer_size(answer)
-            if size > wire.MAX_SMALL and (entry.once or size > entry.stream.kind.max_value):
-                del call, buffers
-                await self.wait_room(memory, size)
+            if size > wire.MAX_SMALL:
+                await self._wait_kept(memory, entry, size, claim)
         except asyncio.CancelledError:
             if not entry.expired:
                 memory.answered(entry, b"", 0, keep=False)
@@ -225,8 +224,7 @@ class CallServer:
             size = answer_size(answer)
         finally:
             served.gate.leave(memory.load)
-            if entry.deadline is not None:
-                self.deadlines.discard(entry.deadline, entry)
+            self._given_back(entry, claim)
         memory.answered(entry, answer, size, keep=size > entry.stream.kind.max_value)
         if not entry.cancelled:
             if entry.stream.is_open:
@@ -236,12 +234,18 @@ class CallServer:
             else:  # nobody to tell, unless its caller comes back and asks
                 self.metrics.calls("server", BATCHED, outcome_of_answer(answer), "")
 
-    async def _claimed(self, claim: Claim, served: Served, call: wire.Call, buffers: Sequence[Buffer]) -> Answer:
-        """The answer of a call whose arguments count until it has one."""
-        try:
-            return await self.answer(served, memoryview(call.args), buffers, call.id, call.flags)
-        finally:
+    def _given_back(self, entry: Entry, claim: Claim | None) -> None:
+        if claim is not None:
             claim.release()
+        if entry.deadline is not None:
+            self.deadlines.discard(entry.deadline, entry)
+
+    async def _wait_kept(self, memory: CallMemory, entry: Entry, size: int, claim: Claim | None) -> None:
+        """Hold a result that is not small back until it can be kept, if it has to be; its arguments are done with."""
+        if claim is not None:
+            claim.release()
+        if entry.once or size > entry.stream.kind.max_value:
+            await self.wait_room(memory, size)
 
     async def _traced(self, served: Served, args: Any, buffers: Any, number: int, flags: int) -> Answer:
         """The same within a span."""
@@ -315,7 +319,7 @@ class CallServer:
                 if not entry.cancelled and entry.stream is not None:
                     outcome = outcome_of_cancelled(entry.deadline, time.monotonic())
                     ended[outcome] = ended.get(outcome, 0) + 1
-                entry.task.cancel()
+                _cancel_soon(entry.task)
             entry.cancelled = True
             if entry.task is None:
                 memory.acknowledged([number])
@@ -326,7 +330,7 @@ class CallServer:
         for entry in entries:
             if entry.task is not None:
                 entry.expired = True
-                entry.task.cancel()
+                _cancel_soon(entry.task)
 
     # Callers
 
@@ -394,6 +398,11 @@ class CallServer:
         if tasks:
             await asyncio.wait(tasks)
         await self.dispatcher.close()
+
+
+def _cancel_soon(task: asyncio.Task[Any]) -> None:
+    """Cancel a task that may not have taken its first step: it would end without giving back what it holds."""
+    asyncio.get_running_loop().call_soon(task.cancel)
 
 
 def _look_gone(memory: CallMemory) -> None:
