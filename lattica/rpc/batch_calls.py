@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -226,15 +226,16 @@ class CallTable:
         calls, received = self._calls, self._received
         waiting = len(calls)
         for result in responses.results:
-            beside = buffers.take(result.sizes) if result.sizes else None
+            value: BatchedResult = result.value
+            if result.sizes:
+                value = Encoded(bytes(memoryview(result.value)), buffers.take(result.sizes))
             pending = calls.pop(result.id, None)
             if pending is None:
                 continue
             if pending.flags & ONCE:
                 received.append(result.id)
             if not pending.future.done():
-                value = result.value
-                pending.future.set_result(value if beside is None else Encoded(bytes(memoryview(value)), beside))
+                pending.future.set_result(value)
         buffers.check_end()
         ended = {OK: waiting - len(calls)}
         for failure in responses.failures:
@@ -245,11 +246,14 @@ class CallTable:
             if pending.flags & ONCE:
                 received.append(failure.id)
             _fail(pending, error_of(pending.spec.path, failure, pending.spec.options.raises))
-        for number in responses.large:
-            pending = calls.pop(number, None)
+        self._have_fetched(responses.large)
+        return ended
+
+    def _have_fetched(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            pending = self._calls.pop(number, None)
             if pending is not None and not pending.future.done():
                 pending.future.set_result(None)
-        return ended
 
     def withdraw(self, pending: Pending) -> bool:
         """Give up a call, and tell the server if it was sent; ``False`` if it was answered before."""

@@ -29,7 +29,7 @@ from lattica.rpc.batch_wire import (
 from lattica.rpc.caller_stream import CallerStream
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
-from lattica.rpc.counted_call import BATCHED, value_size
+from lattica.rpc.counted_call import BATCHED
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.lost_call import LostCallError
 from lattica.rpc.metrics import RpcMetrics
@@ -164,7 +164,8 @@ class BatchClient:
             LostCallError: The stream was lost, and ``can_move`` is set.
             PeerUnreachableError: The peer cannot be reached; the call was not executed.
         """
-        table, size = self.table, value_size(args)
+        table = self.table
+        size = len(args) if isinstance(args, bytes) else args.size
         if not self._admission.enter_nowait(size):
             await self._wait_entered(spec, size, lane, deadline)
         future: asyncio.Future[BatchedResult] = self._loop.create_future()

@@ -15,7 +15,7 @@ import msgspec
 from lattica.errors import RemoteProtocolError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
-from lattica.rpc.call_answers import Answer, answer_size, outcome_of_answer
+from lattica.rpc.call_answers import Answer, outcome_of_answer
 from lattica.rpc.call_memory import CallMemory, Entry
 from lattica.rpc.call_server import CallServer
 from lattica.rpc.caller import caller_id
@@ -55,17 +55,17 @@ class BatchStream:
 
     def answer(self, number: int, answer: Answer | None) -> None:
         """Send an answer with the next message."""
-        if isinstance(answer, wire.Failure):
-            self._failures.append(answer)
-        elif answer is None or (size := answer_size(answer)) > self.kind.max_value:
-            self._large.append(number)
-        else:
+        if isinstance(answer, bytes) and len(answer) <= self.kind.max_value:
+            self._results.append((number, msgspec.Raw(answer)))
+            self._unread += len(answer)
+        elif isinstance(answer, Encoded) and (size := answer.size) <= self.kind.max_value:
+            self._results.append((number, msgspec.Raw(answer.body), wire.sizes_of(answer.buffers)))
+            self._buffers.append(answer.buffers)
             self._unread += size
-            if isinstance(answer, Encoded):
-                self._results.append((number, msgspec.Raw(answer.body), wire.sizes_of(answer.buffers)))
-                self._buffers.append(answer.buffers)
-            else:
-                self._results.append((number, msgspec.Raw(answer)))
+        elif isinstance(answer, wire.Failure):
+            self._failures.append(answer)
+        else:
+            self._large.append(number)
         self._wake.set()
 
     def answer_again(self, number: int, answer: Answer) -> None:
@@ -95,12 +95,12 @@ class BatchStream:
     def _message(self, load: int) -> bytes:
         limit, room, count = wire.MAX_BATCH_CALLS, self.kind.max_batch, 0
         buffers: list[Buffer] = []
-        for _, value, *sizes in self._results[:limit]:
+        for result in self._results[:limit]:
             if room <= 0:
                 break
-            room -= len(memoryview(value))
-            if sizes:
-                room -= sum(sizes[0])
+            room -= len(memoryview(result[1]))
+            if len(result) == 3:
+                room -= sum(result[2])
                 buffers += self._buffers.popleft()
             count += 1
         self._unread -= self.kind.max_batch - room

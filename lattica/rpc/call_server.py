@@ -224,21 +224,21 @@ class CallServer:
             size = answer_size(answer)
         finally:
             served.gate.leave(memory.load)
-            self._given_back(entry, claim)
+            if claim is not None:
+                claim.release()
+            if entry.deadline is not None:
+                self.deadlines.discard(entry.deadline, entry)
         memory.answered(entry, answer, size, keep=size > entry.stream.kind.max_value)
         if not entry.cancelled:
-            if entry.stream.is_open:
-                entry.stream.answer(entry.id, answer)
-            elif memory.streams:
-                memory.streams[-1].answer(entry.id, answer)
-            else:  # nobody to tell, unless its caller comes back and asks
-                self.metrics.calls("server", BATCHED, outcome_of_answer(answer), "")
+            self._deliver(memory, entry, answer)
 
-    def _given_back(self, entry: Entry, claim: Claim | None) -> None:
-        if claim is not None:
-            claim.release()
-        if entry.deadline is not None:
-            self.deadlines.discard(entry.deadline, entry)
+    def _deliver(self, memory: CallMemory, entry: Entry, answer: Answer) -> None:
+        if entry.stream.is_open:
+            entry.stream.answer(entry.id, answer)
+        elif memory.streams:
+            memory.streams[-1].answer(entry.id, answer)
+        else:  # nobody to tell, unless its caller comes back and asks
+            self.metrics.calls("server", BATCHED, outcome_of_answer(answer), "")
 
     async def _wait_kept(self, memory: CallMemory, entry: Entry, size: int, claim: Claim | None) -> None:
         """Hold a result that is not small back until it can be kept, if it has to be; its arguments are done with."""

@@ -16,7 +16,7 @@ from lattica.rpc.batch_client import BatchClient
 from lattica.rpc.batch_wire import BULK, MAX_BULK, MAX_SMALL, Failure
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
-from lattica.rpc.counted_call import BATCHED, ClientCall, kind_of_method, value_size
+from lattica.rpc.counted_call import BATCHED, ClientCall, kind_of_method
 from lattica.rpc.lost_call import LostCallError
 from lattica.rpc.metrics import RpcMetrics
 from lattica.rpc.own_client import OwnCall
@@ -66,7 +66,7 @@ class PeerCaller:
     ) -> Any:
         """Make one attempt at a unary call; the decoded result. ``can_move``: see `BatchClient.call`."""
         context = _tracing()
-        size = value_size(args)
+        size = len(args) if isinstance(args, bytes) else args.size
         if size <= MAX_BULK:
             batch = self.batch if size <= MAX_SMALL else self.bulk
             number, value = await batch.call(
