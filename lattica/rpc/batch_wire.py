@@ -202,19 +202,27 @@ M = TypeVar("M", Requests, Responses)
 class Buffers:
     """What follows the arrays of a message, to be taken in their order."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_rest", "_size")
 
     def __init__(self, rest: memoryview) -> None:
         self._rest = rest
+        self._size = len(rest)
 
-    def take(self, sizes: Iterable[int]) -> list[Buffer]:
-        """The buffers of the next value that has some; raises `RemoteProtocolError`."""
+    def take(self, sizes: Sequence[int]) -> list[Buffer]:
+        """The buffers of the next value that has some; raises `RemoteProtocolError`.
+
+        They are copied if they are less than half of all: an array that is kept must not keep everybody's.
+        """
+        total, at = sum(sizes), 0
+        if total > len(self._rest):
+            raise RemoteProtocolError("a batch that ends within a buffer")
+        value, self._rest = self._rest[:total], self._rest[total:]
+        if 2 * total < self._size:
+            value = memoryview(bytes(value))
         taken: list[Buffer] = []
         for size in sizes:
-            if size > len(self._rest):
-                raise RemoteProtocolError("a batch that ends within a buffer")
-            taken.append(self._rest[:size])
-            self._rest = self._rest[size:]
+            taken.append(value[at : at + size])
+            at += size
         return taken
 
     def check_end(self) -> None:

@@ -95,6 +95,14 @@ def test_buffers_arrive_with_the_values_that_they_belong_to(sent: list[list[byte
             buffers.take([1])
 
 
+def test_a_small_part_of_a_message_does_not_keep_it() -> None:
+    _, buffers = decode_requests(framed(requests(), b"a" * 10 + b"b" * 1000))
+    [first, second], [large] = buffers.take([5, 5]), buffers.take([1000])
+    assert (first, second, large) == (b"a" * 5, b"a" * 5, b"b" * 1000)
+    assert memoryview(first).obj == b"a" * 10
+    assert memoryview(large).obj == framed(requests(), b"a" * 10 + b"b" * 1000)
+
+
 def test_bytes_that_belong_to_nothing_are_refused() -> None:
     _, buffers = decode_requests(framed(requests(), b"x"))
     with pytest.raises(RemoteProtocolError, match="1 bytes that belong to nothing"):
