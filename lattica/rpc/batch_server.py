@@ -29,6 +29,8 @@ MAX_UNREAD = 4096
 """Answers that wait for a caller that reads none; until it does, no further calls of its are read."""
 MAX_UNREAD_BYTES = 64 << 20
 """Their bytes."""
+MAX_HALVED = wire.MAX_BATCH_CALLS * 3 // 4
+"""Calls of a message that may be begun in halves: when one is almost full, others are under way behind it."""
 
 
 class BatchStream:
@@ -179,7 +181,8 @@ async def _read(server: CallServer, peer: PeerId, memory: CallMemory, stream: Ba
         memory.acknowledged(requests.received)
         now = time.monotonic()
         calls = requests.calls
-        half = len(calls) // 2 if len(calls) >= CROWD and server.spare.is_there(now) else len(calls)
+        is_halved = CROWD <= len(calls) <= MAX_HALVED and server.spare.is_there(now)
+        half = len(calls) // 2 if is_halved else len(calls)
         for call in calls[:half]:
             server.begin(peer, memory, stream, call, now, buffers.take(call.sizes) if call.sizes else ())
         if calls:

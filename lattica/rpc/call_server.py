@@ -229,13 +229,14 @@ class CallServer:
             if entry.deadline is not None:
                 self.deadlines.discard(entry.deadline, entry)
         memory.answered(entry, answer, size, keep=size > entry.stream.kind.max_value)
-        if not entry.cancelled:
-            self._deliver(memory, entry, answer)
-
-    def _deliver(self, memory: CallMemory, entry: Entry, answer: Answer) -> None:
-        if entry.stream.is_open:
+        if entry.stream.is_open and not entry.cancelled:
             entry.stream.answer(entry.id, answer)
-        elif memory.streams:
+        elif not entry.cancelled:
+            self._answer_elsewhere(memory, entry, answer)
+
+    def _answer_elsewhere(self, memory: CallMemory, entry: Entry, answer: Answer) -> None:
+        """The stream of a call was lost: answer by another, if its caller has one."""
+        if memory.streams:
             memory.streams[-1].answer(entry.id, answer)
         else:  # nobody to tell, unless its caller comes back and asks
             self.metrics.calls("server", BATCHED, outcome_of_answer(answer), "")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 WINDOW_S = 0.25
 """Seconds between two looks."""
-MIN_IDLE = 1 / 8
+MIN_IDLE = 1 / 4
 """Share of a window for which both this thread and the processors have to have been idle."""
 _STAT = Path("/proc/stat")
 _COUNTED = 8

@@ -40,7 +40,7 @@ def test_nothing_is_known_at_first() -> None:
 
 @pytest.mark.parametrize(
     ("thread_busy", "machine_idle", "expected"),
-    [(0.5, 0.5, True), (0.95, 0.9, False), (0.5, 0.01, False), (1.0, 0.0, False), (0.0, 1.0, True)],
+    [(0.5, 0.5, True), (0.8, 0.9, False), (0.5, 0.01, False), (1.0, 0.0, False), (0.0, 1.0, True)],
 )
 def test_both_the_thread_and_the_processors_have_to_be_idle(
     thread_busy: float, machine_idle: float, expected: bool
