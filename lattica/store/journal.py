@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
-from pycrdt import Doc, TransactionEvent
+from pycrdt import Doc, Map, TransactionEvent
 
 from lattica.background import Background, outlast
 from lattica.errors import EntryRefusedError, LatticaError, StoreUsageError
@@ -34,6 +35,9 @@ from lattica.store.settle import Settled, early_frauds, leaves_out, new_frauds
 from lattica.store.signatures import SignatureChecker
 from lattica.store.upkeep import Upkeep
 from lattica.store.writers import may_write
+from lattica.store.yupdate_places import Place
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -185,6 +189,20 @@ class Journal:
         except EntryRefusedError as error:
             await self._undo([update])
             raise StoreUsageError(f"nothing was written: {error.reason}") from error
+
+    async def put_back(self, place: Place, value: Any) -> Durable | None:
+        """Write a key's value that has become garbage by a checkpoint; ``None`` if we may not. The lock is held."""
+        if not may_write(self._replica.ledger, self._replica.own):
+            return None
+        updates: list[bytes] = []
+        ydoc = self._replica.ydoc
+        with _observed(ydoc, updates), ydoc.transaction():
+            ydoc.get(place.root, type=Map)[place.key or ""] = value
+        try:
+            return await self._write(updates[0])
+        except StoreUsageError as error:
+            logger.warning("value not written again place=%s reason=%s", place, error)
+            return None
 
     async def control(self, make: Callable[[Replica], Sequence[Grant | Revoke]]) -> None:
         """Grant and revoke what ``make`` says, in view of what is known; durable when this returns.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
 from pycrdt import Doc
 
 from lattica.identity import IdentityKey
+from lattica.store.burial import without_buried
 from lattica.store.canonical import STATE_LIMITS
 from lattica.store.chain import client_id
 from lattica.store.control import Action, encode_action, kind_of
@@ -27,7 +28,21 @@ from lattica.store.entry import (
 from lattica.store.graves import Content, GraveBook, Graves, whole_document
 from lattica.store.ledger import Base, Fraud, Ledger, Verdict
 from lattica.store.namespace import Genesis
+from lattica.store.state import Folded
 from lattica.store.yupdate import read_update
+from lattica.store.yupdate_places import ItemParents
+
+
+class Before(NamedTuple):
+    """What a replica has held; it must not be changed.
+
+    Attributes:
+        document: The document.
+        items: Where its items are.
+    """
+
+    document: Doc[Any]
+    items: ItemParents
 
 
 class Replica:
@@ -80,7 +95,7 @@ class Replica:
         if verdict is Verdict.ADDED and entry.body.kind is Kind.UPDATE:
             if self._book is not None and self._book.concerns(self.ledger.update):
                 self.unbury()
-            self.ydoc.apply_update(entry.body.payload)
+            self.ydoc.apply_update(_sound(entry.body.payload, self.ledger.buried))
             if entry.body.author == self.own:
                 self.renew_client()
         return verdict
@@ -105,6 +120,24 @@ class Replica:
             renewed: Doc[Any] = Doc(client_id=client)
             renewed.apply_update(self.ydoc.get_update())
             self.ydoc = renewed
+
+    def fold(self, seq: int, folded: Folded, beyond: Iterable[Entry]) -> Before:
+        """Put a checkpoint's state in the place of what it covers, all of which is here; what there was before.
+
+        Args:
+            seq: Number of the checkpoint.
+            folded: Its state.
+            beyond: The entries of data that count and are beyond it, in order.
+        """
+        before = Before(self.ydoc, self.ledger.forget(seq, folded.folds, folded.items))
+        ydoc = folded.document
+        for entry in beyond:
+            if entry.body.kind is Kind.UPDATE:
+                buried = self.ledger.add_again(entry)
+                ydoc.apply_update(_sound(entry.body.payload, buried))
+        self.ydoc, self._graves, self._book = ydoc, None, None
+        self.renew_client()
+        return before
 
     # what the document holds
 
@@ -189,3 +222,7 @@ class Replica:
     def _dep(self, chain: ChainId, seq: int) -> Dep:
         mark = self.ledger.chains[chain].mark(seq)
         return Dep(chain.author, Lane(chain.lane), seq, mark or bytes(MARK_BYTES))
+
+
+def _sound(update: bytes, buried: Mapping[int, Set[int]]) -> bytes:
+    return without_buried(update, buried) if buried else update

@@ -5,27 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, NamedTuple
 
 from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, ReplicaStoreError, StoreUsageError
 from lattica.store import metrics
 from lattica.store.absorb import Absorbed
 from lattica.store.chain import Fold
-from lattica.store.changes import Problem
+from lattica.store.changes import Change, Problem
 from lattica.store.commits import Durable, News
 from lattica.store.control import Checkpoint
 from lattica.store.disk import StoreDisk
 from lattica.store.disk_batch import Batch
-from lattica.store.entry import ChainId, Lane
-from lattica.store.folding import check_cut, checkpoint_of, drop_covered, fold_at, folds_of, not_covered
+from lattica.store.entry import ChainId, Entry, Lane
+from lattica.store.folding import (
+    check_cut,
+    checkpoint_of,
+    counting_beyond,
+    drop_covered,
+    fold_at,
+    folds_of,
+    next_to_fold,
+    not_covered,
+)
 from lattica.store.graves import Content
 from lattica.store.ledger import Base, Verdict
 from lattica.store.loading import batch_of, record_of, settled, stored_base, stored_entries
-from lattica.store.replica import Replica
+from lattica.store.outdone import changed_values, to_write_again
+from lattica.store.replica import Before, Replica
 from lattica.store.snapshot import is_faithful
 from lattica.store.snapshotter import Snapshotter
-from lattica.store.state import make_state, read_state
+from lattica.store.state import Made, make_state, read_state
+from lattica.store.yupdate_places import ItemsDump, Place
 
 if TYPE_CHECKING:
     from lattica.store.journal import Journal
@@ -46,16 +57,24 @@ class _Taken(NamedTuple):
         base: The checkpoint that it was based on.
         folds: How far it goes.
         content: What it holds.
+        items: Where its items are.
+        row: The last row that it covers on disk.
     """
 
     replica: Replica
     base: int
     folds: list[Fold]
     content: Content
+    items: ItemsDump
+    row: int
 
     def is_of(self, replica: Replica) -> bool:
         """Whether it holds still: entries may have come, but none is taken back or dropped."""
         return replica is self.replica and replica.ledger.base == self.base
+
+    def make(self) -> Made:
+        """Its state. For a thread: takes seconds for a million values."""
+        return make_state(self.folds, self.content, self.items, self.replica.ydoc.client_id)
 
 
 class Upkeep:
@@ -105,15 +124,15 @@ class Upkeep:
             taken = await self._take_state()
         if taken is None:
             return False
-        raw = await asyncio.to_thread(make_state, taken.folds, taken.content)
+        made = await asyncio.to_thread(taken.make)
         async with journal.lock:
             if not taken.is_of(journal.replica):  # something does not count any more: now writers wait
                 taken = await self._take_state()
                 if taken is None:
                     return False
-                raw = await asyncio.to_thread(make_state, taken.folds, taken.content)
+                made = await asyncio.to_thread(taken.make)
             journal.commits.check()
-            durable = self._cut(taken.folds, raw)
+            durable = await self._cut(made, taken.row)
         await durable.wait()
         return True
 
@@ -123,16 +142,22 @@ class Upkeep:
         journal.commits.check()
         await journal.commits.flush()
         replica = journal.replica
+        if next_to_fold(replica.ledger):
+            raise StoreUsageError("an earlier checkpoint is not taken over yet; try again when all is synchronised")
         if not is_faithful(replica):
             raise StoreUsageError("the document was written to without a transaction; open it again")
         folds = folds_of(replica.ledger)
         if all(fold.seq == replica.ledger.chain(ChainId(fold.author, Lane.DATA)).base for fold in folds):
             return None
-        return _Taken(replica, replica.ledger.base, folds, replica.content())
+        row = await self._disk.last_row(journal.genesis.namespace.raw)
+        return _Taken(replica, replica.ledger.base, folds, replica.content(), replica.ledger.items.dump(), row)
 
-    def _cut(self, folds: Sequence[Fold], raw: bytes) -> Durable:
+    async def _cut(self, made: Made, row: int) -> Durable:
+        """Write the checkpoint of a state, and fold; the lock is held."""
         journal = self._journal
-        checkpoint = checkpoint_of(folds, raw)
+        checkpoint = checkpoint_of(made.folded.folds, made.raw)
+        await journal.commits.flush()
+        beyond = await stored_entries(self._disk, journal.genesis.namespace, row)
         try:
             entry = journal.replica.control(journal.key, checkpoint, journal.tick())
             if journal.replica.add_own(entry) not in (Verdict.ADDED, Verdict.CUTS):
@@ -141,15 +166,33 @@ class Upkeep:
             raise StoreUsageError(f"this document cannot be compacted here: {error.reason}") from error
         batch = Batch(journal.genesis.namespace.raw)
         batch.put(record_of(entry))
-        return self._fold(batch, checkpoint, entry.body.seq, folds, raw)
+        return await self._fold(batch, checkpoint, entry.body.seq, made, beyond)
 
-    def _fold(self, batch: Batch, checkpoint: Checkpoint, seq: int, folds: Sequence[Fold], raw: bytes) -> Durable:
-        drop_covered(batch, checkpoint, seq, raw)
-        ledger = self._journal.replica.ledger
-        ledger.forget(seq, folds)
-        self._snapshotter.folded(self._journal.replica, len(raw))
+    async def _fold(
+        self, batch: Batch, checkpoint: Checkpoint, seq: int, made: Made, entries: Sequence[Entry]
+    ) -> Durable:
+        """Put a checkpoint's state in the place of what it covers; ``entries`` are those that may be beyond it."""
+        journal, replica = self._journal, self._journal.replica
+        drop_covered(batch, checkpoint, seq, made.raw)
+        beyond = counting_beyond(replica, checkpoint, entries)
+        before = replica.fold(seq, made.folded, beyond)
+        self._snapshotter.folded(replica, len(made.raw))
         metrics.FOLDS.inc()
-        return self._journal.commits.start(batch, News(heads={}, frontier=ledger.frontier()))
+        changed = changed_values(before, replica.ydoc, beyond)
+        changes = [Change(author=None, everything=True)] if changed else []
+        durable = journal.commits.start(
+            batch, News(heads={}, frontier=replica.ledger.frontier(), changes=changes)
+        )
+        return await self._write_again(before, changed, beyond) or durable
+
+    async def _write_again(self, before: Before, changed: Set[Place], beyond: Sequence[Entry]) -> Durable | None:
+        """Write again what of ours has become garbage, though it was the last word on its key."""
+        replica = self._journal.replica
+        own = [entry for entry in beyond if entry.body.author == replica.own]
+        durable = None
+        for place, value in to_write_again(before, replica, changed, own).items():
+            durable = await self._journal.put_back(place, value) or durable
+        return durable
 
     async def _compact_soon(self) -> None:
         try:
@@ -162,12 +205,10 @@ class Upkeep:
             self._compacting = None
 
     def _foldable(self) -> int | None:
-        """Number of the owner's latest checkpoint, if what it covers is here, and it was not judged yet."""
+        """Number of the owner's next checkpoint, if what it covers is here, and it was not judged yet."""
         ledger = self._journal.replica.ledger
-        seq = max(ledger.rights.checkpoints, default=0)
-        if seq <= max(ledger.base, self._judged) or not ledger.reaches(ledger.rights.checkpoints[seq]):
-            return None
-        return seq
+        seq = next_to_fold(ledger)
+        return seq if seq > self._judged and ledger.reaches(ledger.rights.checkpoints[seq]) else None
 
     async def _fold_known(self) -> None:
         """Drop what the owner's latest checkpoint covers, once its state is found to follow from the entries."""
@@ -186,19 +227,21 @@ class Upkeep:
                 return False
             stored = await stored_entries(self._disk, name)
             base = await stored_base(self._disk, journal.genesis)
-            ledger = journal.replica.ledger
+            row = await self._disk.last_row(name.raw)
+            ledger, client = journal.replica.ledger, journal.replica.ydoc.client_id
             checkpoint, frozen = ledger.rights.checkpoints[seq], dict(ledger.frozen)
-        folds, raw = await asyncio.to_thread(fold_at, journal.genesis, frozen, stored, base, checkpoint)
+        made = await asyncio.to_thread(fold_at, journal.genesis, frozen, stored, base, checkpoint, client)
         self._judged = seq
-        if checkpoint_of(folds, raw) != checkpoint:
+        if checkpoint_of(made.folded.folds, made.raw) != checkpoint:
             metrics.FOLDS_REFUSED.inc()
             journal.feed.report(Problem.CHECKPOINT_DIFFERS)
             logger.error("checkpoint differs from what it covers namespace=%s seq=%d", name, seq)
             return True
         async with journal.lock:
             ledger = journal.replica.ledger
-            if await self._is_settled() and ledger.base < seq and ledger.reaches(checkpoint):
-                self._fold(Batch(name.raw), checkpoint, seq, folds, raw)
+            if await self._is_settled() and next_to_fold(ledger) == seq and ledger.reaches(checkpoint):
+                entries = [*stored, *await stored_entries(self._disk, name, row)]
+                await self._fold(Batch(name.raw), checkpoint, seq, made, entries)
         return True
 
     async def _is_settled(self) -> bool:
@@ -228,7 +271,12 @@ class Upkeep:
             batch = batch_of(journal.genesis.namespace, found)
             drop_covered(batch, checkpoint, seq, raw)
             durable = journal.replace(found, stored, batch)
-            self._snapshotter.folded(journal.replica, len(raw))
+            replica = journal.replica
+            self._snapshotter.folded(replica, len(raw))
+            beyond = counting_beyond(before, checkpoint, stored)
+            held = Before(before.ydoc, before.ledger.items)
+            changed = changed_values(held, replica.ydoc, beyond)
+            durable = await self._write_again(held, changed, beyond) or durable
         await durable.wait()
 
     # snapshots

@@ -1,0 +1,70 @@
+"""What a checkpoint changes beyond its cut, and which of our own values we have to write again.
+
+A value that refers to garbage of a checkpoint's state is garbage itself. Its author did not know of the checkpoint. If
+it had seen what others wrote of that key, its value was the later one, and has to stand: it writes it again. If not, it
+was written at the same time as the one that stands, and one of two has to lose. One that was deleted meanwhile stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from typing import Any
+
+from pycrdt import Doc, Map
+
+from lattica.store.burial import living_values
+from lattica.store.entry import Entry, Kind
+from lattica.store.replica import Before, Replica
+from lattica.store.yupdate import ItemId, YUpdate, read_update
+from lattica.store.yupdate_places import ItemParents, Place, Within
+
+_NO_VALUE = object()
+
+
+def changed_values(before: Before, document: Doc[Any], beyond: Iterable[Entry]) -> set[Place]:
+    """The keys that entries beyond a cut have written, and that have other values now, or none."""
+    places = {place for update in _updates(beyond) for place in _keys(before.items, update)}
+    return {place for place in places if _value(before.document, place) != _value(document, place)}
+
+
+def to_write_again(before: Before, replica: Replica, changed: Set[Place], own: Iterable[Entry]) -> dict[Place, Any]:
+    """Of changed keys those that have to get back the value that ``own`` entries have written.
+
+    Args:
+        before: What the replica has held.
+        replica: With the checkpoint's state.
+        changed: Of which keys the values are others.
+        own: Our entries beyond the checkpoint.
+    """
+    if not changed:
+        return {}
+    spans = [(client, *update.span(client)) for update in _updates(own) for client in update.structs]
+    were = living_values(before.document.get_update(), before.items.dump(), changed)
+    are = living_values(replica.ydoc.get_update(), replica.ledger.items.dump(), changed)
+    return {
+        place: _value(before.document, place)
+        for place, item in were.items()
+        if any(item.client == client and first <= item.clock < end for client, first, end in spans)
+        and _had_seen(before.items, are.get(place))
+    }
+
+
+def _had_seen(items: ItemParents, item: ItemId | None) -> bool:
+    return item is None or item.clock < items.end(item.client)
+
+
+def _updates(entries: Iterable[Entry]) -> Iterable[YUpdate]:
+    return (read_update(entry.body.payload) for entry in entries if entry.body.kind is Kind.UPDATE)
+
+
+def _keys(items: ItemParents, update: YUpdate) -> Iterable[Place]:
+    for client, structs in update.structs.items():
+        for struct in structs:
+            run = items.find(ItemId(client, struct.clock))
+            if run.within is Within.KEY and run.place is not None:
+                yield run.place
+
+
+def _value(document: Doc[Any], place: Place) -> Any:
+    return document.get(place.root, type=Map).get(place.key or "", _NO_VALUE)
+
