@@ -20,6 +20,7 @@ from lattica.store.yupdate_places import NOWHERE, ItemsDump, Place, RunsDump, ke
 from lattica.store.yupdate_spans import StructSpan, clients_of
 from lattica.store.yupdate_wire import write_uint
 
+
 def bury_settled(update: bytes, items: ItemsDump) -> tuple[bytes, ItemsDump]:
     """A document without the values of keys that were replaced or deleted, and where its items are.
 
@@ -109,7 +110,8 @@ def _overlaid(runs: RunsDump, buried: Sequence[tuple[int, int]]) -> tuple[bytes,
 def living_values(update: bytes, items: ItemsDump, places: Set[Place]) -> dict[Place, ItemId]:
     """The items that are the values of some keys."""
     keys = KeyBook(items)
-    wanted = {number: place for number in keys.numbers() if (place := Place(*keys.name(number))) in places}
+    named = {number: Place(*keys.name(number)) for number in keys.numbers()}
+    wanted = {number: place for number, place in named.items() if place in places}
     found: dict[Place, ItemId] = {}
     for span, structs in clients_of(update):
         reader = keys.of(span.client)

@@ -73,6 +73,11 @@ def fold_at(
     """The state at a checkpoint's cut, as it follows from entries; its document is to write as ``client``."""
     beyond = {entry.hash for entry in not_covered(checkpoint, entries) if entry.body.lane is Lane.DATA}
     replica, _ = replay(genesis, b"", frozen, [entry for entry in entries if entry.hash not in beyond], base)
+    return state_of(replica, client)
+
+
+def state_of(replica: Replica, client: int) -> Made:
+    """The state of all that a replica holds; its document is to write as ``client``."""
     return make_state(folds_of(replica.ledger), replica.content(), replica.ledger.items.dump(), client)
 
 
@@ -87,9 +92,7 @@ def next_to_fold(ledger: Ledger) -> int:
 def counting_beyond(replica: Replica, checkpoint: Checkpoint, entries: Sequence[Entry]) -> list[Entry]:
     """Of entries those of data that count and that a checkpoint does not stand for."""
     return [
-        entry
-        for entry in not_covered(checkpoint, entries)
-        if entry.body.lane is Lane.DATA and replica.counts(entry)
+        entry for entry in not_covered(checkpoint, entries) if entry.body.lane is Lane.DATA and replica.counts(entry)
     ]
 
 

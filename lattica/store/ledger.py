@@ -245,7 +245,7 @@ class Ledger:
         return sum(map(len, self.chains.values()))
 
     def frontier(self) -> Frontier:
-        """How far it goes: equal frontiers, equal states. Frauds of authors that have no right any more do not matter."""
+        """What is here: equal frontiers, equal states. Frauds of authors that have no right any more do not matter."""
         heads = {chain: Head(found.head, found.head_hash) for chain, found in self.chains.items()}
         frozen = {chain: fraud.seq for chain, fraud in self.frozen.items() if self.rights_of(chain.author)}
         return Frontier(self.genesis.namespace, heads, frozen, self.base)

@@ -67,4 +67,3 @@ def _keys(items: ItemParents, update: YUpdate) -> Iterable[Place]:
 
 def _value(document: Doc[Any], place: Place) -> Any:
     return document.get(place.root, type=Map).get(place.key or "", _NO_VALUE)
-

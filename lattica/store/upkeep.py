@@ -126,7 +126,8 @@ class Upkeep:
             return False
         made = await asyncio.to_thread(taken.make)
         async with journal.lock:
-            if not taken.is_of(journal.replica):  # something does not count any more: now writers wait
+            # If something does not count any more, the state is made once more, and now writers wait.
+            if next_to_fold(journal.replica.ledger) or not taken.is_of(journal.replica):
                 taken = await self._take_state()
                 if taken is None:
                     return False
@@ -180,9 +181,7 @@ class Upkeep:
         metrics.FOLDS.inc()
         changed = changed_values(before, replica.ydoc, beyond)
         changes = [Change(author=None, everything=True)] if changed else []
-        durable = journal.commits.start(
-            batch, News(heads={}, frontier=replica.ledger.frontier(), changes=changes)
-        )
+        durable = journal.commits.start(batch, News(heads={}, frontier=replica.ledger.frontier(), changes=changes))
         return await self._write_again(before, changed, beyond) or durable
 
     async def _write_again(self, before: Before, changed: Set[Place], beyond: Sequence[Entry]) -> Durable | None:

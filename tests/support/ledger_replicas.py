@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from blake3 import blake3
@@ -25,6 +26,7 @@ from lattica.store.folding import (
     folds_of,
     next_to_fold,
     not_covered,
+    state_of,
 )
 from lattica.store.graves import Worth
 from lattica.store.ledger import Base, Fraud
@@ -35,7 +37,8 @@ from lattica.store.replay import replay
 from lattica.store.replica import Before, Replica
 from lattica.store.settle import Settled, early_frauds, new_frauds, settle
 from lattica.store.snapshot import bury_replaced, dump_snapshot, load_snapshot, take_snapshot
-from lattica.store.state import Made, make_state, read_state
+from lattica.store.state import Made, read_state
+from lattica.store.yupdate_places import Place
 
 NOW = 1_700_000_000_000 << 16
 ROOTS = ("map:settings", "list:log", "text:notes")
@@ -180,11 +183,10 @@ class SimReplica:
         while self.fold():
             pass
         ledger = self.replica.ledger
-        folds = folds_of(ledger)
-        if not folds or next_to_fold(ledger):
+        if not folds_of(ledger) or next_to_fold(ledger):
             return False
-        made = make_state(folds, self.replica.content(), ledger.items.dump(), self.replica.ydoc.client_id)
-        checkpoint = checkpoint_of(folds, made.raw)
+        made = state_of(self.replica, self.replica.ydoc.client_id)
+        checkpoint = checkpoint_of(made.folded.folds, made.raw)
         entry = self.replica.control(self.key, checkpoint, NOW)
         try:
             self.replica.add_own(entry)
@@ -216,7 +218,7 @@ class SimReplica:
         changed = changed_values(before, self.replica.ydoc, beyond)
         own = [entry for entry in beyond if entry.body.author == self.replica.own]
         for place, value in to_write_again(before, self.replica, changed, own).items():
-            self.change(lambda doc: doc.get(place.root, type=Map).__setitem__(place.key, value))
+            self.change(partial(_put, place=place, value=value))
 
     def adopt(self, other: SimReplica) -> bool:
         """Take over the state that the other keeps in place of entries, if some of these are not here."""
@@ -305,8 +307,12 @@ def converge(replicas: Sequence[SimReplica]) -> None:
 
 def fold_all(replicas: Sequence[SimReplica]) -> None:
     """Have all fold what they can, and tell what they have written again, until there is nothing left."""
-    while any([replica.fold() for replica in replicas]):
+    while sum(replica.fold() for replica in replicas):
         converge(replicas)
+
+
+def _put(doc: Doc[Any], place: Place, value: Any) -> None:
+    doc.get(place.root, type=Map)[place.key or ""] = value
 
 
 def _set(doc: Any, number: int) -> None:
