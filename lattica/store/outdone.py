@@ -7,8 +7,8 @@ was written at the same time as the one that stands, and one of two has to lose.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from pycrdt import Doc, Map
 
@@ -21,32 +21,41 @@ from lattica.store.yupdate_places import ItemParents, Place, Within
 _NO_VALUE = object()
 
 
-def changed_values(before: Before, document: Doc[Any], beyond: Iterable[Entry]) -> set[Place]:
-    """The keys that entries beyond a cut have written, and that have other values now, or none."""
-    places = {place for update in _updates(beyond) for place in _keys(before.items, update)}
-    return {place for place in places if _value(before.document, place) != _value(document, place)}
+class Outdone(NamedTuple):
+    """Keys that have other values by a checkpoint, or none.
+
+    Attributes:
+        own: Those that have to get back what we wrote, and that value.
+        others: The rest.
+    """
+
+    own: dict[Place, Any]
+    others: set[Place]
 
 
-def to_write_again(before: Before, replica: Replica, changed: Set[Place], own: Iterable[Entry]) -> dict[Place, Any]:
-    """Of changed keys those that have to get back the value that ``own`` entries have written.
+def find_outdone(before: Before, replica: Replica, beyond: Iterable[Entry], own: Iterable[Entry]) -> Outdone:
+    """What a checkpoint changes.
 
     Args:
         before: What the replica has held.
-        replica: With the checkpoint's state.
-        changed: Of which keys the values are others.
-        own: Our entries beyond the checkpoint.
+        replica: With the checkpoint's state, and what is beyond.
+        beyond: The entries of data beyond the checkpoint.
+        own: Those of them that are ours.
     """
+    written = {place for update in _updates(beyond) for place in _keys(before.items, update)}
+    changed = {place for place in written if _value(before.document, place) != _value(replica.ydoc, place)}
     if not changed:
-        return {}
+        return Outdone({}, changed)
     spans = [(client, *update.span(client)) for update in _updates(own) for client in update.structs]
     were = living_values(before.document.get_update(), before.items.dump(), changed)
     are = living_values(replica.ydoc.get_update(), replica.ledger.items.dump(), changed)
-    return {
+    again = {
         place: _value(before.document, place)
         for place, item in were.items()
         if any(item.client == client and first <= item.clock < end for client, first, end in spans)
         and _had_seen(before.items, are.get(place))
     }
+    return Outdone(again, changed - again.keys())
 
 
 def _had_seen(items: ItemParents, item: ItemId | None) -> bool:

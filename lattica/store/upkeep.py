@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, ReplicaStoreError, StoreUsageError
@@ -31,12 +31,12 @@ from lattica.store.folding import (
 from lattica.store.graves import Content
 from lattica.store.ledger import Base, Verdict
 from lattica.store.loading import batch_of, record_of, settled, stored_base, stored_entries
-from lattica.store.outdone import changed_values, to_write_again
+from lattica.store.outdone import Outdone, find_outdone
 from lattica.store.replica import Before, Replica
 from lattica.store.snapshot import is_faithful
 from lattica.store.snapshotter import Snapshotter
 from lattica.store.state import Made, make_state, read_state
-from lattica.store.yupdate_places import ItemsDump, Place
+from lattica.store.yupdate_places import ItemsDump
 
 if TYPE_CHECKING:
     from lattica.store.journal import Journal
@@ -179,17 +179,20 @@ class Upkeep:
         before = replica.fold(seq, made.folded, beyond)
         self._snapshotter.folded(replica, len(made.raw))
         metrics.FOLDS.inc()
-        changed = changed_values(before, replica.ydoc, beyond)
-        changes = [Change(author=None, everything=True)] if changed else []
+        outdone = self._outdone(before, beyond)
+        changes = [Change(author=None, everything=True)] if outdone.others else []
         durable = journal.commits.start(batch, News(heads={}, frontier=replica.ledger.frontier(), changes=changes))
-        return await self._write_again(before, changed, beyond) or durable
+        return await self._put_back(outdone) or durable
 
-    async def _write_again(self, before: Before, changed: Set[Place], beyond: Sequence[Entry]) -> Durable | None:
-        """Write again what of ours has become garbage, though it was the last word on its key."""
+    def _outdone(self, before: Before, beyond: Sequence[Entry]) -> Outdone:
         replica = self._journal.replica
         own = [entry for entry in beyond if entry.body.author == replica.own]
+        return find_outdone(before, replica, beyond, own)
+
+    async def _put_back(self, outdone: Outdone) -> Durable | None:
+        """Write again what of ours has become garbage, though it was the last word on its key."""
         durable = None
-        for place, value in to_write_again(before, replica, changed, own).items():
+        for place, value in outdone.own.items():
             durable = await self._journal.put_back(place, value) or durable
         return durable
 
@@ -274,8 +277,7 @@ class Upkeep:
             self._snapshotter.folded(replica, len(raw))
             beyond = counting_beyond(before, checkpoint, stored)
             held = Before(before.ydoc, before.ledger.items)
-            changed = changed_values(held, replica.ydoc, beyond)
-            durable = await self._write_again(held, changed, beyond) or durable
+            durable = await self._put_back(self._outdone(held, beyond)) or durable
         await durable.wait()
 
     # snapshots

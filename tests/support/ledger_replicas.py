@@ -31,7 +31,7 @@ from lattica.store.folding import (
 from lattica.store.graves import Worth
 from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
-from lattica.store.outdone import changed_values, to_write_again
+from lattica.store.outdone import find_outdone
 from lattica.store.postponed import PostponedPool
 from lattica.store.replay import replay
 from lattica.store.replica import Before, Replica
@@ -215,9 +215,8 @@ class SimReplica:
         self._write_again(before, beyond)
 
     def _write_again(self, before: Before, beyond: Sequence[Entry]) -> None:
-        changed = changed_values(before, self.replica.ydoc, beyond)
         own = [entry for entry in beyond if entry.body.author == self.replica.own]
-        for place, value in to_write_again(before, self.replica, changed, own).items():
+        for place, value in find_outdone(before, self.replica, beyond, own).own.items():
             self.change(partial(_put, place=place, value=value))
 
     def adopt(self, other: SimReplica) -> bool:
