@@ -166,15 +166,13 @@ class Ledger:
             raise EntryRefusedError("a checkpoint's state has values that refer to garbage")
         self._places.add(placement)
 
-    def forget(self, base: int, folds: Iterable[Fold], items: ItemsDump) -> ItemParents:
+    def forget(self, base: int, folds: Iterable[Fold], items: ItemParents) -> ItemParents:
         """Remember no more of what a checkpoint covers, all of which is here, than its state does.
-
-        What is beyond the checkpoint has to be added to the document again, by `add_again`.
 
         Args:
             base: Number of the checkpoint.
             folds: Of all chains of data, as in the state.
-            items: Where the state's items are.
+            items: Where the items of the state are, and of what is beyond it.
 
         Returns:
             Where all items were before.
@@ -182,16 +180,9 @@ class Ledger:
         self.base = base
         for fold in folds:
             self.chains[ChainId(fold.author, Lane.DATA)].forget(fold)
-        before, self._places = self._places, ItemParents(TextRoots())
-        self._places.load(items)
+        before, self._places = self._places, items
         self.renew()
         return before
-
-    def add_again(self, entry: Entry) -> Mapping[int, Set[int]]:
-        """Note where an entry that counts writes, after `forget`; what of it is garbage: clients and clocks."""
-        placement = self._places.place(self._read(entry.body.payload))
-        self._places.add(placement)
-        return placement.buried
 
     @property
     def items(self) -> ItemParents:

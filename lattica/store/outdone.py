@@ -7,16 +7,23 @@ was written at the same time as the one that stands, and one of two has to lose.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pycrdt import Doc, Map
 
+from lattica.errors import EntryRefusedError
+from lattica.identity import IdentityKey
 from lattica.store.burial import living_values
 from lattica.store.entry import Entry, Kind
-from lattica.store.replica import Before, Replica
+from lattica.store.ledger import Verdict
+from lattica.store.replica import Before, Replica, observed
+from lattica.store.writers import may_write
 from lattica.store.yupdate import ItemId, YUpdate, read_update
 from lattica.store.yupdate_places import ItemParents, Place, Within
+
+logger = logging.getLogger(__name__)
 
 _NO_VALUE = object()
 
@@ -56,6 +63,34 @@ def find_outdone(before: Before, replica: Replica, beyond: Iterable[Entry], own:
         and _had_seen(before.items, are.get(place))
     }
     return Outdone(again, changed - again.keys())
+
+
+def write_again(
+    replica: Replica, key: IdentityKey, values: Mapping[Place, Any], tick: Callable[[], int]
+) -> list[Entry]:
+    """Give keys back our values: an entry for each, added to the replica, which are to be made durable.
+
+    What is refused, or not ours to write any more, is left as it is.
+    """
+    entries: list[Entry] = []
+    for place, value in values.items():
+        if not may_write(replica.ledger, replica.own):
+            break
+        document, updates = replica.ydoc.get_update(), list[bytes]()
+        with observed(replica.ydoc, updates):
+            replica.ydoc.get(place.root, type=Map)[place.key or ""] = value
+        entry = replica.write(key, updates[0], tick())
+        try:
+            added = replica.add_own(entry) is Verdict.ADDED
+        except EntryRefusedError:
+            added = False
+        if not added:
+            logger.warning("value not written again root=%s key=%s", place.root, place.key)
+            replica.ydoc = Doc(client_id=replica.ydoc.client_id)
+            replica.ydoc.apply_update(document)
+            break
+        entries.append(entry)
+    return entries
 
 
 def _had_seen(items: ItemParents, item: ItemId | None) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from pycrdt import Doc
+from pycrdt import Doc, TransactionEvent
 
 from lattica.identity import IdentityKey
 from lattica.store.burial import without_buried
@@ -28,9 +29,27 @@ from lattica.store.entry import (
 from lattica.store.graves import Content, GraveBook, Graves, whole_document
 from lattica.store.ledger import Base, Fraud, Ledger, Verdict
 from lattica.store.namespace import Genesis
+from lattica.store.roots import TextRoots
 from lattica.store.state import Folded
 from lattica.store.yupdate import read_update
 from lattica.store.yupdate_places import ItemParents
+
+_EMPTY_UPDATE = b"\0\0"
+
+
+@contextlib.contextmanager
+def observed(ydoc: Doc[Any], updates: list[bytes]) -> Iterator[None]:
+    """Note the update of a transaction in this block, unless it is empty."""
+
+    def note(event: TransactionEvent) -> None:
+        if event.update != _EMPTY_UPDATE:
+            updates.append(event.update)
+
+    subscription = ydoc.observe(note)
+    try:
+        yield
+    finally:
+        ydoc.unobserve(subscription)
 
 
 class Before(NamedTuple):
@@ -128,13 +147,18 @@ class Replica:
             seq: Number of the checkpoint.
             folded: Its state.
             beyond: The entries of data that count and are beyond it, in order.
+
+        Raises:
+            EntryRefusedError: One of these cannot be added to the state's document; nothing has changed.
         """
-        before = Before(self.ydoc, self.ledger.forget(seq, folded.folds, folded.items))
-        ydoc = folded.document
+        items, ydoc = ItemParents(TextRoots()), folded.document
+        items.load(folded.items)
         for entry in beyond:
             if entry.body.kind is Kind.UPDATE:
-                buried = self.ledger.add_again(entry)
-                ydoc.apply_update(_sound(entry.body.payload, buried))
+                placement = items.place(read_update(entry.body.payload))
+                items.add(placement)
+                ydoc.apply_update(_sound(entry.body.payload, placement.buried))
+        before = Before(self.ydoc, self.ledger.forget(seq, folded.folds, items))
         self.ydoc, self._graves, self._book = ydoc, None, None
         self.renew_client()
         return before

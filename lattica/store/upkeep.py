@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, ReplicaStoreError, StoreUsageError
 from lattica.store import metrics
-from lattica.store.absorb import Absorbed
+from lattica.store.absorb import Absorbed, Written
 from lattica.store.chain import Fold
 from lattica.store.changes import Change, Problem
 from lattica.store.commits import Durable, News
@@ -31,7 +31,7 @@ from lattica.store.folding import (
 from lattica.store.graves import Content
 from lattica.store.ledger import Base, Verdict
 from lattica.store.loading import batch_of, record_of, settled, stored_base, stored_entries
-from lattica.store.outdone import Outdone, find_outdone
+from lattica.store.outdone import find_outdone, write_again
 from lattica.store.replica import Before, Replica
 from lattica.store.snapshot import is_faithful
 from lattica.store.snapshotter import Snapshotter
@@ -59,6 +59,7 @@ class _Taken(NamedTuple):
         content: What it holds.
         items: Where its items are.
         row: The last row that it covers on disk.
+        client: As which its document writes.
     """
 
     replica: Replica
@@ -67,6 +68,7 @@ class _Taken(NamedTuple):
     content: Content
     items: ItemsDump
     row: int
+    client: int
 
     def is_of(self, replica: Replica) -> bool:
         """Whether it holds still: entries may have come, but none is taken back or dropped."""
@@ -74,7 +76,7 @@ class _Taken(NamedTuple):
 
     def make(self) -> Made:
         """Its state. For a thread: takes seconds for a million values."""
-        return make_state(self.folds, self.content, self.items, self.replica.ydoc.client_id)
+        return make_state(self.folds, self.content, self.items, self.client)
 
 
 class Upkeep:
@@ -151,7 +153,8 @@ class Upkeep:
         if all(fold.seq == replica.ledger.chain(ChainId(fold.author, Lane.DATA)).base for fold in folds):
             return None
         row = await self._disk.last_row(journal.genesis.namespace.raw)
-        return _Taken(replica, replica.ledger.base, folds, replica.content(), replica.ledger.items.dump(), row)
+        items, client = replica.ledger.items.dump(), replica.ydoc.client_id
+        return _Taken(replica, replica.ledger.base, folds, replica.content(), items, row, client)
 
     async def _cut(self, made: Made, row: int) -> Durable:
         """Write the checkpoint of a state, and fold; the lock is held."""
@@ -167,34 +170,36 @@ class Upkeep:
             raise StoreUsageError(f"this document cannot be compacted here: {error.reason}") from error
         batch = Batch(journal.genesis.namespace.raw)
         batch.put(record_of(entry))
-        return await self._fold(batch, checkpoint, entry.body.seq, made, beyond)
+        return self._fold(batch, checkpoint, entry.body.seq, made, beyond)
 
-    async def _fold(
-        self, batch: Batch, checkpoint: Checkpoint, seq: int, made: Made, entries: Sequence[Entry]
-    ) -> Durable:
+    def _fold(self, batch: Batch, checkpoint: Checkpoint, seq: int, made: Made, entries: Sequence[Entry]) -> Durable:
         """Put a checkpoint's state in the place of what it covers; ``entries`` are those that may be beyond it."""
         journal, replica = self._journal, self._journal.replica
-        drop_covered(batch, checkpoint, seq, made.raw)
         beyond = counting_beyond(replica, checkpoint, entries)
-        before = replica.fold(seq, made.folded, beyond)
+        try:
+            before = replica.fold(seq, made.folded, beyond)
+        except EntryRefusedError as error:
+            journal.commits.is_astray = True
+            journal.commits.fail(error)
+            raise
+        drop_covered(batch, checkpoint, seq, made.raw)
         self._snapshotter.folded(replica, len(made.raw))
         metrics.FOLDS.inc()
-        outdone = self._outdone(before, beyond)
-        changes = [Change(author=None, everything=True)] if outdone.others else []
-        durable = journal.commits.start(batch, News(heads={}, frontier=replica.ledger.frontier(), changes=changes))
-        return await self._put_back(outdone) or durable
+        changes = self._put_back(before, replica, beyond, batch)
+        return journal.commits.start(batch, News(heads={}, frontier=replica.ledger.frontier(), changes=changes))
 
-    def _outdone(self, before: Before, beyond: Sequence[Entry]) -> Outdone:
-        replica = self._journal.replica
+    def _put_back(self, before: Before, replica: Replica, beyond: Sequence[Entry], batch: Batch) -> list[Change]:
+        """Write again what of ours has become garbage, though it was the last word on its key; what has changed."""
+        journal = self._journal
         own = [entry for entry in beyond if entry.body.author == replica.own]
-        return find_outdone(before, replica, beyond, own)
-
-    async def _put_back(self, outdone: Outdone) -> Durable | None:
-        """Write again what of ours has become garbage, though it was the last word on its key."""
-        durable = None
-        for place, value in outdone.own.items():
-            durable = await self._journal.put_back(place, value) or durable
-        return durable
+        outdone = find_outdone(before, replica, beyond, own)
+        changes = [Change(author=None, everything=True)] if outdone.others else []
+        for entry in write_again(replica, journal.key, outdone.own, journal.tick):
+            batch.put(record_of(entry))
+            metrics.ENTRIES_WRITTEN.inc()
+            self.added(1)
+            changes.append(Written(entry, replica.ledger.touched).change(local=True))
+        return changes
 
     async def _compact_soon(self) -> None:
         try:
@@ -243,7 +248,7 @@ class Upkeep:
             ledger = journal.replica.ledger
             if await self._is_settled() and next_to_fold(ledger) == seq and ledger.reaches(checkpoint):
                 entries = [*stored, *await stored_entries(self._disk, name, row)]
-                await self._fold(Batch(name.raw), checkpoint, seq, made, entries)
+                self._fold(Batch(name.raw), checkpoint, seq, made, entries)
         return True
 
     async def _is_settled(self) -> bool:
@@ -272,12 +277,10 @@ class Upkeep:
             found = await settled(before, Absorbed(), {}, stored, Base(seq, state))
             batch = batch_of(journal.genesis.namespace, found)
             drop_covered(batch, checkpoint, seq, raw)
-            durable = journal.replace(found, stored, batch)
-            replica = journal.replica
-            self._snapshotter.folded(replica, len(raw))
             beyond = counting_beyond(before, checkpoint, stored)
-            held = Before(before.ydoc, before.ledger.items)
-            durable = await self._put_back(self._outdone(held, beyond)) or durable
+            self._put_back(Before(before.ydoc, before.ledger.items), found.replica, beyond, batch)
+            durable = journal.replace(found, stored, batch)
+            self._snapshotter.folded(journal.replica, len(raw))
         await durable.wait()
 
     # snapshots

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 from blake3 import blake3
@@ -31,14 +30,13 @@ from lattica.store.folding import (
 from lattica.store.graves import Worth
 from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
-from lattica.store.outdone import find_outdone
+from lattica.store.outdone import find_outdone, write_again
 from lattica.store.postponed import PostponedPool
 from lattica.store.replay import replay
 from lattica.store.replica import Before, Replica
 from lattica.store.settle import Settled, early_frauds, new_frauds, settle
 from lattica.store.snapshot import bury_replaced, dump_snapshot, load_snapshot, take_snapshot
 from lattica.store.state import Made, read_state
-from lattica.store.yupdate_places import Place
 
 NOW = 1_700_000_000_000 << 16
 ROOTS = ("map:settings", "list:log", "text:notes")
@@ -216,8 +214,8 @@ class SimReplica:
 
     def _write_again(self, before: Before, beyond: Sequence[Entry]) -> None:
         own = [entry for entry in beyond if entry.body.author == self.replica.own]
-        for place, value in find_outdone(before, self.replica, beyond, own).own.items():
-            self.change(partial(_put, place=place, value=value))
+        again = find_outdone(before, self.replica, beyond, own).own
+        self.stored += write_again(self.replica, self.key, again, lambda: NOW)
 
     def adopt(self, other: SimReplica) -> bool:
         """Take over the state that the other keeps in place of entries, if some of these are not here."""
@@ -308,10 +306,6 @@ def fold_all(replicas: Sequence[SimReplica]) -> None:
     """Have all fold what they can, and tell what they have written again, until there is nothing left."""
     while sum(replica.fold() for replica in replicas):
         converge(replicas)
-
-
-def _put(doc: Doc[Any], place: Place, value: Any) -> None:
-    doc.get(place.root, type=Map)[place.key or ""] = value
 
 
 def _set(doc: Any, number: int) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from open_documents import Desk, key_of, open_desk
+from pycrdt import Map
 
 from lattica.store import Document, Policy
+from lattica.store.loading import load_replica
 from lattica.store.namespace import Genesis, create_genesis
 from lattica.store.testing import MemoryNetwork, converged
 from lattica.store.yupdate_places import Place
@@ -74,6 +76,23 @@ async def test_a_value_of_a_deleted_key_is_written_again_when_the_checkpoint_is_
         assert alice.document.frontier() == bob.document.frontier()
     async with open_desk(tmp_path / "bob", genesis, BOB) as bob:
         assert values(bob) == {"k": 2}
+
+
+async def test_the_state_and_what_is_written_again_get_to_the_disk_together(tmp_path: Path, genesis: Genesis) -> None:
+    async with pair(tmp_path, genesis) as (alice, bob):
+        await put(alice, "k", 1)
+        await remove(alice, "k")
+        await bob.hear(alice)
+        assert await alice.document.compact()
+        await put(bob, "k", 2)
+
+        hearing = asyncio.create_task(bob.hear(alice))
+        async with asyncio.timeout(PATIENCE_S):
+            while await bob.disk.base(genesis.namespace.raw) is None:
+                await asyncio.sleep(0)
+        loaded = await load_replica(bob.disk, genesis, BOB.peer_id.raw)
+        assert loaded.ydoc.get("map:m", type=Map).to_py() == {"k": 2}
+        await hearing
 
 
 async def test_what_the_owner_writes_while_a_state_is_made_stands(tmp_path: Path, genesis: Genesis) -> None:
