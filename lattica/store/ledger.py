@@ -166,23 +166,19 @@ class Ledger:
             raise EntryRefusedError("a checkpoint's state has values that refer to garbage")
         self._places.add(placement)
 
-    def forget(self, base: int, folds: Iterable[Fold], items: ItemParents) -> ItemParents:
+    def forget(self, base: int, folds: Iterable[Fold], items: ItemParents) -> None:
         """Remember no more of what a checkpoint covers, all of which is here, than its state does.
 
         Args:
             base: Number of the checkpoint.
             folds: Of all chains of data, as in the state.
             items: Where the items of the state are, and of what is beyond it.
-
-        Returns:
-            Where all items were before.
         """
         self.base = base
         for fold in folds:
             self.chains[ChainId(fold.author, Lane.DATA)].forget(fold)
-        before, self._places = self._places, items
+        self._places = items
         self.renew()
-        return before
 
     @property
     def items(self) -> ItemParents:

@@ -28,6 +28,41 @@ logger = logging.getLogger(__name__)
 _NO_VALUE = object()
 
 
+class KeysWritten(NamedTuple):
+    """Which keys entries have written.
+
+    Attributes:
+        keys: All of them.
+        own: Those that we have written.
+        spans: Our items: client ID, first clock, and the one after the last, of each entry.
+    """
+
+    keys: set[Place]
+    own: set[Place]
+    spans: list[tuple[int, int, int]]
+
+
+def keys_written(items: ItemParents, entries: Iterable[Entry], own: bytes) -> KeysWritten:
+    """What entries have written. For a thread, too: takes 10 us for each.
+
+    Args:
+        items: Where their items are.
+        entries: Of data.
+        own: Our peer ID.
+    """
+    written = KeysWritten(set(), set(), [])
+    for entry in entries:
+        if entry.body.kind is not Kind.UPDATE:
+            continue
+        update = read_update(entry.body.payload)
+        keys = set(_keys(items, update))
+        written.keys.update(keys)
+        if entry.body.author == own:
+            written.own.update(keys)
+            written.spans.extend((client, *update.span(client)) for client in update.structs)
+    return written
+
+
 class Outdone(NamedTuple):
     """Keys that have other values by a checkpoint, or none.
 
@@ -40,26 +75,24 @@ class Outdone(NamedTuple):
     others: set[Place]
 
 
-def find_outdone(before: Before, replica: Replica, beyond: Iterable[Entry], own: Iterable[Entry]) -> Outdone:
+def find_outdone(before: Before, replica: Replica, written: KeysWritten) -> Outdone:
     """What a checkpoint changes.
 
     Args:
         before: What the replica has held.
         replica: With the checkpoint's state, and what is beyond.
-        beyond: The entries of data beyond the checkpoint.
-        own: Those of them that are ours.
+        written: By what is beyond.
     """
-    written = {place for update in _updates(beyond) for place in _keys(before.items, update)}
-    changed = {place for place in written if _value(before.document, place) != _value(replica.ydoc, place)}
-    if not changed:
+    changed = {place for place in written.keys if _value(before.document, place) != _value(replica.ydoc, place)}
+    candidates = changed & written.own
+    if not candidates:
         return Outdone({}, changed)
-    spans = [(client, *update.span(client)) for update in _updates(own) for client in update.structs]
-    were = living_values(before.document.get_update(), before.items.dump(), changed)
-    are = living_values(replica.ydoc.get_update(), replica.ledger.items.dump(), changed)
+    were = living_values(before.document.get_update(), before.items.dump(), candidates)
+    are = living_values(replica.ydoc.get_update(), replica.ledger.items.dump(), candidates)
     again = {
         place: _value(before.document, place)
         for place, item in were.items()
-        if any(item.client == client and first <= item.clock < end for client, first, end in spans)
+        if any(item.client == client and first <= item.clock < end for client, first, end in written.spans)
         and _had_seen(before.items, are.get(place))
     }
     return Outdone(again, changed - again.keys())
@@ -95,10 +128,6 @@ def write_again(
 
 def _had_seen(items: ItemParents, item: ItemId | None) -> bool:
     return item is None or item.clock < items.end(item.client)
-
-
-def _updates(entries: Iterable[Entry]) -> Iterable[YUpdate]:
-    return (read_update(entry.body.payload) for entry in entries if entry.body.kind is Kind.UPDATE)
 
 
 def _keys(items: ItemParents, update: YUpdate) -> Iterable[Place]:

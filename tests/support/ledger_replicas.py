@@ -30,10 +30,10 @@ from lattica.store.folding import (
 from lattica.store.graves import Worth
 from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
-from lattica.store.outdone import find_outdone, write_again
+from lattica.store.outdone import find_outdone, keys_written, write_again
 from lattica.store.postponed import PostponedPool
 from lattica.store.replay import replay
-from lattica.store.replica import Before, Replica
+from lattica.store.replica import Before, Replica, add_beyond
 from lattica.store.settle import Settled, early_frauds, new_frauds, settle
 from lattica.store.snapshot import bury_replaced, dump_snapshot, load_snapshot, take_snapshot
 from lattica.store.state import Made, read_state
@@ -207,14 +207,14 @@ class SimReplica:
 
     def _fold(self, entries: Sequence[Entry], checkpoint: Checkpoint, seq: int, made: Made) -> None:
         beyond = counting_beyond(self.replica, checkpoint, entries)
-        before = self.replica.fold(seq, made.folded, beyond)
+        before = Before(self.replica.ydoc, self.replica.ledger.items)
+        self.replica.fold(seq, made.folded, add_beyond(made.folded, beyond))
         self.stored = not_covered(checkpoint, entries)
         self.state_raw = made.raw
         self._write_again(before, beyond)
 
     def _write_again(self, before: Before, beyond: Sequence[Entry]) -> None:
-        own = [entry for entry in beyond if entry.body.author == self.replica.own]
-        again = find_outdone(before, self.replica, beyond, own).own
+        again = find_outdone(before, self.replica, keys_written(before.items, beyond, self.replica.own)).own
         self.stored += write_again(self.replica, self.key, again, lambda: NOW)
 
     def adopt(self, other: SimReplica) -> bool:
