@@ -215,7 +215,7 @@ class Checkpoints:
         return seq if seq > self._judged and ledger.reaches(ledger.rights.checkpoints[seq]) else None
 
     async def _fold_known(self) -> None:
-        """Drop what the owner's checkpoints cover, one by one, once the state of each is found to follow from entries."""
+        """Drop what the owner's checkpoints cover, one by one, if the state of each is found to follow from entries."""
         try:
             while (seq := self._foldable()) is not None and await self._fold_one(seq):
                 pass
