@@ -180,7 +180,7 @@ class StructWriter:
         self.buried: list[tuple[int, int]] = []
         self._update = update
         self._parts: list[bytes] = []
-        self._ends_buried = False
+        self._first = self._end = -1  # of the garbage that is not written yet
 
     def keep(self, struct: StructSpan) -> None:
         """Write a struct of the update as it is."""
@@ -188,19 +188,23 @@ class StructWriter:
 
     def write(self, struct: bytes) -> None:
         """Write a struct."""
+        if self._end >= 0:
+            self._write_garbage()
         self._parts.append(struct)
-        self._ends_buried = False
 
     def bury(self, struct: StructSpan) -> None:
         """Write garbage in place of a struct."""
-        first, end = struct.clock, struct.clock + struct.length
-        if self._ends_buried:
-            first = self.buried.pop()[0]
-            self._parts.pop()
-        self.buried.append((first, end))
-        self._parts.append(b"\0" + write_uint(end - first))
-        self._ends_buried = True
+        if self._end < 0:
+            self._first = struct.clock
+        self._end = struct.clock + struct.length
 
     def client(self, client: int, clock: int) -> bytes:
-        """All of it, as it is in an update."""
+        """All of it, as it is in an update; nothing can be written any more."""
+        if self._end >= 0:
+            self._write_garbage()
         return b"".join([write_uint(len(self._parts)), write_uint(client), write_uint(clock), *self._parts])
+
+    def _write_garbage(self) -> None:
+        self._parts.append(b"\0" + write_uint(self._end - self._first))
+        self.buried.append((self._first, self._end))
+        self._end = -1

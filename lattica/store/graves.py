@@ -170,6 +170,9 @@ class _Burial:
         for span, structs in clients_of(self._update):
             written = self._client(span.client, structs)
             parts.append(written.client(span.client, span.clock))
+            if written.buried:
+                firsts, ends = zip(*written.buried, strict=True)
+                self._ranges[span.client] = (array("I", firsts), array("I", ends))
         return b"".join([write_uint(len(parts)), *parts, self._update[self._end :]])
 
     def _client(self, client: int, structs: Iterator[StructSpan]) -> StructWriter:
@@ -184,9 +187,6 @@ class _Burial:
             else:
                 self.found.add(number)
                 written.bury(struct)
-        if written.buried:
-            firsts, ends = zip(*written.buried, strict=True)
-            self._ranges[client] = (array("I", firsts), array("I", ends))
         return written
 
     def graves(self) -> Graves:
