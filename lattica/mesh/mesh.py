@@ -131,12 +131,14 @@ class Mesh:
     def finder(self, finder: PeerFinder | None) -> None:
         self._link_table.finder = finder
 
-    def start(self, server: Path) -> None:
+    def start(self, server: Path, *, native_port: int = 0) -> None:
         """Take connections from now on; inbound pipes are joined with the gRPC server on the unix socket ``server``.
 
-        To be called when every protocol is served: peers ask only once, when they connect, what we serve.
+        Peers are told of its ``native_port``, where it takes connections itself; 0 if there is none. To be called when
+        every protocol is served: peers ask only once, when they connect, what we serve.
         """
         self._inbound.server = server
+        self.reach.native_port = native_port
         self._listener.start()
 
     # Reaching peers
