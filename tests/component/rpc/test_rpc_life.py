@@ -388,7 +388,7 @@ class _NoRoute:
 
     async def open_route(
         self, peer: PeerId, *, timeout: float | None = None, attempts: dict[str, str] | None = None
-    ) -> gateway.Route:
+    ) -> gateway.GatewayRoute:
         self.asked += 1
         if attempts is not None:
             attempts["everything"] = "no answer yet"
@@ -400,7 +400,7 @@ async def test_a_call_waits_while_nothing_gets_through_until_the_path_is_back(mo
     stalled = True
     async with open_two() as two:
         await say(two)
-        monkeypatch.setattr(gateway.Route, "is_stalled", property(lambda _: stalled))
+        monkeypatch.setattr(gateway.GatewayRoute, "is_stalled", property(lambda _: stalled))
         monkeypatch.setattr(two.channel, "_opener", opener := _NoRoute())
         with pytest.raises(PeerUnreachableError, match="everything: no answer yet"):
             await say(two, timeout=0.2)
@@ -421,6 +421,6 @@ async def test_a_call_takes_another_path_while_nothing_gets_through_on_the_first
     async with open_two() as two:
         await say(two)
         (first,) = two.alice.mesh._routes[two.bob.peer_id]
-        monkeypatch.setattr(gateway.Route, "is_stalled", property(lambda route: route is first))
+        monkeypatch.setattr(gateway.GatewayRoute, "is_stalled", property(lambda route: route is first))
         assert await say(two, timeout=5) == b"hello"
         await until(lambda: first not in two.alice.mesh._routes[two.bob.peer_id])
