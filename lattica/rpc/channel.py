@@ -264,6 +264,7 @@ class PeerChannel(grpc.aio.Channel):
             self._drain(session, DRAIN_S)
 
     def _drain(self, session: Session, grace: float | None) -> None:
+        session.retired()
         self._draining.add(session)
         self._tasks.start(session.close(grace)).add_done_callback(lambda _: self._draining.discard(session))
 

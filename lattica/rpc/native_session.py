@@ -57,9 +57,13 @@ class NativeSession(Session):
         return PeerUnreachableError(self._native.peer_id, {self._native.target: reason})
 
     async def wait_lost(self) -> None:
-        """Return when the connection is lost, or the peer is about to end it; the route knows then."""
+        """Return when the connection is lost, or the peer is about to end it."""
         await self.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
-        self._native.lost()
+
+    def retired(self) -> None:
+        """It gets no more calls; if that is because its connection is lost, the route has to know."""
+        if self.channel.get_state() is not grpc.ChannelConnectivity.READY or not self._native.has_pipe:
+            self._native.lost()
 
 
 async def wait_connected(session: Session) -> None:

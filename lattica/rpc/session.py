@@ -77,6 +77,9 @@ class Session:
         if not self._running:
             self._idle.set()
 
+    def retired(self) -> None:
+        """It gets no more calls."""
+
     async def close(self, grace: float | None) -> None:
         """Close channel and route when no call runs, at the latest after ``grace`` seconds; at once if cancelled."""
         try:

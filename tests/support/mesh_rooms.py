@@ -52,7 +52,7 @@ async def open_rooms(
     reflection: bool = False,
     metrics: RpcMetrics | None = None,
 ) -> AsyncIterator[Rooms]:
-    """A node's rooms; afterwards nothing is left in its runtime folder."""
+    """A node's rooms, without a native port if that is ``None``; afterwards nothing is left in its runtime folder."""
     key = key or IdentityKey.generate()
     with tempfile.TemporaryDirectory(prefix="lat") as folder:
         runtime = Path(folder)
