@@ -231,8 +231,8 @@ class NativePorts:
 def native_port(path: PathInfo, link: Link) -> Port | None:
     """Where gRPC may dial a peer to whom a pipe took a path; ``None`` if it should not.
 
-    Only where the pipe has dialled the peer's own port: there the address proved to be the peer's. What a name or a
-    zone of this machine means may change, so these are left out.
+    Only where the pipe has dialled the peer's own port: there the address proved to be the peer's. What a name means
+    may change, and an IPv6 address of the link means nothing without its zone, so these are left out.
     """
     if path.kind not in {PathKind.LAN, PathKind.DIRECT} or not link.native_port:
         return None
@@ -240,6 +240,6 @@ def native_port(path: PathInfo, link: Link) -> Port | None:
         ip = ipaddress.ip_address(path.remote.host)
     except ValueError:
         return None
-    if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id:
+    if ip.version == 6 and ip.is_link_local:
         return None
     return link.peer_id, str(ip), link.native_port
