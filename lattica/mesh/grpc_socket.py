@@ -16,7 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from lattica.mesh.pipes import configure
-from lattica.mesh.tcp_info import TcpInfo, tcp_info
+from lattica.mesh.tcp_info import TcpInfo, is_established, tcp_info
 
 _DESCRIPTORS = Path("/proc/self/fd")
 CAN_FIND = sys.platform == "linux" and hasattr(socket, "TCP_INFO") and _DESCRIPTORS.is_dir()
@@ -51,8 +51,7 @@ class GrpcSocket:
     @property
     def is_open(self) -> bool:
         """Whether both ends are there, as far as is known."""
-        info = tcp_info(self.far)
-        return info is not None and info.is_open
+        return is_established(self.far)
 
     @property
     def sent(self) -> int:
@@ -133,8 +132,7 @@ def _leads_to(sock: socket.socket, remote: Name) -> bool:
             return False
     except OSError:  # not connected
         return False
-    info = tcp_info(sock)
-    return info is not None and info.is_open
+    return is_established(sock)
 
 
 def _name(address: tuple[str, int] | tuple[str, int, int, int]) -> Name:

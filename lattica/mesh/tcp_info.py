@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 _HEAD = struct.Struct("=8B24I")
-_STATE, _RETRANSMITS, _UNACKED, _RTT = 0, 2, 8 + 4, 8 + 15
+_RETRANSMITS, _UNACKED, _RTT = 2, 8 + 4, 8 + 15
 _BYTES = struct.Struct("=16x2Q")
 """What follows, since Linux 4.1: two rates, bytes acknowledged, bytes received."""
 _ESTABLISHED = 1
@@ -27,7 +27,6 @@ class TcpInfo:
         retransmits: Retransmissions of one segment in a row, unanswered.
         unacked: Segments sent and not acknowledged.
         rtt: Smoothed round trip, seconds.
-        is_open: Whether both directions are.
         sent: Bytes that the other side has acknowledged; 0 if the system does not tell.
         received: Bytes from it; the same.
     """
@@ -35,7 +34,6 @@ class TcpInfo:
     retransmits: int
     unacked: int
     rtt: float
-    is_open: bool = True
     sent: int = 0
     received: int = 0
 
@@ -63,7 +61,17 @@ def tcp_info(sock: socket.socket) -> TcpInfo | None:
         retransmits=fields[_RETRANSMITS],
         unacked=fields[_UNACKED],
         rtt=fields[_RTT] / 1e6,
-        is_open=fields[_STATE] == _ESTABLISHED,
         sent=sent,
         received=received,
     )
+
+
+def is_established(sock: socket.socket) -> bool:
+    """Whether both ends of a connection are there, as far as the system knows; false where it does not tell."""
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None:
+        return False
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, option, 1)[0] == _ESTABLISHED  # the state comes first
+    except OSError:
+        return False

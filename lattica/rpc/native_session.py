@@ -15,6 +15,10 @@ from lattica.rpc.session import Session
 CONNECT_TIMEOUT_S = 5.0
 """Seconds to connect and shake hands, while the gateway serves on."""
 
+FIRST_CALL_S = 0.02
+"""Seconds from the gateway's handshake to the next one: a near peer has answered the first call by then, which so does
+not share the processor with it."""
+
 
 class NativeSession(Session):
     """A session for as long as its first connection lasts: its channel would dial again, where nobody watches it."""
@@ -26,8 +30,12 @@ class NativeSession(Session):
         self._native = route
 
     def is_good(self, now: float) -> bool:
-        """Whether new calls may use it."""
-        return super().is_good(now) and self.channel.get_state() is grpc.ChannelConnectivity.READY
+        """Whether new calls may use it: as far as gRPC knows, and as far as the system does, which knows first."""
+        return super().is_good(now) and self._is_connected
+
+    @property
+    def _is_connected(self) -> bool:
+        return self.channel.get_state() is grpc.ChannelConnectivity.READY and self._native.has_pipe
 
     async def connect(self) -> None:
         """Connect, or raise `PeerUnreachableError`; the session is closed then, or when that is cancelled."""
@@ -62,11 +70,12 @@ class NativeSession(Session):
 
     def retired(self) -> None:
         """It gets no more calls; if that is because its connection is lost, the route has to know."""
-        if self.channel.get_state() is not grpc.ChannelConnectivity.READY or not self._native.has_pipe:
+        if not self._is_connected:
             self._native.lost()
 
 
 async def wait_connected(session: Session) -> None:
-    """Return when a session's channel is connected, as it is by its first call."""
+    """Return when a session's channel is connected, as it is by its first call, and that has had its turn."""
     while (state := session.channel.get_state()) is not grpc.ChannelConnectivity.READY:
         await session.channel.wait_for_state_change(state)
+    await asyncio.sleep(FIRST_CALL_S)
