@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from lattica.errors import PeerUnreachableError
 from lattica.identity import PeerAddress, PeerId
-from lattica.mesh.grpc_socket import CAN_FIND, GrpcSocket, find_grpc_socket
+from lattica.mesh.grpc_socket import CAN_FIND, GrpcSocket, GrpcSockets
 from lattica.mesh.link_table import LinkTable, forget_oldest
 from lattica.mesh.links import Link
 from lattica.mesh.live_pipes import LivePipe, PipeTable
@@ -79,7 +79,7 @@ class NativeRoute(Route):
             rtt=info.rtt if info else self._path.rtt,
         )
         self._socket, self._pipe = found, LivePipe(peer, path, carrier=found)
-        self._ports.hold(self, self._pipe, found)
+        self._ports.hold(self, self._pipe)
         self._joined(self._pipe)
 
     def refused(self, reason: str) -> None:
@@ -153,7 +153,7 @@ class NativePorts:
         self._doubted: dict[PeerId, Link] = {}
         self._turns: WeakValueDictionary[Port, asyncio.Lock] = WeakValueDictionary()
         self._routes: dict[LivePipe, NativeRoute] = {}
-        self._sockets: set[GrpcSocket] = set()
+        self._sockets = GrpcSockets()
 
     async def wait_route(self, gateway: Route) -> NativeRoute | None:
         """A route to the native port of the peer to whom ``gateway`` leads; ``None`` if there is none that way.
@@ -191,23 +191,21 @@ class NativePorts:
     def find(self, host: str, number: int) -> GrpcSocket | None:
         """The connection to an address that no route has yet."""
         try:
-            return find_grpc_socket((host, number), {one.local for one in self._sockets})
-        except OSError:  # it has ended by now
+            return self._sockets.find((host, number))
+        except OSError:  # it has ended by now, or there are no descriptors left
             return None
 
-    def hold(self, route: NativeRoute, pipe: LivePipe, found: GrpcSocket) -> None:
+    def hold(self, route: NativeRoute, pipe: LivePipe) -> None:
         """Have a route's connection watched."""
         self._routes[pipe] = route
-        self._sockets.add(found)
         self._table.add(pipe)
         self._on_opened(route)
 
     def release(self, pipe: LivePipe, found: GrpcSocket) -> None:
         """Forget it: it has ended, or will now."""
         del self._routes[pipe]
-        self._sockets.discard(found)
+        self._sockets.release(found)
         self._table.remove(pipe)
-        found.close()
 
     def stalled(self, pipe: LivePipe) -> None:
         """Nothing arrives any more on a pipe; if it is one of ours, calls come back to its port only after a while."""

@@ -170,7 +170,7 @@ async def test_calls_that_run_on_a_connection_that_is_cut_fail_and_the_next_goes
         for _ in range(10):
             assert await say(two) == b"hello"
         await until(lambda: ports(two.alice, two.bob.peer_id) == [two.bob.mesh.port])
-        assert not two.alice.mesh._native._sockets
+        assert not two.alice.mesh._native._sockets._held
 
 
 async def test_calls_come_back_to_a_port_whose_connection_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,7 +363,7 @@ async def test_channels_to_one_peer_have_a_native_connection_each() -> None:
         channels = [two.alice.rpc.channel(two.bob.peer_id, interceptors=[_Nothing()]) for _ in range(5)]
         await asyncio.gather(*(echo_stub(one).Echo(echo("x")) for one in channels))
         await until(lambda: ports(two.alice, two.bob.peer_id) == [two.bob.rpc.native_port] * 5)
-        assert len({one.local for one in two.alice.mesh._native._sockets}) == 5
+        assert len(set(two.alice.mesh._native._sockets._held.values())) == 5
         await channels[0].close()
         await until(lambda: len(ports(two.alice, two.bob.peer_id)) == 4)
         for one in channels[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from lattica.identity import IdentityKey, PeerAddress, TlsIdentity
-from lattica.mesh.grpc_socket import CAN_FIND, find_grpc_socket
+from lattica.mesh.grpc_socket import CAN_FIND, GrpcSockets
 from lattica.mesh.links import Link
 from lattica.mesh.native import native_port
 from lattica.mesh.paths import PathInfo, PathKind
@@ -79,9 +80,10 @@ def dialled(server: socket.socket, *, as_grpc_does: bool = True) -> socket.socke
 @pytest.mark.parametrize("as_grpc_does", [True, False])
 def test_a_connection_is_found_by_where_it_leads(server: socket.socket, as_grpc_does: bool) -> None:
     with dialled(server, as_grpc_does=as_grpc_does) as sock, server.accept()[0] as far:
-        found = find_grpc_socket(server.getsockname(), ())
+        sockets = GrpcSockets()
+        found = sockets.find(server.getsockname())
         assert found is not None
-        assert found.local == ("127.0.0.1", sock.getsockname()[1])
+        assert found.far.getsockname() == sock.getsockname()
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000, "as of our own pipes"
         states = [found.is_open]
         sock.send(bytes(1000))
@@ -89,23 +91,45 @@ def test_a_connection_is_found_by_where_it_leads(server: socket.socket, as_grpc_
         far.send(bytes(500))
         assert len(sock.recv(500)) == 500
         assert (found.sent // 100, found.received) == (10, 500)
-        assert find_grpc_socket(server.getsockname(), {found.local}) is None, "each is found once"
+        assert sockets.find(server.getsockname()) is None, "each is found once"
         found.drop()
         assert sock.recv(1) == b""
         states.append(found.is_open)
         assert states == [True, False]
-        found.close()
+        sockets.release(found)
         assert found.received == 500, "what is known last"
 
 
 @needs_linux
 def test_one_of_two_connections_is_none_unless_the_other_is_known(server: socket.socket) -> None:
-    with dialled(server) as first, dialled(server) as second:
-        assert find_grpc_socket(server.getsockname(), ()) is None
-        found = find_grpc_socket(server.getsockname(), {("127.0.0.1", first.getsockname()[1])})
-        assert found is not None
-        assert found.local[1] == second.getsockname()[1]
-        found.close()
+    sockets = GrpcSockets()
+    with dialled(server) as first:
+        old = sockets.find(server.getsockname())
+        assert old is not None
+        with dialled(server) as second:
+            assert GrpcSockets().find(server.getsockname()) is None
+            new = sockets.find(server.getsockname())
+            assert new is not None
+            assert new.far.getsockname() == second.getsockname()
+            sockets.release(new)
+        sockets.release(old)
+        again = sockets.find(server.getsockname())
+        assert again is not None
+        assert again.far.getsockname() == first.getsockname()
+        sockets.release(again)
+
+
+@needs_linux
+def test_a_socket_that_was_not_connected_when_it_was_looked_at_is_found_later(server: socket.socket) -> None:
+    sockets = GrpcSockets()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        assert sockets.find(server.getsockname()) is None
+        assert sock.connect_ex(server.getsockname()) in {0, errno.EINPROGRESS}
+        with server.accept()[0]:
+            found = sockets.find(server.getsockname())
+            assert found is not None
+            sockets.release(found)
 
 
 @needs_linux
@@ -120,7 +144,7 @@ def test_what_is_looked_at_is_left_alone(server: socket.socket) -> None:
         stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
         socket.setdefaulttimeout(1.0)
         before = [sock.getblocking() for sock in (near, far, datagrams, blocking)]
-        assert find_grpc_socket(server.getsockname(), ()) is None
+        assert GrpcSockets().find(server.getsockname()) is None
         assert [sock.getblocking() for sock in (near, far, datagrams, blocking)] == before
         near.send(b"still here")
         assert far.recv(100) == b"still here"
