@@ -46,7 +46,7 @@ class PipeStatus:
     Attributes:
         path: Where it leads; ``None`` if the peer opened it.
         since: When it was joined, in seconds of `time.monotonic`.
-        sent: Bytes to the peer.
+        sent: Bytes to the peer; on a native connection those that it has acknowledged.
         received: Bytes from the peer.
         rtt: Round trip of its TCP connection in seconds (to the relay, if there is one); ``None`` if not known.
         is_stalled: Whether what we send is not acknowledged at present.

@@ -227,6 +227,9 @@ class PeerChannel(grpc.aio.Channel):
                 await session.connect()
             except PeerUnreachableError:
                 continue
+            except Exception:  # a fault of ours must not cost the calls that go by the gateway
+                logger.exception("native port failed peer=%s", self.peer_id)
+                return
             if self._session is not gateway or self._closed:
                 await session.close(0.0)
                 return

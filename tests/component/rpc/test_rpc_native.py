@@ -17,6 +17,7 @@ import uvloop
 from append_log import Log, log_process
 from black_hole import black_hole
 from call_services import Services, Two, count_to, echo, echo_stub, open_two, until
+from descriptors import count_descriptors
 from mesh_rooms import Rooms, open_rooms
 
 from lattica import rpc
@@ -435,6 +436,29 @@ async def test_a_peer_that_grants_no_new_link_is_called_on_by_the_gateway() -> N
         await until(lambda: not ports(two.alice, two.bob.peer_id))
         for _ in range(10):
             assert await say(two) == b"hello"
+
+
+@pytest.mark.parametrize("ending", ["idle", "used", "cut", "dialling"])
+async def test_nothing_is_left_of_native_connections(ending: str) -> None:
+    counts: list[int] = []
+    for _ in range(4):
+        async with open_two() as two:
+            await say(two)
+            if ending == "dialling":
+                await until(lambda: bool(two.alice.mesh._native._turns))
+            else:
+                await native_only(two.alice, two.bob)
+            if ending == "used":
+                running = two.echo.Echo(echo("x"), metadata=(("do", "wait"),))
+                await until(lambda: two.services.echo.waiting == 1)
+                two.services.echo.go.set()
+                await running
+            elif ending == "cut":
+                cut(two.alice, two.bob.peer_id)
+        with contextlib.suppress(TimeoutError):  # what grpc closes in a thread of its own
+            await until(lambda: bool(counts) and count_descriptors() <= counts[0], 1.0)
+        counts.append(count_descriptors())
+    assert max(counts[1:]) <= counts[0]
 
 
 async def test_a_service_called_by_two_channels_moves_with_its_streams() -> None:
