@@ -144,7 +144,7 @@ class SlowFinder(StaticFinder):
 
 
 async def test_calls_that_wait_for_a_peer_share_one_attempt() -> None:
-    async with open_two() as two:
+    async with open_two(native_port=None) as two:
         finder = two.alice.mesh.finder = SlowFinder({two.bob.peer_id: [two.bob.address]})
         finder.go = asyncio.Event()
         two.alice.mesh.book._book.clear()
