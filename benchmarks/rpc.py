@@ -2,9 +2,8 @@
 
 Usage: python -m benchmarks.rpc [--quick] [--rounds N] [--no-lab] [--systems NAME ...] [--cases TEXT ...]
 
-**lattica**: two nodes, a plain Python service (`lattica.rpc`), loopback, mutual TLS through the gateways of both.
-**grpc**: `grpc.aio`, bytes in and out without any encoding, mutual TLS over one TCP connection; neither batches nor
-gateways.
+**lattica**: two nodes, a plain Python service (`lattica.rpc`), loopback, mutual TLS to the server's native port.
+**grpc**: `grpc.aio`, bytes in and out without any encoding, mutual TLS over one TCP connection; no batches.
 **original**: PyPI `lattica` 1.0.21 in a virtual environment of its own (`make bench-rpc` makes it); libp2p with Noise.
 
 The same for all: payloads, a server and a client process that stay up, uvloop where there is an event loop, one

@@ -1,4 +1,4 @@
-"""Lattica for `benchmarks.rpc`: two nodes, a plain Python service, mutual TLS through both gateways, uvloop.
+"""Lattica for `benchmarks.rpc`: two nodes, a plain Python service, mutual TLS to the native port, uvloop.
 
 Usage: python -m benchmarks.rpc_lattica serve HOST
        python -m benchmarks.rpc_lattica call HOST SERVER'S_LINE_OF_JSON

@@ -64,6 +64,16 @@ def entries_of(key: IdentityKey, genesis: Genesis, count: int) -> Iterator[Entry
         yield entry
 
 
+def plain_update(keys: Sequence[IdentityKey], genesis: Genesis, count: int) -> bytes:
+    """The same writes as `write_document`'s in a document of plain pycrdt, as one update."""
+    doc: Doc[Map[float]] = Doc(client_id=1)
+    for key in keys:
+        for update in edits(client_id(genesis.namespace, key.peer_id.raw, 1), count // len(keys)):
+            doc.apply_update(update)
+    whole: bytes = doc.get_update()
+    return whole
+
+
 async def write_document(path: Path, keys: Sequence[IdentityKey], count: int) -> Genesis:
     """A store's file with one document of so many entries, written by authors that have not heard of each other.
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from blake3 import blake3
 from pycrdt import Doc
 
 import lattica
@@ -25,7 +24,6 @@ from benchmarks.store_cases import Alone
 from lattica.identity import IdentityKey, PeerAddress
 from lattica.store import Frontier, Genesis, NamespaceId, open_store
 from lattica.store.disk import open_store_disk
-from lattica.store.state import read_state
 
 SYNC_LIMIT_S = 120.0
 WRITE_PAUSE_S = 0.02
@@ -98,12 +96,14 @@ async def open_here(path: Path, namespace: str) -> None:
             await store.open(namespace)
 
 
-async def open_plain(path: Path, namespace: str) -> None:
-    """Have plain pycrdt take in the state that stands for a document's entries; prints the same."""
-    async with open_store_disk(path) as disk:
-        raw, _ = await disk.base(NamespaceId.parse(namespace).raw) or (b"", 0)
-    update = read_state(raw, blake3(raw).digest()).update
-    del raw
+def plain_file(path: Path) -> Path:
+    """Where plain pycrdt has the document of a store's file."""
+    return path.with_suffix(".yjs")
+
+
+async def open_plain(path: Path, _: str) -> None:
+    """Have plain pycrdt open its document of the same writes; prints the same."""
+    update = plain_file(path).read_bytes()
     doc: Doc[Any] = Doc(client_id=1)
     with _printed():
         doc.apply_update(update)

@@ -45,6 +45,9 @@ class NodeConfig(BaseSettings):
         relay_rate: Bytes/s that it relays in all; 0 is without limit.
         stun_port: A second TCP port at which this node, while peers can dial it, tells those behind NATs how these
             choose ports; 0 takes any free one. Name one where a firewall has to let it in; without it less is punched.
+        native_port: A TCP port at which peers that can dial this node call its gRPC server itself, which is faster: 0
+            takes any free one, ``none`` has none. It need not be forwarded: who does not get through calls by
+            ``port``. Where the node listens on every interface of IPv4, this port is open for IPv6 as well.
         require_bootstrap: Whether opening a node fails when no bootstrap peer answers; if not, it keeps trying.
         dht: ``server`` answers other peers' lookups, ``client`` only asks; ``auto`` is a server unless peers cannot
             dial it.
@@ -71,6 +74,7 @@ class NodeConfig(BaseSettings):
     relay: Literal["auto", "on", "off"] = "auto"
     relay_rate: int = Field(default=DEFAULT_RELAY_RATE, ge=0)
     stun_port: int = Field(default=0, ge=0, le=65535)
+    native_port: Annotated[int, Field(ge=0, le=65535)] | None = 0
     require_bootstrap: bool = True
     dht: Literal["auto", "server", "client"] = "auto"
     reflection: bool = False
@@ -83,6 +87,11 @@ class NodeConfig(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("native_port", mode="before")
+    @classmethod
+    def _none(cls, value: object) -> object:
+        return None if value == "none" else value
 
     @field_validator("home")
     @classmethod

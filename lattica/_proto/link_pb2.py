@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lattica/_proto/link.proto\x12\nlattica.v1\"P\n\tCandidate\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.lattica.v1.CandidateKind\"=\n\nRelayOffer\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07valid_s\x18\x03 \x01(\r\"L\n\x0bLinkRequest\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12)\n\ncandidates\x18\x02 \x03(\x0b\x32\x15.lattica.v1.Candidate\"\xea\x01\n\x0cLinkResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x13\n\x0bpipe_secret\x18\x03 \x01(\x0c\x12\x12\n\npipe_token\x18\x04 \x01(\x0c\x12)\n\ncandidates\x18\x05 \x03(\x0b\x32\x15.lattica.v1.Candidate\x12\x0f\n\x07valid_s\x18\x06 \x01(\r\x12&\n\x06relays\x18\x08 \x03(\x0b\x32\x16.lattica.v1.RelayOffer\x12\x14\n\x0cpublic_hosts\x18\t \x03(\t\x12\x0f\n\x07refusal\x18\x07 \x01(\t*c\n\rCandidateKind\x12\x1e\n\x1a\x43\x41NDIDATE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41NDIDATE_KIND_HOST\x10\x01\x12\x19\n\x15\x43\x41NDIDATE_KIND_PUBLIC\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lattica/_proto/link.proto\x12\nlattica.v1\"P\n\tCandidate\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\r\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.lattica.v1.CandidateKind\"=\n\nRelayOffer\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x0f\n\x07valid_s\x18\x03 \x01(\r\"L\n\x0bLinkRequest\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12)\n\ncandidates\x18\x02 \x03(\x0b\x32\x15.lattica.v1.Candidate\"\xff\x01\n\x0cLinkResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x13\n\x0bpipe_secret\x18\x03 \x01(\x0c\x12\x12\n\npipe_token\x18\x04 \x01(\x0c\x12)\n\ncandidates\x18\x05 \x03(\x0b\x32\x15.lattica.v1.Candidate\x12\x0f\n\x07valid_s\x18\x06 \x01(\r\x12&\n\x06relays\x18\x08 \x03(\x0b\x32\x16.lattica.v1.RelayOffer\x12\x14\n\x0cpublic_hosts\x18\t \x03(\t\x12\x13\n\x0bnative_port\x18\n \x01(\r\x12\x0f\n\x07refusal\x18\x07 \x01(\t*c\n\rCandidateKind\x12\x1e\n\x1a\x43\x41NDIDATE_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41NDIDATE_KIND_HOST\x10\x01\x12\x19\n\x15\x43\x41NDIDATE_KIND_PUBLIC\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lattica._proto.link_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CANDIDATEKIND']._serialized_start=501
-  _globals['_CANDIDATEKIND']._serialized_end=600
+  _globals['_CANDIDATEKIND']._serialized_start=522
+  _globals['_CANDIDATEKIND']._serialized_end=621
   _globals['_CANDIDATE']._serialized_start=41
   _globals['_CANDIDATE']._serialized_end=121
   _globals['_RELAYOFFER']._serialized_start=123
@@ -40,5 +40,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINKREQUEST']._serialized_start=186
   _globals['_LINKREQUEST']._serialized_end=262
   _globals['_LINKRESPONSE']._serialized_start=265
-  _globals['_LINKRESPONSE']._serialized_end=499
+  _globals['_LINKRESPONSE']._serialized_end=520
 # @@protoc_insertion_point(module_scope)

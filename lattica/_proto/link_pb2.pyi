@@ -141,6 +141,7 @@ class LinkResponse(_message.Message):
     VALID_S_FIELD_NUMBER: _builtins.int
     RELAYS_FIELD_NUMBER: _builtins.int
     PUBLIC_HOSTS_FIELD_NUMBER: _builtins.int
+    NATIVE_PORT_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
     certificate: _builtins.bytes
     """X.509 DER: the client's key under the server's node CA, subject alternative name the client's peer ID."""
@@ -152,6 +153,8 @@ class LinkResponse(_message.Message):
     """Names this link in the preface of a pipe; opaque to the client, at most 128 bytes."""
     valid_s: _builtins.int
     """Seconds until the certificate and the secret expire."""
+    native_port: _builtins.int
+    """TCP port, at the same addresses, of the server's gRPC server itself: mutual TLS without a pipe. 0: there is none."""
     refusal: _builtins.str
     """Empty on success; otherwise a sentence that says why the server refuses, and the other fields are unset."""
     @_builtins.property
@@ -177,11 +180,12 @@ class LinkResponse(_message.Message):
         valid_s: _builtins.int = ...,
         relays: _abc.Iterable[Global___RelayOffer] | None = ...,
         public_hosts: _abc.Iterable[_builtins.str] | None = ...,
+        native_port: _builtins.int = ...,
         refusal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "candidates", b"candidates", "certificate", b"certificate", "pipe_secret", b"pipe_secret", "pipe_token", b"pipe_token", "public_hosts", b"public_hosts", "refusal", b"refusal", "relays", b"relays", "valid_s", b"valid_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["authority", b"authority", "candidates", b"candidates", "certificate", b"certificate", "native_port", b"native_port", "pipe_secret", b"pipe_secret", "pipe_token", b"pipe_token", "public_hosts", b"public_hosts", "refusal", b"refusal", "relays", b"relays", "valid_s", b"valid_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

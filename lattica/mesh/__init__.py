@@ -2,12 +2,12 @@
 
 from lattica.mesh.assembly import open_mesh
 from lattica.mesh.events import PathEvent, PathEventKind
-from lattica.mesh.gateway import Route
 from lattica.mesh.mesh import Mesh, PipeStatus
 from lattica.mesh.paths import Candidate, CandidateKind, PathInfo, PathKind
 from lattica.mesh.ports import PeerFinder
 from lattica.mesh.reachability import Reachability
 from lattica.mesh.relay_role import RelaySettings
+from lattica.mesh.route import Route
 
 __all__ = [
     "Candidate",

@@ -12,11 +12,11 @@ from pathlib import Path
 from lattica.background import background_tasks
 from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.mesh.dialback import FIRST_BYTE as DIALBACK_BYTE
-from lattica.mesh.gateway import PipeTable
 from lattica.mesh.inbound import Inbound
 from lattica.mesh.link_table import LinkTable
 from lattica.mesh.links import Links
 from lattica.mesh.listener import Route, open_listener
+from lattica.mesh.live_pipes import PipeTable
 from lattica.mesh.mesh import Mesh
 from lattica.mesh.path_watch import PathWatch
 from lattica.mesh.preface import MAGIC as PIPE_MAGIC

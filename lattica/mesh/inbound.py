@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lattica.errors import NetworkError
 from lattica.identity import PeerAddress, PeerId
-from lattica.mesh.gateway import LivePipe, PipeTable
+from lattica.mesh.live_pipes import LivePipe, PipeTable
 from lattica.mesh.pipes import accept_pipe
 from lattica.mesh.preface import TicketOffice
 

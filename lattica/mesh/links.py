@@ -70,6 +70,7 @@ class Link:
         candidates: Where the server says it listens.
         relays: Where it can be reached otherwise, best first.
         public_hosts: IP addresses from which others see it come; empty if it does not know.
+        native_port: TCP port of its gRPC server itself; 0 if there is none.
         expires_at: Seconds of `time.monotonic`.
     """
 
@@ -79,6 +80,7 @@ class Link:
     candidates: tuple[Candidate, ...]
     relays: tuple[RelayOffer, ...] = ()
     public_hosts: frozenset[str] = frozenset()
+    native_port: int = 0
     expires_at: float
 
     def is_fresh(self, now: float) -> bool:
@@ -97,6 +99,10 @@ class LinkTerms(Protocol):
 
     def public_hosts(self) -> Collection[str]:
         """IP addresses from which others see it come."""
+
+    @property
+    def native_port(self) -> int:
+        """TCP port of its gRPC server itself; 0 if there is none."""
 
 
 class Links:
@@ -140,6 +146,7 @@ class Links:
             candidates=_decode_candidates(response.candidates),
             relays=_decode_offers(response.relays),
             public_hosts=frozenset(filter(is_global, response.public_hosts[:MAX_PUBLIC_HOSTS])),
+            native_port=response.native_port if response.native_port < 1 << 16 else 0,
             expires_at=time.monotonic() + min(response.valid_s, LINK_CERTIFICATE_S),
         )
 
@@ -160,6 +167,7 @@ class Links:
             candidates=self._encode_candidates(),
             relays=_encode_offers(self._terms.relays(peer)),
             public_hosts=list(self._terms.public_hosts())[:MAX_PUBLIC_HOSTS],
+            native_port=self._terms.native_port,
             valid_s=int(LINK_CERTIFICATE_S),
         ).SerializeToString()
 

@@ -13,17 +13,20 @@ from lattica.background import Background
 from lattica.errors import NetworkError, PeerUnreachableError
 from lattica.identity import PeerAddress, PeerId
 from lattica.mesh.events import PathEvent, PathEventKind, PathEvents
-from lattica.mesh.gateway import LivePipe, PipeTable, Route, SocketNames
+from lattica.mesh.gateway import GatewayRoute, SocketNames
 from lattica.mesh.inbound import Inbound
 from lattica.mesh.link_table import LinkTable
 from lattica.mesh.links import Links
 from lattica.mesh.listener import Listener
+from lattica.mesh.live_pipes import LivePipe, PipeTable
+from lattica.mesh.native import NativePorts
 from lattica.mesh.opener import Opener
 from lattica.mesh.paths import Candidate, PathInfo, control_order
 from lattica.mesh.pipes import OpenPipe, describe
 from lattica.mesh.ports import PeerFinder
 from lattica.mesh.reach import Reach
 from lattica.mesh.relay_role import RelayRole
+from lattica.mesh.route import Route
 from lattica.mesh.tcp_info import tcp_info
 from lattica.mesh.ways import Ways
 from lattica.swarm import Swarm
@@ -43,7 +46,7 @@ class PipeStatus:
     Attributes:
         path: Where it leads; ``None`` if the peer opened it.
         since: When it was joined, in seconds of `time.monotonic`.
-        sent: Bytes to the peer.
+        sent: Bytes to the peer; on a native connection those that it has acknowledged.
         received: Bytes from the peer.
         rtt: Round trip of its TCP connection in seconds (to the relay, if there is one); ``None`` if not known.
         is_stalled: Whether what we send is not acknowledged at present.
@@ -96,6 +99,14 @@ class Mesh:
         self._opener = Opener(
             ways, link_table, wanted=self._wants_better, found=self._found, failed=self._failed, tasks=tasks
         )
+        self._native = NativePorts(
+            link_table,
+            table,
+            on_opened=self._route_opened,
+            on_joined=self._joined,
+            on_lost=self._lost,
+            on_closed=self._route_closed,
+        )
         self._routes: dict[PeerId, set[Route]] = {}
         self._replacing: set[PeerId] = set()
         self._events = PathEvents()
@@ -131,12 +142,14 @@ class Mesh:
     def finder(self, finder: PeerFinder | None) -> None:
         self._link_table.finder = finder
 
-    def start(self, server: Path) -> None:
+    def start(self, server: Path, *, native_port: int = 0) -> None:
         """Take connections from now on; inbound pipes are joined with the gRPC server on the unix socket ``server``.
 
-        To be called when every protocol is served: peers ask only once, when they connect, what we serve.
+        Peers are told of its ``native_port``, where it takes connections itself; 0 if there is none. To be called when
+        every protocol is served: peers ask only once, when they connect, what we serve.
         """
         self._inbound.server = server
+        self.reach.native_port = native_port
         self._listener.start()
 
     # Reaching peers
@@ -168,7 +181,7 @@ class Mesh:
 
     async def open_route(
         self, peer: PeerId, *, timeout: float | None = None, attempts: dict[str, str] | None = None
-    ) -> Route:
+    ) -> GatewayRoute:
         """A gRPC target that leads to ``peer``, with a pipe ready behind it; the arguments are `open_pipe`'s.
 
         Raises:
@@ -179,13 +192,14 @@ class Mesh:
         try:
             if link is None:  # forgotten meanwhile
                 raise RuntimeError("the link was lost")
-            route = Route(
+            route = GatewayRoute(
                 self._names.next(),
                 opened,
                 link,
                 self._table,
                 self._tasks,
                 lambda attempts: self.open_pipe(peer, attempts=attempts),
+                self._native.wait_route,
                 on_joined=self._joined,
                 on_lost=self._lost,
                 on_closed=self._route_closed,
@@ -193,7 +207,7 @@ class Mesh:
         except (OSError, RuntimeError) as error:  # no file descriptors are left; the mesh is closing
             opened.sock.close()
             raise PeerUnreachableError(peer, {"gateway": describe(error)}) from error
-        self._routes.setdefault(peer, set()).add(route)
+        self._route_opened(route)
         return route
 
     async def open_pipe(
@@ -249,6 +263,9 @@ class Mesh:
     def _lost(self, pipe: LivePipe) -> None:
         self._emit(PathEventKind.CLOSED, pipe)
 
+    def _route_opened(self, route: Route) -> None:
+        self._routes.setdefault(route.peer_id, set()).add(route)
+
     def _route_closed(self, route: Route) -> None:
         routes = self._routes.get(route.peer_id, set())
         routes.discard(route)
@@ -278,6 +295,7 @@ class Mesh:
     def pipe_stalled(self, pipe: LivePipe) -> None:
         """Nothing arrives any more on a pipe of ours: find another path before it is lost."""
         self._emit(PathEventKind.STALLED, pipe)
+        self._native.stalled(pipe)
         if pipe.peer_id not in self._replacing:
             self._replacing.add(pipe.peer_id)
             task = self._tasks.start_unless_ending(self._replace(pipe.peer_id))
@@ -320,12 +338,12 @@ class Mesh:
 
 
 def _status(pipe: LivePipe) -> PipeStatus:
-    info = tcp_info(pipe.pair.far) if pipe.pair else None
+    info = tcp_info(pipe.carrier.far) if pipe.carrier else None
     return PipeStatus(
         path=pipe.path,
         since=pipe.since,
-        sent=pipe.pair.sent if pipe.pair else 0,
-        received=pipe.pair.received if pipe.pair else 0,
+        sent=pipe.carrier.sent if pipe.carrier else 0,
+        received=pipe.carrier.received if pipe.carrier else 0,
         rtt=info.rtt if info else None,
         is_stalled=pipe.is_stalled,
     )

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from lattica.mesh.gateway import LivePipe, PipeTable
+from lattica.mesh.live_pipes import LivePipe, PipeTable
 from lattica.mesh.tcp_info import tcp_info
 
 LOOK_S = 0.5
@@ -40,9 +40,9 @@ class PathWatch:
             self._look(time.monotonic())
 
     def _look(self, now: float) -> None:
-        ours = [pipe for pipe in self._table.all() if pipe.path is not None and pipe.pair is not None]
+        ours = [pipe for pipe in self._table.all() if pipe.path is not None and pipe.carrier is not None]
         for pipe in ours:
-            info = tcp_info(pipe.pair.far) if pipe.pair is not None else None
+            info = tcp_info(pipe.carrier.far) if pipe.carrier is not None else None
             stalled = info is not None and info.is_stalled
             if stalled and not pipe.is_stalled:
                 self._since[pipe] = now

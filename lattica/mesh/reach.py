@@ -41,6 +41,7 @@ class Reach:
         candidate_list: Addresses at which our port may be reached.
         keeper: Our relays.
         dialback: Dials peers that ask.
+        native_port: TCP port of our gRPC server itself; 0 if there is none.
     """
 
     def __init__(self, swarm: Swarm, host: str, port: int, announce: Sequence[PeerAddress], tasks: Background) -> None:
@@ -49,6 +50,7 @@ class Reach:
         self.candidate_list += [Candidate(a.host, a.port, CandidateKind.PUBLIC) for a in announce if a.is_tcp]
         self.keeper = RelayKeeper(swarm, self._changed)
         self.dialback = Dialback(swarm)
+        self.native_port = 0
         self._swarm = swarm
         self._host, self._port = host, port
         self._tasks = tasks

@@ -10,7 +10,7 @@ from typing import Literal
 from lattica.background import Background
 from lattica.errors import NetworkError, StreamError
 from lattica.identity import IdentityKey, PeerAddress
-from lattica.mesh.gateway import PipeTable
+from lattica.mesh.live_pipes import PipeTable
 from lattica.mesh.reachability import Reachability
 from lattica.mesh.relay_limits import SpliceLimits
 from lattica.mesh.relay_metrics import METRICS

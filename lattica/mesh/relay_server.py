@@ -18,7 +18,7 @@ from lattica._proto import relay_pb2
 from lattica.background import Background
 from lattica.errors import NetworkError, RemoteProtocolError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
-from lattica.mesh.gateway import PipeTable
+from lattica.mesh.live_pipes import PipeTable
 from lattica.mesh.movers import byte_budget
 from lattica.mesh.pipes import PREFACE_TIMEOUT_S, configure, receive_exactly
 from lattica.mesh.pump import Pair

@@ -29,7 +29,7 @@ from lattica.node.home import DOCUMENTS_FILE, KEY_FILE, STORE_FOLDER, hold_home,
 from lattica.node.peer_service import PeerServicer
 from lattica.node.permanent import keep_open
 from lattica.node.providers import DhtRouting, DhtServiceRouting, MeshChannels
-from lattica.rpc import Rpc, caller_id, open_replicas, open_rpc
+from lattica.rpc import NativeAddress, Rpc, caller_id, open_replicas, open_rpc
 from lattica.store import GrpcPeers, NamespaceId, ReplicatedStore, StoreServicer, add_store_servicer, open_store
 from lattica.swarm import PeerInfo, Swarm, open_swarm
 
@@ -205,8 +205,9 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             )
         )  # fmt: skip
         server = runtime / "rpc"
+        native = None if config.native_port is None else NativeAddress(config.host, config.native_port)
         rpc = await stack.enter_async_context(
-            open_rpc(mesh.links.authority.server, server, mesh, reflection=config.reflection)
+            open_rpc(mesh.links.authority.server, server, mesh, native=native, reflection=config.reflection)
         )
         transport = SwarmDhtTransport(swarm, mesh, config.dht_protocol)
         dht = await stack.enter_async_context(
@@ -230,7 +231,7 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
             add_store_servicer, StoreServicer(documents.genesis_of, documents.replicator_of, caller_of=caller_id)
         )
         node = Node(config, swarm, mesh, rpc, dht, content, documents)
-        mesh.start(server)
+        mesh.start(server, native_port=rpc.native_port)
         tasks = await stack.enter_async_context(background_tasks())
         bootstrapper = Bootstrapper(swarm, dht, bootstrap)
         await _join(bootstrapper, required=config.require_bootstrap)

@@ -6,6 +6,7 @@ from lattica.rpc.calls import RpcUnreachableError
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.health import Health, ServingStatus
 from lattica.rpc.metrics import RpcMetrics
+from lattica.rpc.native_server import NativeAddress
 from lattica.rpc.ports import Route, RouteOpener, ServiceRouting
 from lattica.rpc.replicas import Replicas, ReplicaSet, open_replicas
 from lattica.rpc.rpc import Rpc, open_rpc
@@ -16,6 +17,7 @@ __all__ = [
     "CallOptions",
     "CurrentCall",
     "Health",
+    "NativeAddress",
     "PeerChannel",
     "ReplicaSet",
     "Replicas",

@@ -19,6 +19,7 @@ from lattica.identity import PeerId
 from lattica.rpc.breaker import Breaker
 from lattica.rpc.method import Method, defined, left
 from lattica.rpc.metrics import METRICS, RpcMetrics
+from lattica.rpc.native_session import NativeSession, wait_connected
 from lattica.rpc.options import DRAIN_S
 from lattica.rpc.ports import RouteOpener
 from lattica.rpc.session import Session
@@ -181,14 +182,19 @@ class PeerChannel(grpc.aio.Channel):
             return error
         finally:
             self._opening = None
+        self._breaker.succeeded()
+        self._replace(session)
+        session.watches.append(self.spawn(partial(self._leave_gateway, session)))
+        return session
+
+    def _replace(self, session: Session) -> None:
+        """Give new calls to a session; those under way end where they are."""
         if self._session is not None:
             self._drain(self._session, None)
             self._replaced.set()
             self._replaced = asyncio.Event()
-        self._breaker.succeeded()
         self._session = session
-        session.watch = self.spawn(partial(self._watch, session))
-        return session
+        session.watches.append(self.spawn(partial(self._watch, session)))
 
     async def _warm_up(self, session: Session) -> None:
         """Shake hands before a session takes the place of one that works; raises `PeerUnreachableError`."""
@@ -208,6 +214,33 @@ class PeerChannel(grpc.aio.Channel):
             if self._session is not session or self._closed:
                 return
             await asyncio.wait([self._open_soon().task])  # if that fails, this session goes on
+
+    async def _leave_gateway(self, gateway: Session) -> None:
+        """Move new calls to the peer's native port, if it can be reached, for as long as its connection lasts."""
+        await wait_connected(gateway)
+        while self._session is gateway:
+            route = await gateway.route.wait_native()
+            if route is None:
+                return
+            session = NativeSession(route, self.peer_id, self._interceptors)
+            try:
+                await session.connect()
+            except PeerUnreachableError:
+                continue
+            except Exception:  # a fault of ours must not cost the calls that go by the gateway
+                logger.exception("native port failed peer=%s", self.peer_id)
+                return
+            if self._session is not gateway or self._closed:
+                await session.close(0.0)
+                return
+            self._replace(session)
+            session.watches.append(self.spawn(partial(self._retire_lost, session)))
+            return
+
+    async def _retire_lost(self, session: NativeSession) -> None:
+        """Have new calls go by the gateway when a native connection is lost."""
+        await session.wait_lost()
+        self.retire(session)
 
     async def wait_replaced(self) -> None:
         """Return when new calls take another way than they do now: there is a better path, or the session has aged.
@@ -234,6 +267,7 @@ class PeerChannel(grpc.aio.Channel):
             self._drain(session, DRAIN_S)
 
     def _drain(self, session: Session, grace: float | None) -> None:
+        session.retired()
         self._draining.add(session)
         self._tasks.start(session.close(grace)).add_done_callback(lambda _: self._draining.discard(session))
 

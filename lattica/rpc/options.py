@@ -12,6 +12,12 @@ HANDSHAKE_TIMEOUT_S = 10
 """Seconds for a TLS handshake, at the server."""
 CONNECT_TIMEOUT_S = 30
 """Seconds for one of gRPC's attempts to connect: the gateway finds a path anew behind it, then TLS."""
+MAX_NATIVE = 256
+"""Connections of a node's native port at one time, of peers and of strangers in their TLS handshakes; further ones are
+closed, and peers stay at the gateway, whose connections are not counted here."""
+NATIVE_KEEPALIVE_TIMEOUT_S = 30
+"""`KEEPALIVE_TIMEOUT_S` of a native server. gRPC makes it the TCP connection's user timeout as well, and pipes have
+30 s: with less, calls on a path that is lost for a moment would be given up sooner than they are on a pipe."""
 MAX_CONCURRENT_STREAMS = 1024
 """Calls that a peer may have under way on one connection; further ones wait at the caller."""
 RECONNECT_MIN_S = 0.1
@@ -40,6 +46,12 @@ SERVER_OPTIONS: Options = [
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_S * 1000),
     ("grpc.max_concurrent_streams", MAX_CONCURRENT_STREAMS),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_S * 500),
+]
+
+NATIVE_SERVER_OPTIONS: Options = [
+    *(option for option in SERVER_OPTIONS if option[0] != "grpc.keepalive_timeout_ms"),
+    ("grpc.keepalive_timeout_ms", NATIVE_KEEPALIVE_TIMEOUT_S * 1000),
+    ("grpc.max_allowed_incoming_connections", MAX_NATIVE),
 ]
 
 

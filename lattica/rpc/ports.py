@@ -13,6 +13,7 @@ class Route(Protocol):
     """A local gRPC target that leads to one peer.
 
     Attributes:
+        peer_id: The peer.
         target: For a gRPC channel.
         tls: What the channel shows and trusts.
         expires_at: When the certificate should be replaced, in seconds of `time.monotonic`.
@@ -20,6 +21,7 @@ class Route(Protocol):
         attempts: What is being tried to open a pipe anew, and how that goes; ``None`` if nothing is.
     """
 
+    peer_id: PeerId
     target: str
     tls: TlsIdentity
     expires_at: float
@@ -44,8 +46,31 @@ class Route(Protocol):
     async def wait_superseded(self) -> None:
         """Return when a better path than the route's is ready, which a route that is opened now gets."""
 
+    async def wait_native(self) -> NativeRoute | None:
+        """A route to the same peer that leaves the gateways out, when it is worth trying; ``None`` if there is none.
+
+        It is to be connected, refused or closed soon: others may wait for that.
+        """
+
     def close(self) -> None:
         """Free the route; its channel is closed."""
+
+
+class NativeRoute(Route, Protocol):
+    """A route whose target is the peer's own port, so that its channel is one connection to there, and no other."""
+
+    def connected(self) -> None:
+        """Say that the channel is connected: from now on its connection is watched.
+
+        Raises:
+            PeerUnreachableError: It cannot be, so the route must not be used.
+        """
+
+    def refused(self, reason: str) -> None:
+        """Say that the channel does not connect: for some minutes there is no such route."""
+
+    def lost(self) -> None:
+        """Say that the channel has lost its connection, or that the peer will end it."""
 
 
 class RouteOpener(Protocol):

@@ -20,6 +20,7 @@ from lattica.rpc.dispatch import Dispatcher
 from lattica.rpc.health import Health
 from lattica.rpc.local_target import open_local_target
 from lattica.rpc.metrics import METRICS, RpcMetrics
+from lattica.rpc.native_server import NativeAddress
 from lattica.rpc.options import DRAIN_S
 from lattica.rpc.peer_caller import PeerCaller
 from lattica.rpc.ports import RouteOpener
@@ -63,6 +64,11 @@ class Rpc:
     def health(self) -> Health:
         """What peers learn of this node's services by ``grpc.health.v1``."""
         return self._server.health
+
+    @property
+    def native_port(self) -> int:
+        """TCP port at which peers may call this node without its gateway; 0 if there is none."""
+        return self._server.native_port
 
     @property
     def metrics(self) -> RpcMetrics:
@@ -254,6 +260,7 @@ async def open_rpc(
     path: Path,
     opener: RouteOpener,
     *,
+    native: NativeAddress | None = None,
     reflection: bool = False,
     metrics: RpcMetrics = METRICS,
 ) -> AsyncIterator[Rpc]:
@@ -263,10 +270,15 @@ async def open_rpc(
         server_tls: The node authority's server identity.
         path: Unix socket for the gRPC server, in a private folder.
         opener: Finds ways to peers.
+        native: Where the gRPC server listens itself as well; ``None`` for nowhere.
         reflection: Whether peers may ask which services there are.
         metrics: Where calls are counted.
+
+    Raises:
+        PortInUseError: Somebody listens at the native address.
+        ConfigError: The native address is not one of this machine's, or the port not allowed.
     """
-    serving = open_server(server_tls, path, reflection=reflection, metrics=metrics)
+    serving = open_server(server_tls, path, native=native, reflection=reflection, metrics=metrics)
     async with background_tasks() as tasks, serving as server:
         rpc = Rpc(server, opener, tasks)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -13,6 +13,13 @@ from lattica.rpc.behaviours import ended_with, is_plain, kind_of, refusing, rema
 from lattica.rpc.metrics import UNCOUNTED, RpcMetrics
 from lattica.rpc.settled import outcome_of
 from lattica.rpc.sync_threads import SyncThreads
+
+
+class Served(Protocol):
+    """What takes a service's handlers: `grpc.aio.Server`, as far as it is used here."""
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """See `grpc.aio.Server`."""
 
 
 class Registrar:
@@ -25,7 +32,7 @@ class Registrar:
         names: Services that were registered by name.
     """
 
-    def __init__(self, server: grpc.aio.Server, metrics: RpcMetrics, threads: SyncThreads) -> None:
+    def __init__(self, server: Served, metrics: RpcMetrics, threads: SyncThreads) -> None:
         self._server = server
         self._metrics = metrics
         self._threads = threads

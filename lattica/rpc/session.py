@@ -28,7 +28,7 @@ class Session:
     Attributes:
         route: The route.
         channel: The channel.
-        watch: Waits for a better route; ends with the session.
+        watches: Wait for a better route, and so on; they end with the session.
     """
 
     def __init__(self, route: Route, peer: PeerId, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()) -> None:
@@ -45,7 +45,7 @@ class Session:
         self._running = 0
         self._idle = asyncio.Event()
         self._idle.set()
-        self.watch: asyncio.Task[None] | None = None
+        self.watches: list[asyncio.Task[None]] = []
 
     def is_good(self, now: float) -> bool:
         """Whether new calls may use it; if it is stalled, not before that has passed."""
@@ -77,6 +77,9 @@ class Session:
         if not self._running:
             self._idle.set()
 
+    def retired(self) -> None:
+        """It gets no more calls."""
+
     async def close(self, grace: float | None) -> None:
         """Close channel and route when no call runs, at the latest after ``grace`` seconds; at once if cancelled."""
         try:
@@ -85,8 +88,8 @@ class Session:
         except TimeoutError:
             logger.info("session closed with calls running target=%s calls=%d", self.route.target, self._running)
         finally:
-            if self.watch is not None:
-                self.watch.cancel()
+            for watch in self.watches:
+                watch.cancel()
             await self.channel.close()
             self.route.close()
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lattica.errors import EntryRefusedError
+from lattica.identity import PeerId
 from lattica.store.chain import Chain, new_client
+from lattica.store.changes import Change
+from lattica.store.clock import to_seconds
 from lattica.store.entry import MARK_BYTES, ChainId, Entry, Lane, Verifier, read_entry
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.namespace import NamespaceId
@@ -25,6 +28,12 @@ class Written(NamedTuple):
 
     entry: Entry
     places: Set[Place]
+
+    def change(self, *, local: bool) -> Change:
+        """What those who watch the document are told."""
+        body = self.entry.body
+        author, time = PeerId(body.author), to_seconds(body.time)
+        return Change(author=author, places=frozenset(self.places), time=time, local=local)
 
 
 @dataclass(slots=True)

@@ -152,7 +152,7 @@ async def _receive(journal: Journal, backup: Backup) -> int:
     _vouch(journal, authors)
     refused = len((await journal.receive(control, backup.proofs)).refused)
     for seq, raw in backup.states:
-        await journal.upkeep.adopt(seq, raw)
+        await journal.upkeep.checkpoints.adopt(seq, raw)
     _vouch(journal, authors)
     return refused + len((await journal.receive(data)).refused)
 

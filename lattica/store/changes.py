@@ -43,7 +43,8 @@ class Change:
         places: Roots (such as ``"map:settings"``) and, of maps, the keys that were written.
         time: When, in seconds since 1970, by its author's clock.
         local: Whether we wrote it.
-        everything: Something does not count any more, or the observer was too slow: all has to be looked at anew.
+        everything: Something does not count any more, a checkpoint has decided between values that were written at the
+            same time, or the observer was too slow: all has to be looked at anew.
         lost: How many entries of ours do not count any more.
         problem: What has come up, the first time since the document was opened; nothing has changed by that.
     """

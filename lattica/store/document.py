@@ -164,7 +164,7 @@ class Document:
             StoreUsageError: We are not the owner.
             ReplicaStoreError: It is not durable, and the document cannot be used any more.
         """
-        return await self._journal.upkeep.compact()
+        return await self._journal.upkeep.checkpoints.compact()
 
     # members
 

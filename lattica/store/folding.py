@@ -14,7 +14,8 @@ from lattica.store.entry import MARK_BYTES, ChainId, Entry, Lane
 from lattica.store.ledger import Base, Fraud, Ledger
 from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
-from lattica.store.state import State, make_state, read_state
+from lattica.store.replica import Replica
+from lattica.store.state import Made, State, make_state, read_state
 
 
 def folds_of(ledger: Ledger) -> list[Fold]:
@@ -67,12 +68,32 @@ def fold_at(
     entries: Sequence[Entry],
     base: Base | None,
     checkpoint: Checkpoint,
-) -> tuple[list[Fold], bytes]:
-    """The folds and the state at a checkpoint's cut, as they follow from entries."""
+    client: int,
+) -> Made:
+    """The state at a checkpoint's cut, as it follows from entries; its document is to write as ``client``."""
     beyond = {entry.hash for entry in not_covered(checkpoint, entries) if entry.body.lane is Lane.DATA}
     replica, _ = replay(genesis, b"", frozen, [entry for entry in entries if entry.hash not in beyond], base)
-    folds = folds_of(replica.ledger)
-    return folds, make_state(folds, replica.content())
+    return state_of(replica, client)
+
+
+def state_of(replica: Replica, client: int) -> Made:
+    """The state of all that a replica holds; its document is to write as ``client``."""
+    return make_state(folds_of(replica.ledger), replica.content(), replica.ledger.items.dump(), client)
+
+
+def next_to_fold(ledger: Ledger) -> int:
+    """Number of the owner's first checkpoint after the one whose state stands for what it covers; 0: there is none.
+
+    One after the other has to be folded: what refers to what an earlier one has buried is not in the state of the next.
+    """
+    return min((seq for seq in ledger.rights.checkpoints if seq > ledger.base), default=0)
+
+
+def counting_beyond(replica: Replica, checkpoint: Checkpoint, entries: Sequence[Entry]) -> list[Entry]:
+    """Of entries those of data that count and that a checkpoint does not stand for."""
+    return [
+        entry for entry in not_covered(checkpoint, entries) if entry.body.lane is Lane.DATA and replica.counts(entry)
+    ]
 
 
 def drop_covered(batch: Batch, checkpoint: Checkpoint, seq: int, raw: bytes) -> None:

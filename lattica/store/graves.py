@@ -21,8 +21,9 @@ import msgspec
 from pycrdt import Doc
 
 from lattica.store.arrays import pack, unpack
-from lattica.store.yupdate import HAS_PARENT_SUB, KIND_BITS, ItemId, Kind, YUpdate
-from lattica.store.yupdate_places import ItemsDump, Within
+from lattica.store.burial import KeyBook, StructWriter
+from lattica.store.yupdate import ItemId, Kind, YUpdate
+from lattica.store.yupdate_places import ItemsDump
 from lattica.store.yupdate_spans import StructSpan, clients_of
 from lattica.store.yupdate_wire import write_uint
 
@@ -130,46 +131,13 @@ def bury(update: bytes, items: ItemsDump) -> Content | None:
         update: Of a whole document.
         items: Where its items are.
     """
-    keys = _Keys(items)
+    keys = KeyBook(items)
     burial = _Burial(update, keys, _living(update, keys))
     small = burial.update()
     return Content(small, burial.graves()) if burial.found else None
 
 
-class _Keys:
-    """Which key each item is a value of, by number; 0: it is in no root map."""
-
-    def __init__(self, items: ItemsDump) -> None:
-        self._places = items.places
-        self._roots = items.roots
-        self._clients = {runs.client: (unpack("I", runs.starts), unpack("I", runs.codes)) for runs in items.clients}
-
-    def of(self, client: int) -> _KeyReader:
-        return _KeyReader(*self._clients[client])
-
-    def name(self, number: int) -> tuple[str, str]:
-        root, key = self._places[number - 1]
-        return self._roots[root], key or ""
-
-
-class _KeyReader:
-    """The same for one client's items, asked for in order."""
-
-    def __init__(self, starts: array[int], codes: array[int]) -> None:
-        self._starts = starts
-        self._codes = codes
-        self._at = 0
-
-    def at(self, clock: int) -> int:
-        starts, at = self._starts, self._at
-        while at + 1 < len(starts) and starts[at + 1] <= clock:
-            at += 1
-        self._at = at
-        code = self._codes[at]
-        return code >> 4 if code >> 2 & 3 == Within.KEY else 0
-
-
-def _living(update: bytes, keys: _Keys) -> set[int]:
+def _living(update: bytes, keys: KeyBook) -> set[int]:
     """The keys that have a value."""
     found = set()
     for span, structs in clients_of(update):
@@ -188,7 +156,7 @@ class _Burial:
         found: Numbers of the keys of which there are such.
     """
 
-    def __init__(self, update: bytes, keys: _Keys, living: set[int]) -> None:
+    def __init__(self, update: bytes, keys: KeyBook, living: set[int]) -> None:
         self._update = update
         self._keys = keys
         self._living = living
@@ -201,49 +169,25 @@ class _Burial:
         parts: list[bytes] = []
         for span, structs in clients_of(self._update):
             written = self._client(span.client, structs)
-            parts.append(
-                write_uint(len(written)) + write_uint(span.client) + write_uint(span.clock) + b"".join(written)
-            )
+            parts.append(written.client(span.client, span.clock))
+            if written.buried:
+                firsts, ends = zip(*written.buried, strict=True)
+                self._ranges[span.client] = (array("I", firsts), array("I", ends))
         return b"".join([write_uint(len(parts)), *parts, self._update[self._end :]])
 
-    def _client(self, client: int, structs: Iterator[StructSpan]) -> list[bytes]:
-        reader = self._keys.of(client)
-        written: list[bytes] = []
-        first = end = 0
+    def _client(self, client: int, structs: Iterator[StructSpan]) -> StructWriter:
+        reader, written = self._keys.of(client), StructWriter(self._update)
         for struct in structs:
             self._end = struct.end
             number = reader.at(struct.clock)
             if number not in self._living:
-                written.append(self._update[struct.start : struct.end])
+                written.keep(struct)
             elif struct.kind not in (Kind.DELETED, Kind.GC):
-                written.append(self._first_of_key(struct, number))
+                written.write(self._keys.first_of_key(self._update, struct, number))
             else:
                 self.found.add(number)
-                if struct.clock == end and written:
-                    written.pop()
-                else:
-                    first = struct.clock
-                end = struct.clock + struct.length
-                written.append(b"\0" + write_uint(end - first))
-                self._note(client, first, end)
+                written.bury(struct)
         return written
-
-    def _note(self, client: int, first: int, end: int) -> None:
-        """Take note of garbage, which may be what was noted last, and more."""
-        firsts, ends = self._ranges.setdefault(client, (array("I"), array("I")))
-        if firsts and firsts[-1] == first:
-            ends[-1] = end
-        else:
-            firsts.append(first)
-            ends.append(end)
-
-    def _first_of_key(self, struct: StructSpan, number: int) -> bytes:
-        """A value as if it was the first one of its key."""
-        if not struct.has_origins:
-            return self._update[struct.start : struct.end]
-        info = self._update[struct.start] & KIND_BITS | HAS_PARENT_SUB
-        names = b"".join(write_uint(len(name)) + name for name in map(str.encode, self._keys.name(number)))
-        return bytes((info, 1)) + names + self._update[struct.content : struct.end]
 
     def graves(self) -> Graves:
         """What was left out."""

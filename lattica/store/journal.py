@@ -9,15 +9,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
-from pycrdt import Doc, TransactionEvent
-
 from lattica.background import Background, outlast
 from lattica.errors import EntryRefusedError, LatticaError, StoreUsageError
-from lattica.identity import IdentityKey, PeerId
+from lattica.identity import IdentityKey
 from lattica.store import metrics
-from lattica.store.absorb import Absorbed, Written, absorb, prove_fraud
+from lattica.store.absorb import Absorbed, absorb, prove_fraud
 from lattica.store.changes import Change, ChangeFeed, Observer, Problem
-from lattica.store.clock import HybridClock, check_time, to_seconds
+from lattica.store.clock import HybridClock, check_time
 from lattica.store.commits import Commits, Durable, News
 from lattica.store.control import Grant, Revoke
 from lattica.store.disk import StoreDisk
@@ -29,15 +27,13 @@ from lattica.store.loading import batch_of, load_replica, settled, stored_base, 
 from lattica.store.postponed import Postponed
 from lattica.store.received import Checked, Received
 from lattica.store.replay_budget import ReplayBudget
-from lattica.store.replica import Replica
+from lattica.store.replica import Replica, observed
 from lattica.store.settle import Settled, early_frauds, leaves_out, new_frauds
 from lattica.store.signatures import SignatureChecker
 from lattica.store.upkeep import Upkeep
 from lattica.store.writers import may_write
 
 T = TypeVar("T")
-
-_EMPTY_UPDATE = b"\0\0"
 
 
 class Journal:
@@ -166,7 +162,7 @@ class Journal:
             updates: list[bytes] = []
             try:
                 ydoc = self._replica.ydoc
-                with _observed(ydoc, updates), ydoc.transaction():
+                with observed(ydoc, updates), ydoc.transaction():
                     yield
             except BaseException:
                 with contextlib.suppress(LatticaError):  # then the document fails from now on, and says so
@@ -330,7 +326,7 @@ class Journal:
         for entry in absorbed.added:
             self.clock.observe(entry.body.time)
         heads = {entry.chain: Head(entry.body.seq, entry.hash) for entry in absorbed.added}
-        changes = [_change(change, local=local) for change in absorbed.written] if self.feed.observed else []
+        changes = [written.change(local=local) for written in absorbed.written] if self.feed.observed else []
         frontier = self._replica.ledger.frontier() if _may_thaw(self._replica, absorbed) else None
         batch = batch_of(self.genesis.namespace, Settled(self._replica, absorbed.added, (), {}))
         return self.commits.start(batch, News(heads=heads, frontier=frontier, changes=changes))
@@ -375,26 +371,6 @@ class Journal:
         return self.commits.start(batch, News(heads={}, frontier=settled.replica.ledger.frontier(), changes=[change]))
 
 
-@contextlib.contextmanager
-def _observed(ydoc: Doc[Any], updates: list[bytes]) -> Iterator[None]:
-    """Note the update of a transaction in this block, unless it is empty."""
-
-    def note(event: TransactionEvent) -> None:
-        if event.update != _EMPTY_UPDATE:
-            updates.append(event.update)
-
-    subscription = ydoc.observe(note)
-    try:
-        yield
-    finally:
-        ydoc.unobserve(subscription)
-
-
 def _may_thaw(replica: Replica, absorbed: Absorbed) -> bool:
     """Whether there may be other frozen chains in the frontier: of those whose authors have rights."""
     return bool(replica.ledger.frozen) and any(entry.body.lane is Lane.CONTROL for entry in absorbed.added)
-
-
-def _change(written: Written, *, local: bool) -> Change:
-    body = written.entry.body
-    return Change(author=PeerId(body.author), places=frozenset(written.places), time=to_seconds(body.time), local=local)

@@ -6,7 +6,7 @@ from when it came. An entry is added when all that it builds on is there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
@@ -125,6 +125,7 @@ class Ledger:
         rights: Who may write what, by the control entries that are here.
         touched: The places that the latest data entry wrote to.
         update: The latest update that was added.
+        buried: Of it, the clients and clocks of what refers to garbage, and is garbage itself.
         revision: Changes whenever anything is added; no two ledgers have the same.
         base: Number of the owner's checkpoint whose state stands for what it covers; 0: there is none.
         crowd: Whom of those that write it takes in.
@@ -139,6 +140,7 @@ class Ledger:
         self.rights = Rights(genesis)
         self.touched: set[Place] = set()
         self.update = YUpdate({}, {})
+        self.buried: Mapping[int, Set[int]] = {}
         self.revision = next(_REVISIONS)
         self._places = ItemParents(TextRoots())
         self._clients: dict[int, ChainId] = {}
@@ -158,14 +160,30 @@ class Ledger:
             self.chains[chain] = Chain.unfold(self.genesis.namespace, fold)
             self._clients.update((client, chain) for _, client, _ in fold.epochs)
         update = read_update(base.state.update, limits=STATE_LIMITS)
-        _check_flat(update)
-        self._places.accept(update)
+        _check_flat(update, _FLAT | {Content.GC})
+        placement = self._places.place(update)
+        if placement.buried:
+            raise EntryRefusedError("a checkpoint's state has values that refer to garbage")
+        self._places.add(placement)
 
-    def forget(self, base: int, folds: Iterable[Fold]) -> None:
-        """Remember no more of what a checkpoint covers, all of which is here, than its state does."""
+    def forget(self, base: int, folds: Iterable[Fold], items: ItemParents) -> None:
+        """Remember no more of what a checkpoint covers, all of which is here, than its state does.
+
+        Args:
+            base: Number of the checkpoint.
+            folds: Of all chains of data, as in the state.
+            items: Where the items of the state are, and of what is beyond it.
+        """
         self.base = base
         for fold in folds:
             self.chains[ChainId(fold.author, Lane.DATA)].forget(fold)
+        self._places = items
+        self.renew()
+
+    @property
+    def items(self) -> ItemParents:
+        """Where the document's items are."""
+        return self._places
 
     def reaches(self, checkpoint: Checkpoint) -> bool:
         """Whether all that a checkpoint covers is here."""
@@ -217,7 +235,7 @@ class Ledger:
         """What is here: equal frontiers, equal states. Frauds of authors that have no right any more do not matter."""
         heads = {chain: Head(found.head, found.head_hash) for chain, found in self.chains.items()}
         frozen = {chain: fraud.seq for chain, fraud in self.frozen.items() if self.rights_of(chain.author)}
-        return Frontier(self.genesis.namespace, heads, frozen)
+        return Frontier(self.genesis.namespace, heads, frozen, self.base)
 
     def renew(self) -> None:
         """Have another revision: what could not be added may be worth another try."""
@@ -388,7 +406,7 @@ class Ledger:
             return None
         self._places.add(placement)
         self.touched = placement.touched
-        self.update = update
+        self.update, self.buried = update, placement.buried
         return end
 
     def _check_capability(self, entry: Entry, chain: Chain) -> Right:
@@ -462,9 +480,9 @@ def _is_for_owner(action: Action) -> bool:
 _FLAT = frozenset((Content.DELETED, Content.BINARY, Content.STRING, Content.EMBED, Content.FORMAT, Content.ANY))
 
 
-def _check_flat(update: YUpdate) -> None:
+def _check_flat(update: YUpdate, kinds: Set[Content] = _FLAT) -> None:
     """Refuse shared types within others: what two authors create at the same time, one of them loses."""
     for structs in update.structs.values():
         for struct in structs:
-            if struct.kind not in _FLAT:
+            if struct.kind not in kinds:
                 raise EntryRefusedError("it puts a shared type into another one; documents are flat")

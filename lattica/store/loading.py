@@ -70,9 +70,9 @@ async def off_loop(size: int, function: Callable[P, T], *args: P.args, **kwargs:
     return await asyncio.to_thread(function, *args, **kwargs)
 
 
-async def stored_entries(disk: StoreView, namespace: NamespaceId) -> list[Entry]:
-    """All entries on disk, in order. Their signatures were checked before they got there."""
-    return [entry async for entries in _entries(disk, namespace) for entry in entries]
+async def stored_entries(disk: StoreView, namespace: NamespaceId, after: int = 0) -> list[Entry]:
+    """All entries on disk with row numbers above ``after``, in order. Their signatures were checked before."""
+    return [entry async for entries in _entries(disk, namespace, after) for entry in entries]
 
 
 async def _entries(disk: StoreView, namespace: NamespaceId, after: int = 0) -> AsyncIterator[list[Entry]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, NamedTuple
 
-from pycrdt import Doc
+from pycrdt import Doc, TransactionEvent
 
 from lattica.identity import IdentityKey
+from lattica.store.burial import without_buried
 from lattica.store.canonical import STATE_LIMITS
 from lattica.store.chain import client_id
 from lattica.store.control import Action, encode_action, kind_of
@@ -27,7 +29,39 @@ from lattica.store.entry import (
 from lattica.store.graves import Content, GraveBook, Graves, whole_document
 from lattica.store.ledger import Base, Fraud, Ledger, Verdict
 from lattica.store.namespace import Genesis
+from lattica.store.roots import TextRoots
+from lattica.store.state import Folded
 from lattica.store.yupdate import read_update
+from lattica.store.yupdate_places import ItemParents
+
+_EMPTY_UPDATE = b"\0\0"
+
+
+@contextlib.contextmanager
+def observed(ydoc: Doc[Any], updates: list[bytes]) -> Iterator[None]:
+    """Note the update of a transaction in this block, unless it is empty."""
+
+    def note(event: TransactionEvent) -> None:
+        if event.update != _EMPTY_UPDATE:
+            updates.append(event.update)
+
+    subscription = ydoc.observe(note)
+    try:
+        yield
+    finally:
+        ydoc.unobserve(subscription)
+
+
+class Before(NamedTuple):
+    """What a replica has held; it must not be changed.
+
+    Attributes:
+        document: The document.
+        items: Where its items are.
+    """
+
+    document: Doc[Any]
+    items: ItemParents
 
 
 class Replica:
@@ -80,7 +114,7 @@ class Replica:
         if verdict is Verdict.ADDED and entry.body.kind is Kind.UPDATE:
             if self._book is not None and self._book.concerns(self.ledger.update):
                 self.unbury()
-            self.ydoc.apply_update(entry.body.payload)
+            self.ydoc.apply_update(_sound(entry.body.payload, self.ledger.buried))
             if entry.body.author == self.own:
                 self.renew_client()
         return verdict
@@ -105,6 +139,18 @@ class Replica:
             renewed: Doc[Any] = Doc(client_id=client)
             renewed.apply_update(self.ydoc.get_update())
             self.ydoc = renewed
+
+    def fold(self, seq: int, folded: Folded, items: ItemParents) -> None:
+        """Put a checkpoint's state in the place of what it covers, all of which is here.
+
+        Args:
+            seq: Number of the checkpoint.
+            folded: Its state, to whose document `add_beyond` has added what is beyond it.
+            items: Where the items of that document are.
+        """
+        self.ledger.forget(seq, folded.folds, items)
+        self.ydoc, self._graves, self._book = folded.document, None, None
+        self.renew_client()
 
     # what the document holds
 
@@ -189,3 +235,30 @@ class Replica:
     def _dep(self, chain: ChainId, seq: int) -> Dep:
         mark = self.ledger.chains[chain].mark(seq)
         return Dep(chain.author, Lane(chain.lane), seq, mark or bytes(MARK_BYTES))
+
+
+def add_beyond(folded: Folded, beyond: Iterable[Entry]) -> ItemParents:
+    """Add what is beyond a checkpoint to the document of its state. For a thread: takes 30 us for each.
+
+    Args:
+        folded: The state; its document is changed.
+        beyond: The entries of data that count and are beyond it, in order.
+
+    Returns:
+        Where the items of the document are then.
+
+    Raises:
+        EntryRefusedError: One of the entries does not fit; the document is of no use any more.
+    """
+    items = ItemParents(TextRoots())
+    items.load(folded.items)
+    for entry in beyond:
+        if entry.body.kind is Kind.UPDATE:
+            placement = items.place(read_update(entry.body.payload))
+            items.add(placement)
+            folded.document.apply_update(_sound(entry.body.payload, placement.buried))
+    return items
+
+
+def _sound(update: bytes, buried: Mapping[int, Set[int]]) -> bytes:
+    return without_buried(update, buried) if buried else update

@@ -6,24 +6,30 @@ them can check them against the hash in the owner's checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import msgspec
 from blake3 import blake3
+from pycrdt import Doc
 
 from lattica.errors import EntryRefusedError
+from lattica.store.burial import bury_settled
 from lattica.store.canonical import canonical_update
 from lattica.store.chain import Fold
 from lattica.store.graves import Content
+from lattica.store.yupdate_places import ItemsDump
 
-_VERSION = 1
+_VERSION = 2
 
 
 class State(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A document and its chains at a cut.
 
     Attributes:
-        version: 1.
+        version: 2.
         folds: Of each author's chain of data, in order of the authors.
-        update: The document, as `canonical_update` has it.
+        update: The document, as `canonical_update` has it, without values of keys that were replaced or deleted.
     """
 
     version: int
@@ -35,16 +41,46 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(State).decode
 
 
-def make_state(folds: list[Fold], content: Content) -> bytes:
-    """The state's bytes. Takes some seconds for a million items; may run in a thread.
+class Folded(NamedTuple):
+    """What a replica goes on with that puts a state in the place of entries.
+
+    Attributes:
+        folds: Of all chains of data.
+        items: Where the items of the state's document are.
+        document: That document.
+    """
+
+    folds: Sequence[Fold]
+    items: ItemsDump
+    document: Doc[Any]
+
+
+class Made(NamedTuple):
+    """A state that was made.
+
+    Attributes:
+        raw: Its bytes.
+        folded: What it holds.
+    """
+
+    raw: bytes
+    folded: Folded
+
+
+def make_state(folds: Sequence[Fold], content: Content, items: ItemsDump, client: int) -> Made:
+    """The state at the heads of all chains. Takes some seconds for a million items; may run in a thread.
 
     Args:
         folds: Of every chain of data.
         content: The document's.
+        items: Where its items are.
+        client: As which the document of the state is to write.
     """
-    return _encode(
-        State(_VERSION, tuple(sorted(folds, key=lambda fold: fold.author)), canonical_update(content.whole()))
-    )
+    update, items = bury_settled(canonical_update(content.whole()), items)
+    raw = _encode(State(_VERSION, tuple(sorted(folds, key=lambda fold: fold.author)), update))
+    document: Doc[Any] = Doc(client_id=client)
+    document.apply_update(update)
+    return Made(raw, Folded(folds, items, document))
 
 
 def read_state(raw: bytes, digest: bytes) -> State:
@@ -55,6 +91,6 @@ def read_state(raw: bytes, digest: bytes) -> State:
         state = _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EntryRefusedError("a checkpoint's state is malformed") from error
-    if state.version != _VERSION:
+    if not 1 <= state.version <= _VERSION:  # those of version 1 hold values that were replaced, too
         raise EntryRefusedError(f"a checkpoint's state is of version {state.version}; a newer program made it")
     return state

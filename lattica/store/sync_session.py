@@ -346,7 +346,7 @@ class SyncSession:
         useful = checkpoint is not None and len(raw) == checkpoint.size
         if useful:
             self._empty = -1
-            await self._journal.upkeep.adopt(base, raw)
+            await self._journal.upkeep.checkpoints.adopt(base, raw)
         self._state.got_state(now, useful=useful)
 
     async def _take(self, message: SyncMessage, checked: Checked) -> None:

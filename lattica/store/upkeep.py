@@ -4,71 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from lattica.errors import BatchRefusedError, EntryRefusedError, LatticaError, ReplicaStoreError, StoreUsageError
-from lattica.store import metrics
-from lattica.store.absorb import Absorbed
-from lattica.store.chain import Fold
-from lattica.store.changes import Problem
-from lattica.store.commits import Durable, News
-from lattica.store.control import Checkpoint
+from lattica.errors import BatchRefusedError, ReplicaStoreError
+from lattica.store.checkpoints import Checkpoints
 from lattica.store.disk import StoreDisk
-from lattica.store.disk_batch import Batch
-from lattica.store.entry import ChainId, Lane
-from lattica.store.folding import check_cut, checkpoint_of, drop_covered, fold_at, folds_of, not_covered
-from lattica.store.graves import Content
-from lattica.store.ledger import Base, Verdict
-from lattica.store.loading import batch_of, record_of, settled, stored_base, stored_entries
-from lattica.store.replica import Replica
-from lattica.store.snapshot import is_faithful
 from lattica.store.snapshotter import Snapshotter
-from lattica.store.state import make_state, read_state
 
 if TYPE_CHECKING:
     from lattica.store.journal import Journal
 
-logger = logging.getLogger(__name__)
-
-COMPACT_AFTER = 50_000
-"""Entries from which on the owner's replica makes a checkpoint by itself."""
-COMPACT_PAUSE_S = 600.0
-"""Seconds until that is tried again when it has failed."""
-
-
-class _Taken(NamedTuple):
-    """A replica's content, copied, to be made a state of.
-
-    Attributes:
-        replica: Which.
-        base: The checkpoint that it was based on.
-        folds: How far it goes.
-        content: What it holds.
-    """
-
-    replica: Replica
-    base: int
-    folds: list[Fold]
-    content: Content
-
-    def is_of(self, replica: Replica) -> bool:
-        """Whether it holds still: entries may have come, but none is taken back or dropped."""
-        return replica is self.replica and replica.ledger.base == self.base
-
 
 class Upkeep:
-    """Checkpoints and snapshots of one journal."""
+    """Checkpoints and snapshots of one journal.
+
+    Attributes:
+        checkpoints: The former.
+    """
 
     def __init__(self, journal: Journal, disk: StoreDisk) -> None:
         self._journal = journal
         self._disk = disk
         self._snapshotter = Snapshotter(disk, journal.replica)
         self._snapshotting: asyncio.Task[None] | None = None
-        self._folding: asyncio.Task[None] | None = None
-        self._compacting: asyncio.Task[None] | None = None
-        self._judged = 0
+        self.checkpoints = Checkpoints(journal, disk, self._snapshotter)
 
     def added(self, entries: int) -> None:
         """Note entries that were added."""
@@ -80,158 +39,9 @@ class Upkeep:
 
     def begin_due(self) -> None:
         """Begin what is due: a snapshot, dropping what a checkpoint covers, a new checkpoint."""
-        journal = self._journal
-        start, replica = journal.tasks.start_unless_ending, journal.replica
-        if self._folding is None and self._foldable() is not None:
-            self._folding = start(self._fold_known())
-        if (
-            self._compacting is None
-            and replica.own == journal.genesis.owner.raw
-            and replica.ledger.size > COMPACT_AFTER
-        ):
-            self._compacting = start(self._compact_soon())
-        if self._snapshotting is None and self._snapshotter.is_due(replica):
-            self._snapshotting = start(self._snapshot())
-
-    # checkpoints
-
-    async def compact(self) -> bool:
-        """See `Document.compact`."""
-        journal = self._journal
-        if journal.is_writing:
-            raise StoreUsageError("a document cannot be compacted in a transaction; end it first")
-        await journal.take_up(waits=False)  # a checkpoint must not settle what is known to be a fraud
-        async with journal.lock:
-            taken = await self._take_state()
-        if taken is None:
-            return False
-        raw = await asyncio.to_thread(make_state, taken.folds, taken.content)
-        async with journal.lock:
-            if not taken.is_of(journal.replica):  # something does not count any more: now writers wait
-                taken = await self._take_state()
-                if taken is None:
-                    return False
-                raw = await asyncio.to_thread(make_state, taken.folds, taken.content)
-            journal.commits.check()
-            durable = self._cut(taken.folds, raw)
-        await durable.wait()
-        return True
-
-    async def _take_state(self) -> _Taken | None:
-        """What a checkpoint would fold now, if anything; the lock is held."""
-        journal = self._journal
-        journal.commits.check()
-        await journal.commits.flush()
-        replica = journal.replica
-        if not is_faithful(replica):
-            raise StoreUsageError("the document was written to without a transaction; open it again")
-        folds = folds_of(replica.ledger)
-        if all(fold.seq == replica.ledger.chain(ChainId(fold.author, Lane.DATA)).base for fold in folds):
-            return None
-        return _Taken(replica, replica.ledger.base, folds, replica.content())
-
-    def _cut(self, folds: Sequence[Fold], raw: bytes) -> Durable:
-        journal = self._journal
-        checkpoint = checkpoint_of(folds, raw)
-        try:
-            entry = journal.replica.control(journal.key, checkpoint, journal.tick())
-            if journal.replica.add_own(entry) not in (Verdict.ADDED, Verdict.CUTS):
-                raise EntryRefusedError("what our identity writes is frozen")
-        except EntryRefusedError as error:
-            raise StoreUsageError(f"this document cannot be compacted here: {error.reason}") from error
-        batch = Batch(journal.genesis.namespace.raw)
-        batch.put(record_of(entry))
-        return self._fold(batch, checkpoint, entry.body.seq, folds, raw)
-
-    def _fold(self, batch: Batch, checkpoint: Checkpoint, seq: int, folds: Sequence[Fold], raw: bytes) -> Durable:
-        drop_covered(batch, checkpoint, seq, raw)
-        ledger = self._journal.replica.ledger
-        ledger.forget(seq, folds)
-        self._snapshotter.folded(self._journal.replica, len(raw))
-        metrics.FOLDS.inc()
-        return self._journal.commits.start(batch, News(heads={}, frontier=ledger.frontier()))
-
-    async def _compact_soon(self) -> None:
-        try:
-            await self.compact()
-        except LatticaError as error:
-            name = self._journal.genesis.namespace
-            logger.warning("document not compacted namespace=%s reason=%s", name, error)
-            await asyncio.sleep(COMPACT_PAUSE_S)
-        finally:
-            self._compacting = None
-
-    def _foldable(self) -> int | None:
-        """Number of the owner's latest checkpoint, if what it covers is here, and it was not judged yet."""
-        ledger = self._journal.replica.ledger
-        seq = max(ledger.rights.checkpoints, default=0)
-        if seq <= max(ledger.base, self._judged) or not ledger.reaches(ledger.rights.checkpoints[seq]):
-            return None
-        return seq
-
-    async def _fold_known(self) -> None:
-        """Drop what the owner's latest checkpoint covers, once its state is found to follow from the entries."""
-        try:
-            while (seq := self._foldable()) is not None and await self._fold_one(seq):
-                pass
-        except (ReplicaStoreError, BatchRefusedError):
-            return  # whoever writes is told
-        finally:
-            self._folding = None
-
-    async def _fold_one(self, seq: int) -> bool:
-        journal, name = self._journal, self._journal.genesis.namespace
-        async with journal.lock:
-            if not await self._is_settled() or self._foldable() != seq:
-                return False
-            stored = await stored_entries(self._disk, name)
-            base = await stored_base(self._disk, journal.genesis)
-            ledger = journal.replica.ledger
-            checkpoint, frozen = ledger.rights.checkpoints[seq], dict(ledger.frozen)
-        folds, raw = await asyncio.to_thread(fold_at, journal.genesis, frozen, stored, base, checkpoint)
-        self._judged = seq
-        if checkpoint_of(folds, raw) != checkpoint:
-            metrics.FOLDS_REFUSED.inc()
-            journal.feed.report(Problem.CHECKPOINT_DIFFERS)
-            logger.error("checkpoint differs from what it covers namespace=%s seq=%d", name, seq)
-            return True
-        async with journal.lock:
-            ledger = journal.replica.ledger
-            if await self._is_settled() and ledger.base < seq and ledger.reaches(checkpoint):
-                self._fold(Batch(name.raw), checkpoint, seq, folds, raw)
-        return True
-
-    async def _is_settled(self) -> bool:
-        """Wait until the disk has what memory holds; whether it does."""
-        await self._journal.commits.flush()
-        return self._journal.commits.failure is None and not self._journal.commits.is_astray
-
-    async def adopt(self, seq: int, raw: bytes) -> None:
-        """Take over the state of the owner's checkpoint ``seq``, and drop all that it stands for.
-
-        Raises:
-            EntryRefusedError: ``raw`` is not its state.
-            ReplicaStoreError: It is not durable, and the document cannot be used any more.
-        """
-        journal = self._journal
-        async with journal.lock:
-            journal.commits.check()
-            await journal.commits.flush()
-            before = journal.replica
-            checkpoint = before.ledger.rights.checkpoints.get(seq)
-            if checkpoint is None or before.ledger.base >= seq:
-                return
-            state = read_state(raw, checkpoint.state)
-            check_cut(checkpoint, state)
-            stored = not_covered(checkpoint, await stored_entries(self._disk, journal.genesis.namespace))
-            found = await settled(before, Absorbed(), {}, stored, Base(seq, state))
-            batch = batch_of(journal.genesis.namespace, found)
-            drop_covered(batch, checkpoint, seq, raw)
-            durable = journal.replace(found, stored, batch)
-            self._snapshotter.folded(journal.replica, len(raw))
-        await durable.wait()
-
-    # snapshots
+        self.checkpoints.begin_due()
+        if self._snapshotting is None and self._snapshotter.is_due(self._journal.replica):
+            self._snapshotting = self._journal.tasks.start_unless_ending(self._snapshot())
 
     async def wait_snapshot(self) -> None:
         """Until the one that is being made is kept, or given up."""
@@ -251,7 +61,7 @@ class Upkeep:
         journal = self._journal
         try:
             async with journal.lock:
-                taken = await self._snapshotter.take(journal.replica) if await self._is_settled() else None
+                taken = await self._snapshotter.take(journal.replica) if await self.checkpoints.is_settled() else None
             if taken is None:
                 return
             made = await asyncio.to_thread(taken.make)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence, Set
 from enum import IntEnum
 from operator import itemgetter
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
@@ -72,11 +72,13 @@ class Placement(NamedTuple):
         update: The update.
         touched: The places in which it writes or deletes.
         runs: Its items, for each client.
+        buried: For clients the clocks of those of its structs that refer to garbage, and so are garbage themselves.
     """
 
     update: YUpdate
     touched: set[Place]
     runs: Mapping[int, Sequence[Run]]
+    buried: Mapping[int, Set[int]]
 
 
 class RunsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -129,6 +131,8 @@ class ItemParents:
     document: it has forgotten where its deleted items were.
 
     A new value of a key comes after the last one: yrs merges others differently in different orders.
+
+    What refers to garbage is garbage itself, wherever else it was to be. Yjs and yrs see to that only in part.
 
     Texts hold strings, embeds and formats, and nothing else does: yrs loops for ever on a list with an emoji from a
     string, and panics when a text with other values is cleared. The format does not tell which roots are texts.
@@ -218,7 +222,7 @@ class ItemParents:
             if known is not None:
                 for first, end in ranges:
                     touched.update(self._places[number] for number in known.places(first, end))
-        return Placement(update, {place for place in touched if place is not None}, added.runs)
+        return Placement(update, {place for place in touched if place is not None}, added.runs, added.buried)
 
     def add(self, placement: Placement) -> None:
         """Add the items of the update that was placed last."""
@@ -245,6 +249,29 @@ class ItemParents:
 
 
 _PLACE_SHIFT = 4
+NOWHERE: Final = Within.UNKNOWN << 2 | Holder.UNKNOWN
+"""The code of garbage in `RunsDump`."""
+
+
+def key_number(code: int) -> int:
+    """The place in a code of `RunsDump`, if it is a key's; else 0."""
+    return code >> _PLACE_SHIFT if code >> 2 & 3 == Within.KEY else 0
+
+
+def renumbered(items: ItemsDump, clients: Sequence[RunsDump]) -> ItemsDump:
+    """Other runs of the same clients, with those of the places alone that they are in."""
+    codes = [unpack("I", runs.codes) for runs in clients]
+    used = sorted({code >> _PLACE_SHIFT for found in codes for code in found} - {0})
+    numbers = {0: 0} | {number: new for new, number in enumerate(used, 1)}
+    names = [items.places[number - 1] for number in used]
+    roots = {root: new for new, root in enumerate(sorted({root for root, _ in names}))}
+    low = (1 << _PLACE_SHIFT) - 1
+    found = []
+    for runs, own in zip(clients, codes, strict=True):
+        renamed = array("I", (numbers[code >> _PLACE_SHIFT] << _PLACE_SHIFT | code & low for code in own))
+        found.append(RunsDump(runs.client, runs.end, runs.starts, pack(renamed), runs.joints))
+    places = [(roots[root], key) for root, key in names]
+    return ItemsDump([items.roots[root] for root in roots], places, found, items.order)
 
 
 class _Runs:
@@ -294,6 +321,7 @@ class _Added:
         self._known = known
         known.order.begin()
         self.runs: dict[int, list[Run]] = {}
+        self.buried: dict[int, set[int]] = {}
         for client in update.structs:
             first = update.span(client)[0]
             if first != known.end(client):
@@ -331,13 +359,22 @@ class _Added:
             struct = structs[done]
             if not all(self._has(item) for item in (struct.origin, struct.right_origin, struct.parent)):
                 break
+            done += 1
+            if self._refers_to_garbage(struct):
+                self.buried.setdefault(client, set()).add(struct.clock)
+                self._known.order.add(client, struct, nowhere=True)
+                runs.append(Run(struct.clock, struct.clock + struct.length, None, Within.UNKNOWN, Holder.UNKNOWN))
+                continue
             place, within = self._place(struct)
             _check_content(struct.kind, within)
             self._known.order.add(client, struct, nowhere=within is Within.KEY or self._is_gone(struct))
             holds = _HOLDS.get(struct.kind, Holder.NONE)
             runs.append(Run(struct.clock, struct.clock + struct.length, place, within, holds))
-            done += 1
         return done
+
+    def _refers_to_garbage(self, struct: Struct) -> bool:
+        near = (struct.origin, struct.right_origin)
+        return any(item is not None and self._find(item).place is None for item in near)
 
     def _has(self, item: str | ItemId | None) -> bool:
         if not isinstance(item, ItemId) or item.clock < self._known.end(item.client):
@@ -371,13 +408,13 @@ class _Added:
         return struct.kind is Kind.GC
 
     def _between(self, struct: Struct) -> tuple[Place | None, Within]:
-        """Where both neighbours are; if one is nowhere, where the other is, until `ItemOrder` refuses that."""
+        """Where both neighbours are."""
         if struct.origin is not None:
             self._check_cut(struct.origin.client, struct.origin.clock + 1)
         if struct.right_origin is not None:
             self._check_cut(*struct.right_origin)
         near = [self._find(item) for item in (struct.origin, struct.right_origin) if item is not None]
-        found = {(run.place, run.within) for run in near if run.place is not None}
+        found = {(run.place, run.within) for run in near}
         if len(found) > 1:
             raise DocumentUpdateError("an item is put between two of different places")
         place, within = found.pop() if found else (None, Within.UNKNOWN)

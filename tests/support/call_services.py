@@ -155,10 +155,15 @@ class Two:
 
 
 @contextlib.asynccontextmanager
-async def open_two(*, splice: bool | None = None, reflection: bool = False) -> AsyncIterator[Two]:
-    """Two nodes' rooms; afterwards no task of theirs is left."""
+async def open_two(
+    *, splice: bool | None = None, reflection: bool = False, native_port: int | None = 0
+) -> AsyncIterator[Two]:
+    """Two nodes' rooms, for tests of pipes without native ports; afterwards no task of theirs is left."""
     before = asyncio.all_tasks()
-    async with open_rooms(splice=splice) as alice, open_rooms(splice=splice, reflection=reflection) as bob:
+    async with (
+        open_rooms(splice=splice, native_port=native_port) as alice,
+        open_rooms(splice=splice, native_port=native_port, reflection=reflection) as bob,
+    ):
         channel = alice.knows(bob)
         yield Two(
             alice=alice,

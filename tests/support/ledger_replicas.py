@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from blake3 import blake3
 from msgspec.structs import replace
-from pycrdt import Array, Map, Text, TransactionEvent
+from pycrdt import Array, Doc, Map, Text, TransactionEvent
 from yjs_bytes import item, uint, update
 
 from lattica.errors import EntryRefusedError
@@ -15,18 +15,28 @@ from lattica.identity import IdentityKey
 from lattica.store.absorb import Absorbed, absorb, check_signatures, prove_fraud
 from lattica.store.canonical import ordered_update
 from lattica.store.chain import client_id
-from lattica.store.control import EVERYBODY, Grant, Revoke, Role, encode_action
+from lattica.store.control import EVERYBODY, Checkpoint, Grant, Revoke, Role, encode_action
 from lattica.store.entry import ChainId, Entry, Kind, Lane, Verifier, sign_entry
-from lattica.store.folding import check_cut, checkpoint_of, fold_at, folds_of, not_covered
+from lattica.store.folding import (
+    check_cut,
+    checkpoint_of,
+    counting_beyond,
+    fold_at,
+    folds_of,
+    next_to_fold,
+    not_covered,
+    state_of,
+)
 from lattica.store.graves import Worth
 from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
+from lattica.store.outdone import find_outdone, keys_written, write_again
 from lattica.store.postponed import PostponedPool
 from lattica.store.replay import replay
-from lattica.store.replica import Replica
+from lattica.store.replica import Before, Replica, add_beyond
 from lattica.store.settle import Settled, early_frauds, new_frauds, settle
 from lattica.store.snapshot import bury_replaced, dump_snapshot, load_snapshot, take_snapshot
-from lattica.store.state import make_state, read_state
+from lattica.store.state import Made, read_state
 
 NOW = 1_700_000_000_000 << 16
 ROOTS = ("map:settings", "list:log", "text:notes")
@@ -82,13 +92,17 @@ class SimReplica:
 
     def write(self, number: int) -> Entry | None:
         """Write something, if that is allowed, and what it is can be told by the number."""
+        return self.change(lambda doc: _WRITES[number % len(_WRITES)](doc, number))
+
+    def change(self, write: Callable[[Doc[Any]], None]) -> Entry | None:
+        """Write to the document, if that is allowed."""
         updates: list[bytes] = []
 
         def note(event: TransactionEvent) -> None:
             updates.append(event.update)
 
         subscription = self.replica.ydoc.observe(note)
-        _WRITES[number % len(_WRITES)](self.replica.ydoc, number)
+        write(self.replica.ydoc)
         self.replica.ydoc.unobserve(subscription)
         if not updates:
             return None
@@ -164,34 +178,44 @@ class SimReplica:
     def compact(self) -> bool:
         """Put the state in the place of all data, as the owner may."""
         self.take_up()
-        folds = folds_of(self.replica.ledger)
-        if not folds:
+        while self.fold():
+            pass
+        ledger = self.replica.ledger
+        if not folds_of(ledger) or next_to_fold(ledger):
             return False
-        raw = make_state(folds, self.replica.content())
-        checkpoint = checkpoint_of(folds, raw)
+        made = state_of(self.replica, self.replica.ydoc.client_id)
+        checkpoint = checkpoint_of(made.folded.folds, made.raw)
         entry = self.replica.control(self.key, checkpoint, NOW)
         try:
             self.replica.add_own(entry)
         except EntryRefusedError:
             return False
-        self.stored = not_covered(checkpoint, [*self.stored, entry])
-        self.replica.ledger.forget(entry.body.seq, folds)
-        self.state_raw = raw
+        self._fold([*self.stored, entry], checkpoint, entry.body.seq, made)
         return True
 
     def fold(self) -> bool:
-        """Drop what the latest checkpoint covers, if all that is here; what follows from it must be its state."""
+        """Drop what the next checkpoint covers, if all that is here; what follows from it must be its state."""
         ledger = self.replica.ledger
-        seq = max(ledger.rights.checkpoints, default=0)
-        if seq <= ledger.base or not ledger.reaches(ledger.rights.checkpoints[seq]):
+        seq = next_to_fold(ledger)
+        if not seq or not ledger.reaches(ledger.rights.checkpoints[seq]):
             return False
-        checkpoint = ledger.rights.checkpoints[seq]
-        folds, raw = fold_at(self.genesis, self.frauds, self.stored, self.base, checkpoint)
-        assert checkpoint_of(folds, raw) == checkpoint
-        self.stored = not_covered(checkpoint, self.stored)
-        ledger.forget(seq, folds)
-        self.state_raw = raw
+        checkpoint, client = ledger.rights.checkpoints[seq], self.replica.ydoc.client_id
+        made = fold_at(self.genesis, self.frauds, self.stored, self.base, checkpoint, client)
+        assert checkpoint_of(made.folded.folds, made.raw) == checkpoint
+        self._fold(self.stored, checkpoint, seq, made)
         return True
+
+    def _fold(self, entries: Sequence[Entry], checkpoint: Checkpoint, seq: int, made: Made) -> None:
+        beyond = counting_beyond(self.replica, checkpoint, entries)
+        before = Before(self.replica.ydoc, self.replica.ledger.items)
+        self.replica.fold(seq, made.folded, add_beyond(made.folded, beyond))
+        self.stored = not_covered(checkpoint, entries)
+        self.state_raw = made.raw
+        self._write_again(before, beyond)
+
+    def _write_again(self, before: Before, beyond: Sequence[Entry]) -> None:
+        again = find_outdone(before, self.replica, keys_written(before.items, beyond, self.replica.own)).own
+        self.stored += write_again(self.replica, self.key, again, lambda: NOW)
 
     def adopt(self, other: SimReplica) -> bool:
         """Take over the state that the other keeps in place of entries, if some of these are not here."""
@@ -201,9 +225,12 @@ class SimReplica:
             return False
         state = read_state(other.state_raw, checkpoint.state)
         check_cut(checkpoint, state)
+        before = Before(self.replica.ydoc, ledger.items)
         self.stored = not_covered(checkpoint, self.stored)
+        beyond = counting_beyond(self.replica, checkpoint, self.stored)
         self.state_raw = other.state_raw
         self._settle(settle(self.replica, Absorbed(), {}, self.stored, Base(seq, state)))
+        self._write_again(before, beyond)
         return True
 
     def hear(self, other: SimReplica) -> bool:
@@ -273,6 +300,12 @@ def converge(replicas: Sequence[SimReplica]) -> None:
         if not changed:
             return
     raise AssertionError("they go on telling each other news")
+
+
+def fold_all(replicas: Sequence[SimReplica]) -> None:
+    """Have all fold what they can, and tell what they have written again, until there is nothing left."""
+    while sum(replica.fold() for replica in replicas):
+        converge(replicas)
 
 
 def _set(doc: Any, number: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from lattica.errors import PeerUnreachableError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.mesh import Mesh, open_mesh
-from lattica.rpc import PeerChannel, Rpc, RpcMetrics, open_rpc
+from lattica.rpc import NativeAddress, PeerChannel, Rpc, RpcMetrics, open_rpc
 from lattica.swarm import Swarm, open_swarm
 
 
@@ -48,10 +48,11 @@ async def open_rooms(
     key: IdentityKey | None = None,
     port: int = 0,
     splice: bool | None = None,
+    native_port: int | None = 0,
     reflection: bool = False,
     metrics: RpcMetrics | None = None,
 ) -> AsyncIterator[Rooms]:
-    """A node's rooms; afterwards nothing is left in its runtime folder."""
+    """A node's rooms, without a native port if that is ``None``; afterwards nothing is left in its runtime folder."""
     key = key or IdentityKey.generate()
     with tempfile.TemporaryDirectory(prefix="lat") as folder:
         runtime = Path(folder)
@@ -60,10 +61,15 @@ async def open_rooms(
             open_swarm(key) as swarm,
             open_mesh(key, swarm, host="127.0.0.1", port=port, runtime=runtime, splice=splice) as mesh,
             open_rpc(
-                mesh.links.authority.server, server, mesh, reflection=reflection, metrics=metrics or RpcMetrics()
+                mesh.links.authority.server,
+                server,
+                mesh,
+                native=None if native_port is None else NativeAddress("127.0.0.1", native_port),
+                reflection=reflection,
+                metrics=metrics or RpcMetrics(),
             ) as rpc,
         ):
-            mesh.start(server)
+            mesh.start(server, native_port=rpc.native_port)
             yield Rooms(swarm=swarm, mesh=mesh, rpc=rpc, server=server)
         left = [path.name for path in runtime.iterdir()]
         assert not left, f"files left in the runtime folder: {left}"

@@ -14,8 +14,8 @@ from descriptors import count_descriptors
 
 from lattica.background import background_tasks
 from lattica.identity import IdentityKey, PeerAddress, PeerId
-from lattica.mesh.gateway import PipeTable
 from lattica.mesh.listener import open_listener
+from lattica.mesh.live_pipes import PipeTable
 from lattica.mesh.relay_acceptor import Acceptor
 from lattica.mesh.relay_client import RelayLease, dial_through, request_lease
 from lattica.mesh.relay_limits import SpliceLimits

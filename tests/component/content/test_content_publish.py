@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import blake3
 import pytest
 import safetensors.numpy
 from content_store_files import BLAKE3, entry_for, files_below, fill, is_readable, put, random_bytes
@@ -496,24 +494,3 @@ class TestCancelling:
         with pytest.raises(KeyboardInterrupt):
             publish_path(store, source, progress=fail)
         assert files_below(store.path) == set()
-
-
-def test_ninety_megabytes_take_about_as_long_as_to_copy_and_hash_them(
-    store: BlockStore, source: Path, tmp_path: Path
-) -> None:
-    """Measured 1.0 to 1.7 times that. The best of three counts, as others use the machine too."""
-    model = source / "model.safetensors"
-    model.write_bytes(safetensors_of([MAX_CHUNK] * 87))
-    times: list[float] = []
-    plain: list[float] = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        published = publish_path(store, source)
-        times.append(time.perf_counter() - begin)
-        store.remove(published.cid)
-        begin = time.perf_counter()
-        data = model.read_bytes()
-        blake3.blake3(data).digest()
-        (tmp_path / "copy").write_bytes(data)
-        plain.append(time.perf_counter() - begin)
-    assert min(times) < 5 * min(plain), (times, plain)

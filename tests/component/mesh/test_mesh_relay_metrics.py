@@ -10,7 +10,7 @@ from relay_rooms import open_relay, open_target
 from swarm_pairs import connected
 
 from lattica.background import background_tasks
-from lattica.mesh.gateway import PipeTable
+from lattica.mesh.live_pipes import PipeTable
 from lattica.mesh.reachability import Reachability
 from lattica.mesh.relay_client import request_lease
 from lattica.mesh.relay_keeper import RelayKeeper

@@ -204,7 +204,7 @@ async def test_a_message_may_have_the_limits_size_and_not_a_byte_more(splice: bo
 
 
 async def test_a_thousand_calls_at_once_share_one_session(splice: bool) -> None:
-    async with open_two(splice=splice) as two:
+    async with open_two(splice=splice, native_port=None) as two:
         answers = await asyncio.gather(*(two.echo.Echo(echo(str(number))) for number in range(1000)))
         assert [answer.payload for answer in answers] == [str(number).encode() for number in range(1000)]
         assert len(two.alice.mesh.paths(two.bob.peer_id)) == 1

@@ -81,9 +81,9 @@ class Two:
 
 
 @pytest.fixture
-async def two() -> AsyncIterator[Two]:
-    before = asyncio.all_tasks()
-    async with asyncio.timeout(60), open_rooms() as alice, open_rooms() as bob:
+async def two(request: pytest.FixtureRequest) -> AsyncIterator[Two]:
+    before, native = asyncio.all_tasks(), getattr(request, "param", 0)
+    async with asyncio.timeout(60), open_rooms() as alice, open_rooms(native_port=native) as bob:
         alice.knows(bob)
         ledger = Ledger()
         bob.rpc.serve(ledger)
@@ -167,6 +167,7 @@ async def test_a_server_that_has_forgotten_a_lost_call_does_not_run_it(two: Two,
     assert two.ledger.begun == 1
 
 
+@pytest.mark.parametrize("two", [None], indirect=True, ids=["one stream"])
 async def test_a_server_that_has_forgotten_us_before_the_call_runs_it(two: Two) -> None:
     await two.stub.book(b"y" * ALONE)
     session = two.session(ALONE)._stream

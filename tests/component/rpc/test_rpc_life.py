@@ -140,7 +140,7 @@ async def _exhaust(stream: AsyncIterator[object]) -> None:
 
 
 async def test_a_lost_pipe_is_replaced_by_the_next_call() -> None:
-    async with open_two() as two:
+    async with open_two(native_port=None) as two:
         await say(two)
         for _ in range(5):
             for pipe in two.alice.mesh._table.of(two.bob.peer_id):
@@ -298,7 +298,7 @@ async def _count(stream: grpc.aio.UnaryStreamCall[Any, content_pb2.ManifestPart]
 async def test_an_ageing_session_serves_on_while_it_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "RENEW_BEFORE_S", 10 * LINK_CERTIFICATE_S)
     monkeypatch.setattr(channel, "RENEW_PAUSE_S", 0.0)
-    async with open_two() as two:
+    async with open_two(native_port=None) as two:
         await say(two)
         first = _session(two.channel)
         two.alice.mesh._link_table.forget()
@@ -336,7 +336,7 @@ async def test_a_link_that_has_expired_while_nobody_called_is_made_anew(monkeypa
 
 async def test_a_peer_that_forgot_the_link_is_asked_for_another() -> None:
     """A restart with the same key remembers; a server whose clock has jumped over the expiry does not."""
-    async with open_two() as two:
+    async with open_two(native_port=None) as two:
         await say(two)
         first = two.alice.mesh._link_table.get(two.bob.peer_id)
         links = two.bob.mesh.links
@@ -367,7 +367,7 @@ async def test_nothing_is_left_of_nodes_that_called_each_other() -> None:
 
 def test_calls_work_on_uvloop_as_well() -> None:
     async def main() -> None:
-        async with open_two() as two:
+        async with open_two(native_port=None) as two:
             assert await say(two) == b"hello"
             assert [part.total async for part in two.streams.GetManifest(count_to(100))] == list(range(100))
             for pipe in two.alice.mesh._table.of(two.bob.peer_id):
@@ -388,7 +388,7 @@ class _NoRoute:
 
     async def open_route(
         self, peer: PeerId, *, timeout: float | None = None, attempts: dict[str, str] | None = None
-    ) -> gateway.Route:
+    ) -> gateway.GatewayRoute:
         self.asked += 1
         if attempts is not None:
             attempts["everything"] = "no answer yet"
@@ -398,9 +398,9 @@ class _NoRoute:
 
 async def test_a_call_waits_while_nothing_gets_through_until_the_path_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     stalled = True
-    async with open_two() as two:
+    async with open_two(native_port=None) as two:
         await say(two)
-        monkeypatch.setattr(gateway.Route, "is_stalled", property(lambda _: stalled))
+        monkeypatch.setattr(gateway.GatewayRoute, "is_stalled", property(lambda _: stalled))
         monkeypatch.setattr(two.channel, "_opener", opener := _NoRoute())
         with pytest.raises(PeerUnreachableError, match="everything: no answer yet"):
             await say(two, timeout=0.2)
@@ -418,9 +418,9 @@ async def test_a_call_waits_while_nothing_gets_through_until_the_path_is_back(mo
 async def test_a_call_takes_another_path_while_nothing_gets_through_on_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with open_two() as two:
+    async with open_two(native_port=None) as two:
         await say(two)
         (first,) = two.alice.mesh._routes[two.bob.peer_id]
-        monkeypatch.setattr(gateway.Route, "is_stalled", property(lambda route: route is first))
+        monkeypatch.setattr(gateway.GatewayRoute, "is_stalled", property(lambda route: route is first))
         assert await say(two, timeout=5) == b"hello"
         await until(lambda: first not in two.alice.mesh._routes[two.bob.peer_id])

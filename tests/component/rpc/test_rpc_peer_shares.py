@@ -95,7 +95,7 @@ class Network:
 @pytest.fixture
 async def network() -> AsyncIterator[Network]:
     async with asyncio.timeout(50), AsyncExitStack() as stack:
-        server, *peers = [await stack.enter_async_context(open_rooms()) for _ in range(3)]
+        server, *peers = [await stack.enter_async_context(open_rooms(native_port=None)) for _ in range(3)]
         served = Coveted()
         server.rpc.serve(served)
         stubs = []

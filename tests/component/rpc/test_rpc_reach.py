@@ -48,7 +48,7 @@ async def failure(rooms: Rooms, peer: PeerId, timeout: float | None = 5.0) -> Pe
 
 
 async def test_a_path_says_how_a_peer_was_reached() -> None:
-    async with open_two() as two:
+    async with open_two(native_port=None) as two:
         await two.echo.Echo(echo("hello"))
         path = two.alice.mesh.path_to(two.bob.peer_id)
         assert path is not None
@@ -64,7 +64,7 @@ async def test_a_path_says_how_a_peer_was_reached() -> None:
 
 async def test_a_path_with_a_long_round_trip_is_a_path() -> None:
     """0.3 seconds: another continent, or a busy home uplink. TLS takes two of them."""
-    async with open_two() as two, slow_path(two.bob.address, 0.15) as address:
+    async with open_two(native_port=None) as two, slow_path(two.bob.address, 0.15) as address:
         two.alice.mesh.book._book.clear()
         two.alice.mesh.add_addresses(two.bob.peer_id, [address])
         two.bob.mesh.candidates[:] = [Candidate(address.host, address.port, CandidateKind.HOST)]
@@ -144,7 +144,7 @@ class SlowFinder(StaticFinder):
 
 
 async def test_calls_that_wait_for_a_peer_share_one_attempt() -> None:
-    async with open_two() as two:
+    async with open_two(native_port=None) as two:
         finder = two.alice.mesh.finder = SlowFinder({two.bob.peer_id: [two.bob.address]})
         finder.go = asyncio.Event()
         two.alice.mesh.book._book.clear()
@@ -225,7 +225,7 @@ async def test_an_address_of_another_node_is_not_mistaken_for_the_peer() -> None
 
 async def test_a_candidate_that_belongs_to_another_node_is_skipped() -> None:
     """As when two home networks use the same private addresses."""
-    async with open_two() as two, open_rooms() as carol:
+    async with open_two(native_port=None) as two, open_rooms() as carol:
         wrong = Candidate("127.0.0.1", carol.mesh.port, CandidateKind.HOST)
         two.bob.mesh.candidates.insert(0, wrong)
         two.bob.mesh.add_addresses(two.alice.peer_id, [two.alice.address])

@@ -132,7 +132,7 @@ async def test_tls_straight_to_the_port_is_not_answered() -> None:
 
 async def test_a_pipe_of_somebody_elses_link_carries_no_call() -> None:
     """Carol has a link, and so a pipe; she does not have Alice's certificate."""
-    async with open_two() as two, open_rooms() as carol:
+    async with open_two(native_port=None) as two, open_rooms() as carol:
         await two.echo.Echo(echo("x"))
         await echo_stub(carol.knows(two.bob)).Echo(echo("x"))
         carols = carol.mesh._link_table.get(two.bob.peer_id)
@@ -159,7 +159,7 @@ def link_of(two: Two) -> Link:
 async def test_a_pipe_on_which_nobody_shakes_hands_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = [option for option in SERVER_OPTIONS if option[0] != "grpc.server_handshake_timeout_ms"]
     monkeypatch.setattr(server, "SERVER_OPTIONS", [*kept, ("grpc.server_handshake_timeout_ms", 300)])
-    async with open_two() as two:
+    async with open_two(native_port=None) as two:
         await two.echo.Echo(echo("x"))
         pipe = await dial_pipe(link_of(two), two.bob.address)
         with pipe.sock:

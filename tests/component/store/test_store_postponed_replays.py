@@ -139,7 +139,7 @@ async def test_a_checkpoint_does_not_settle_a_fraud_that_waits(tmp_path: Path, f
     async with journal_of(tmp_path / "db", forge, Tired(), OWNER) as journal:
         await journal.receive([], [(one.raw, forge.sign(WRITER, one.body, payload=b"").raw)])
 
-        assert await journal.upkeep.compact()
+        assert await journal.upkeep.checkpoints.compact()
 
         assert journal.frontier.frozen == {one.chain: 2}
         assert journal.frontier.heads[one.chain].seq == 1

@@ -13,7 +13,7 @@ from ledger_replicas import key_of
 from pycrdt import Map
 from stored_journals import Writer, open_journal, state, wait_snapshot
 
-from lattica.store import snapshotter, upkeep
+from lattica.store import checkpoints, snapshotter
 from lattica.store.control import EVERYBODY, Revoke
 from lattica.store.disk import StoreDisk, open_store_disk
 from lattica.store.entry import Lane
@@ -64,7 +64,7 @@ async def disk(tmp_path: Path) -> AsyncIterator[StoreDisk]:
 @pytest.fixture
 def making_state(monkeypatch: pytest.MonkeyPatch) -> Gate:
     gate = Gate(make_state)
-    monkeypatch.setattr(upkeep, "make_state", gate)
+    monkeypatch.setattr(checkpoints, "make_state", gate)
     return gate
 
 
@@ -94,7 +94,7 @@ async def test_writers_go_on_while_a_state_is_made(disk: StoreDisk, genesis: Gen
     async with open_journal(disk, genesis, OWNER) as journal, asyncio.timeout(PATIENCE_S):
         await journal.receive(Writer(genesis, WRITER).write(20))
         await set_key(journal, "before", 1)
-        compacting = asyncio.create_task(journal.upkeep.compact())
+        compacting = asyncio.create_task(journal.upkeep.checkpoints.compact())
         await making_state.wait_reached()
         await set_key(journal, "meanwhile", 2)
         making_state.open()
@@ -102,7 +102,7 @@ async def test_writers_go_on_while_a_state_is_made(disk: StoreDisk, genesis: Gen
 
         assert await data_on(disk, genesis) == [(OWN, 2)], "what is beyond the cut is kept, and nothing else"
         assert told(await load_replica(disk, genesis, OWN)) == told(journal.replica)
-        assert await journal.upkeep.compact()
+        assert await journal.upkeep.checkpoints.compact()
         assert await data_on(disk, genesis) == []
         assert told(await load_replica(disk, genesis, OWN)) == told(journal.replica)
 
@@ -112,7 +112,7 @@ async def test_what_was_revoked_while_a_state_was_made_is_not_in_it(
 ) -> None:
     async with open_journal(disk, genesis, OWNER) as journal, asyncio.timeout(PATIENCE_S):
         await journal.receive(Writer(genesis, WRITER).write(20))
-        compacting = asyncio.create_task(journal.upkeep.compact())
+        compacting = asyncio.create_task(journal.upkeep.checkpoints.compact())
         await making_state.wait_reached()
         await journal.control(lambda _: [Revoke(WRITER.peer_id.raw, EVERYBODY, 5, 0)])
         making_state.open()
@@ -129,7 +129,7 @@ async def test_of_two_compactions_at_a_time_one_finds_nothing_to_do(
 ) -> None:
     async with open_journal(disk, genesis, OWNER) as journal, asyncio.timeout(PATIENCE_S):
         await journal.receive(Writer(genesis, WRITER).write(20))
-        both = [asyncio.create_task(journal.upkeep.compact()) for _ in range(2)]
+        both = [asyncio.create_task(journal.upkeep.checkpoints.compact()) for _ in range(2)]
         await making_state.wait_reached()
         making_state.open()
         assert sorted(await asyncio.gather(*both)) == [False, True]

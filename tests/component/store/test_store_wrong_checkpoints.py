@@ -10,9 +10,8 @@ from open_documents import Desk, key_of, open_desk
 
 from lattica.store import Change, Policy, Problem
 from lattica.store.control import Checkpoint
-from lattica.store.folding import checkpoint_of, folds_of
+from lattica.store.folding import checkpoint_of, state_of
 from lattica.store.namespace import create_genesis
-from lattica.store.state import make_state
 from lattica.store.testing import MemoryNetwork
 
 ALICE, BOB = key_of(1), key_of(2)
@@ -27,8 +26,8 @@ async def write(desk: Desk) -> None:
 def sign_checkpoint(owner: Desk, *, wrong: bool) -> bytes:
     """The owner's checkpoint of all that it has; a wrong one has another state's hash."""
     replica = owner.journal.replica
-    folds = folds_of(replica.ledger)
-    found = checkpoint_of(folds, make_state(folds, replica.content()))
+    made = state_of(replica, 1)
+    found = checkpoint_of(made.folded.folds, made.raw)
     checkpoint = Checkpoint(found.cut, bytes(32) if wrong else found.state, found.size)
     return replica.control(owner.key, checkpoint, owner.journal.tick()).raw
 

@@ -35,6 +35,11 @@ class Terms:
         self._candidates = candidates
         self.offers: list[RelayOffer] = []
         self.hosts: list[str] = []
+        self.native = 0
+
+    @property
+    def native_port(self) -> int:
+        return self.native
 
     def candidates(self) -> Sequence[Candidate]:
         return self._candidates
@@ -51,6 +56,7 @@ class Wire:
 
     def __init__(self) -> None:
         self.grant: Grant
+        self.bob_terms: Terms
         self.mangle: Callable[[link_pb2.LinkResponse], None] = lambda response: None
         self.raw: bytes | None = None
 
@@ -70,7 +76,8 @@ def connected(*candidates: Candidate) -> tuple[Links, Links, Wire]:
     """Alice's side, Bob's, who says that he listens at ``candidates``, and what is between them."""
     wire = Wire()
     swarm = cast(Swarm, wire)
-    alice, bob = Links(ALICE, swarm, Terms()), Links(BOB, swarm, Terms(*candidates))
+    wire.bob_terms = Terms(*candidates)
+    alice, bob = Links(ALICE, swarm, Terms()), Links(BOB, swarm, wire.bob_terms)
     bob.serve()
     return alice, bob, wire
 
@@ -107,6 +114,20 @@ async def test_a_server_cannot_make_a_link_last_longer_than_we_let_it(valid_s: i
     wire.mangle = lambda response: setattr(response, "valid_s", valid_s)
     link = await alice.request(BOB.peer_id)
     assert link.expires_at <= time.monotonic() + min(valid_s, LINK_CERTIFICATE_S)
+
+
+@pytest.mark.parametrize(("said", "taken"), [(0, 0), (40000, 40000), (1 << 16, 0), ((1 << 32) - 1, 0)])
+async def test_a_link_tells_the_native_port_if_it_can_be_one(said: int, taken: int) -> None:
+    alice, _, wire = connected()
+    wire.bob_terms.native = said
+    assert (await alice.request(BOB.peer_id)).native_port == taken
+
+
+async def test_a_peer_of_before_there_were_native_ports_has_none() -> None:
+    alice, _, wire = connected()
+    wire.bob_terms.native = 40000
+    wire.mangle = lambda response: response.ClearField("native_port")
+    assert (await alice.request(BOB.peer_id)).native_port == 0
 
 
 async def test_no_more_candidates_are_sent_than_are_taken() -> None:

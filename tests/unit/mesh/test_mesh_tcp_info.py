@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from lattica.mesh.tcp_info import STALLED_RETRANSMITS, TcpInfo, tcp_info
+from lattica.mesh.tcp_info import STALLED_RETRANSMITS, TcpInfo, is_established, tcp_info
 
 
 def test_a_working_connection_is_not_stalled_and_has_a_round_trip() -> None:
@@ -42,6 +42,23 @@ def test_other_sockets_and_closed_ones_have_none() -> None:
     closed = socket.socket()
     closed.close()
     assert tcp_info(closed) is None
+
+
+def test_a_connection_counts_its_bytes_and_knows_when_an_end_is_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as near:
+        assert not is_established(server)
+        far, _ = server.accept()
+        near.sendall(bytes(1000))
+        assert len(far.recv(1000)) == 1000
+        info = tcp_info(far)
+        assert info is not None
+        assert (info.sent // 100, info.received) == (0, 1000)
+        states = [is_established(near)]
+        far.close()
+        assert near.recv(1) == b""
+        states.append(is_established(near))
+        assert states == [True, False]
+    assert not is_established(near)
 
 
 @pytest.mark.parametrize(

@@ -77,13 +77,22 @@ def test_between_neighbours_nowhere_an_item_is_nowhere(index: ItemParents) -> No
 
 
 @pytest.mark.parametrize(("origin", "right"), [((9, 0), (7, 2)), ((7, 2), (9, 0))])
-def test_between_one_nowhere_and_one_somewhere_an_item_is_refused(
+def test_what_refers_to_garbage_is_garbage_wherever_else_it_was_to_be(
     index: ItemParents, origin: tuple[int, int], right: tuple[int, int]
 ) -> None:
     index.accept(read_update(update({9: (0, [b"\0\x01"])})))
+    structs = [
+        item(ANY, VALUE, origin=origin, right=right),
+        item(ANY, VALUE, origin=(8, 0)),
+        item(ANY, VALUE, origin=(7, 2)),
+    ]
 
-    with pytest.raises(DocumentUpdateError, match="one that is nowhere"):
-        touched(index, item(ANY, VALUE, origin=origin, right=right))
+    placement = index.place(read_update(update({8: (0, structs)})))
+
+    assert placement.buried == {8: {0, 1}}
+    assert [run.place for run in placement.runs[8]] == [None, None, index.find(ItemId(7, 2)).place]
+    index.add(placement)
+    assert index.find(ItemId(8, 1)) == Run(1, 2, None, Within.UNKNOWN, Holder.UNKNOWN)
 
 
 @pytest.mark.parametrize(
