@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from lattica.errors import LatticaError, OutcomeUnknownError
 from lattica.rpc.batch_wire import (
     AGAIN,
-    MAX_BATCH_BYTES,
     MAX_BATCH_CALLS,
     ONCE,
+    SMALL,
     UTF8_BYTES,
+    Buffers,
     EncodedCall,
     Responses,
+    sizes_of,
 )
+from lattica.rpc.codec import Encoded
+from lattica.rpc.codec.arrays import Buffer
 from lattica.rpc.outcomes import LOST, OK, UNREACHABLE, outcome_of_error, outcome_of_failure
 from lattica.rpc.remote_errors import error_of
 from lattica.rpc.service import MethodSpec
@@ -35,6 +39,10 @@ MAX_NOTES = MAX_BATCH_CALLS * 8
 MAX_OUTSTANDING = 16_384
 """Unanswered calls to one peer; further callers wait. A lost stream has taken at most so many notes of either sort
 with it that the server has not seen: what it had not read when it answered last."""
+
+
+BatchedResult = msgspec.Raw | Encoded | None
+"""An encoded result, with its buffers if it has any; ``None`` if it has to be fetched."""
 
 
 class Lane:
@@ -72,9 +80,9 @@ class Pending:
     def __init__(
         self,
         number: int,
-        future: asyncio.Future[msgspec.Raw | None],
+        future: asyncio.Future[BatchedResult],
         spec: MethodSpec,
-        args: bytes,
+        args: bytes | Encoded,
         deadline: float | None,
         flags: int,
         context: dict[str, str] | None,
@@ -113,10 +121,14 @@ class CallTable:
 
     Args:
         first_queued: Told of the call that begins each message: it stands for the others where one is enough.
+        max_batch: Bytes of arguments after which a message takes no more.
     """
 
-    def __init__(self, first_queued: Callable[[Pending], None] = lambda _: None) -> None:
+    def __init__(
+        self, first_queued: Callable[[Pending], None] = lambda _: None, max_batch: int = SMALL.max_batch
+    ) -> None:
         self._first_queued = first_queued
+        self._max_batch = max_batch
         self._next = 0
         self._calls: dict[int, Pending] = {}
         self._turns: deque[Lane] = deque()
@@ -158,6 +170,11 @@ class CallTable:
         return bool(self._turns or self._cancelled or self._received)
 
     @property
+    def has_urgent(self) -> bool:
+        """Whether there is something to send at once: all but a few acknowledgements."""
+        return bool(self._turns or self._cancelled or len(self._received) > MAX_NOTES // 2)
+
+    @property
     def sent(self) -> int:
         """Calls that are not queued: their answers may come at any moment."""
         return len(self._calls) - sum(len(lane.calls) for lane in self._turns)
@@ -181,37 +198,45 @@ class CallTable:
         """Whether no call of this stream waits any more."""
         return all(pending.stream is not stream for pending in self._calls.values())
 
-    def take(self, stream: object, now: float) -> tuple[list[EncodedCall], list[int], list[int]]:
-        """The next message's calls, cancellations and acknowledgements; the calls are this stream's from now on."""
+    def take(self, stream: object, now: float) -> tuple[list[EncodedCall], list[int], list[int], list[Buffer]]:
+        """The next message's calls, cancellations, acknowledgements and buffers; the calls are this stream's now."""
         calls: list[EncodedCall] = []
-        room, turns = MAX_BATCH_BYTES, self._turns
+        buffers: list[Buffer] = []
+        room, turns = self._max_batch, self._turns
         while turns and room > 0 and len(calls) < MAX_BATCH_CALLS:
             lane = turns.popleft()
-            room = _take_from(lane.calls, calls, room, stream, now)
+            room = _take_from(lane.calls, calls, buffers, room, stream, now)
             if lane.calls:
                 turns.append(lane)
         cancelled, self._cancelled = self._cancelled[:MAX_NOTES], self._cancelled[MAX_NOTES:]
         received, self._received = self._received[:MAX_NOTES], self._received[MAX_NOTES:]
         self._sent_cancelled.extend(cancelled)
         self._sent_received.extend(received)
-        return calls, cancelled, received
+        return calls, cancelled, received, buffers
 
-    def settle(self, responses: Responses) -> Outcomes:
+    def settle(self, responses: Responses, buffers: Buffers) -> Outcomes:
         """Give the answers to who waits for them; an answer that nobody waits for is ignored.
 
         Returns:
             How calls have ended; of those with large results that is to be seen when these have been fetched.
+
+        Raises:
+            RemoteProtocolError: ``buffers``, which came with the answers, are not all of them.
         """
         calls, received = self._calls, self._received
         waiting = len(calls)
         for result in responses.results:
+            value: BatchedResult = result.value
+            if result.sizes:
+                value = Encoded(bytes(memoryview(result.value)), buffers.take(result.sizes))
             pending = calls.pop(result.id, None)
             if pending is None:
                 continue
             if pending.flags & ONCE:
                 received.append(result.id)
             if not pending.future.done():
-                pending.future.set_result(result.value)
+                pending.future.set_result(value)
+        buffers.check_end()
         ended = {OK: waiting - len(calls)}
         for failure in responses.failures:
             pending = calls.pop(failure.id, None)
@@ -221,11 +246,14 @@ class CallTable:
             if pending.flags & ONCE:
                 received.append(failure.id)
             _fail(pending, error_of(pending.spec.path, failure, pending.spec.options.raises))
-        for number in responses.large:
-            pending = calls.pop(number, None)
+        self._have_fetched(responses.large)
+        return ended
+
+    def _have_fetched(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            pending = self._calls.pop(number, None)
             if pending is not None and not pending.future.done():
                 pending.future.set_result(None)
-        return ended
 
     def withdraw(self, pending: Pending) -> bool:
         """Give up a call, and tell the server if it was sent; ``False`` if it was answered before."""
@@ -335,7 +363,14 @@ class CallTable:
         return ended
 
 
-def _take_from(queued: deque[Pending], calls: list[EncodedCall], room: int, stream: object, now: float) -> int:
+def _take_from(
+    queued: deque[Pending],
+    calls: list[EncodedCall],
+    buffers: list[Buffer],
+    room: int,
+    stream: object,
+    now: float,
+) -> int:
     """Move up to `QUANTUM` calls of a lane into a message while there is room; how much is left."""
     for _ in range(min(len(queued), QUANTUM, MAX_BATCH_CALLS - len(calls))):
         if room <= 0:
@@ -348,8 +383,15 @@ def _take_from(queued: deque[Pending], calls: list[EncodedCall], room: int, stre
         pending.is_queued_again = False
         deadline = pending.deadline
         left = 0 if deadline is None else max(1, int((deadline - now) * 1000))
-        calls.append((pending.id, pending.spec.path, left, pending.flags, msgspec.Raw(pending.args), pending.context))
-        room -= len(pending.args)
+        args, path = pending.args, pending.spec.path
+        if isinstance(args, Encoded):
+            sizes = sizes_of(args.buffers)
+            buffers += args.buffers
+            calls.append((pending.id, path, left, pending.flags, msgspec.Raw(args.body), pending.context, sizes))
+            room -= len(args.body) + sum(sizes)
+        else:
+            calls.append((pending.id, path, left, pending.flags, msgspec.Raw(args), pending.context))
+            room -= len(args)
         if pending.context is not None:
             room -= sum(UTF8_BYTES * (len(key) + len(value)) for key, value in pending.context.items())
     return room

@@ -15,19 +15,20 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 
 import grpc
-import msgspec
 from grpc.aio import AioRpcError
 
 from lattica.errors import DeadlineExceededError, LatticaError, PeerUnreachableError, RemoteProtocolError, RpcError
 from lattica.rpc.admission import Admission
-from lattica.rpc.batch_calls import MAX_OUTSTANDING, CallTable, Lane, Pending
+from lattica.rpc.batch_calls import MAX_OUTSTANDING, BatchedResult, CallTable, Lane, Pending
 from lattica.rpc.batch_wire import (
     INSTANCE_KEY,
-    SESSION_METHOD,
+    SMALL,
+    SessionKind,
     decode_responses,
 )
 from lattica.rpc.caller_stream import CallerStream
 from lattica.rpc.channel import PeerChannel
+from lattica.rpc.codec import Encoded
 from lattica.rpc.counted_call import BATCHED
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.lost_call import LostCallError
@@ -38,7 +39,9 @@ from lattica.rpc.service import MethodSpec
 logger = logging.getLogger(__name__)
 
 MAX_QUEUED_BYTES = 64 << 20
-"""Bytes of arguments of unanswered calls to one peer; further callers wait."""
+"""Bytes of small arguments of unanswered calls to one peer; further callers wait."""
+MAX_QUEUED_BULK_BYTES = 1 << 30
+"""Those of larger ones: they are the callers' own memory, but for a message."""
 ACK_DELAY_S = 0.05
 """Seconds that an acknowledgement may wait for a message to travel with."""
 CLOSE_LOOK_S = 0.02
@@ -59,7 +62,7 @@ _LOST = frozenset({
 
 
 class BatchClient:
-    """Calls of this node to one peer that travel in batches.
+    """Calls of this node to one peer that travel in batches of one kind.
 
     Attributes:
         instance: Our name for the server, drawn at the start; calls have their numbers within it.
@@ -67,13 +70,14 @@ class BatchClient:
         channel, table, metrics: For `CallerStream`.
     """
 
-    def __init__(self, channel: PeerChannel, metrics: RpcMetrics) -> None:
+    def __init__(self, channel: PeerChannel, metrics: RpcMetrics, kind: SessionKind = SMALL) -> None:
         self.metrics = metrics
+        self._kind = kind
         self.instance = os.urandom(16)
         self.channel = channel
-        self._method = channel.stream_stream(SESSION_METHOD)
-        self.table = CallTable(self._first_queued)
-        self._admission = Admission(MAX_OUTSTANDING, MAX_QUEUED_BYTES)
+        self._method = channel.stream_stream(kind.method)
+        self.table = CallTable(self._first_queued, kind.max_batch)
+        self._admission = Admission(MAX_OUTSTANDING, MAX_QUEUED_BYTES if kind is SMALL else MAX_QUEUED_BULK_BYTES)
         self._stream: CallerStream | None = None
         self._streams: set[CallerStream] = set()
         self._server: bytes | None = None
@@ -101,7 +105,7 @@ class BatchClient:
         if self._stream is None:
             self._connect_soon()
         else:
-            self._acknowledge_soon()
+            self.acknowledge_soon()
 
     def abandoned(self, number: int) -> None:
         """Tell the server that the caller of a call that went another way has gone."""
@@ -139,14 +143,14 @@ class BatchClient:
     async def call(
         self,
         spec: MethodSpec,
-        args: bytes,
+        args: bytes | Encoded,
         *,
         lane: Lane,
         deadline: float | None,
         flags: int,
         context: dict[str, str] | None = None,
         can_move: bool = False,
-    ) -> tuple[int, msgspec.Raw | None]:
+    ) -> tuple[int, BatchedResult]:
         """Make a call; its number, and its encoded result, ``None`` if that is too large and has to be fetched.
 
         Cancelling it cancels the call at the server.
@@ -161,9 +165,10 @@ class BatchClient:
             PeerUnreachableError: The peer cannot be reached; the call was not executed.
         """
         table = self.table
-        if not self._admission.enter_nowait(len(args)):
-            await self._wait_entered(spec, len(args), lane, deadline)
-        future: asyncio.Future[msgspec.Raw | None] = self._loop.create_future()
+        size = len(args) if isinstance(args, bytes) else args.size
+        if not self._admission.enter_nowait(size):
+            await self._wait_entered(spec, size, lane, deadline)
+        future: asyncio.Future[BatchedResult] = self._loop.create_future()
         pending = Pending(table.new_id(), future, spec, args, deadline, flags, context, can_move)
         table.add(pending, lane)
         if deadline is not None:
@@ -181,7 +186,7 @@ class BatchClient:
                 self._wake()
             raise
         finally:
-            self._admission.leave(len(args))
+            self._admission.leave(size)
             if deadline is not None:
                 self._deadlines.discard(deadline, pending)
 
@@ -216,9 +221,10 @@ class BatchClient:
         if self._stream is not None:
             self._stream.wake.set()
 
-    def _acknowledge_soon(self) -> None:
+    def acknowledge_soon(self) -> None:
+        """Send what there is of acknowledgements, with the next message or some time later."""
         stream = self._stream
-        if stream is not None and not stream.acknowledging:
+        if stream is not None and self.table.has_notes and not stream.acknowledging:
             stream.acknowledging = True
             self._loop.call_later(ACK_DELAY_S, stream.acknowledge)
 
@@ -320,13 +326,12 @@ class BatchClient:
 
     def answered(self, message: bytes, path: str) -> None:
         """A stream's message has come."""
-        responses = decode_responses(message)
+        responses, buffers = decode_responses(message, self._kind.max_message)
         self.metrics.bytes("client", "received", len(message))
         self.load = responses.load
         self._fruitless = 0
-        self._count(self.table.settle(responses), path)
-        if self.table.has_notes:
-            self._acknowledge_soon()
+        self._count(self.table.settle(responses, buffers), path)
+        self.acknowledge_soon()
 
     def superseded(self, stream: CallerStream) -> None:
         """A better path is there: new calls go by a new stream, this one ends when its calls have."""

@@ -1,11 +1,11 @@
-"""Small calls of one peer over one stream: the server's side."""
+"""Batched calls of one peer over one stream: the server's side."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,36 +19,51 @@ from lattica.rpc.call_answers import Answer, outcome_of_answer
 from lattica.rpc.call_memory import CallMemory, Entry
 from lattica.rpc.call_server import CallServer
 from lattica.rpc.caller import caller_id
+from lattica.rpc.codec import Encoded
+from lattica.rpc.codec.arrays import Buffer
 from lattica.rpc.counted_call import BATCHED
 from lattica.rpc.gathering import CROWD, wait_for_more
 from lattica.rpc.outcomes import OK, outcome_of_failure
 
 MAX_UNREAD = 4096
 """Answers that wait for a caller that reads none; until it does, no further calls of its are read."""
+MAX_UNREAD_BYTES = 64 << 20
+"""Their bytes."""
+MAX_HALVED = wire.MAX_BATCH_CALLS * 3 // 4
+"""Calls of a message that may be begun in halves: when one is almost full, others are under way behind it."""
 
 
 class BatchStream:
     """One stream of a caller; made by `serve_session`.
 
     Attributes:
+        kind: What it carries.
         is_open: Whether answers can be sent.
     """
 
-    def __init__(self, server: CallServer, context: Any) -> None:
+    def __init__(self, server: CallServer, context: Any, kind: wire.SessionKind = wire.SMALL) -> None:
+        self.kind = kind
         self.is_open = True
         self._server = server
         self._context = context
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._results: list[wire.EncodedResult] = []
+        self._buffers: deque[Sequence[Buffer]] = deque()  # of each result that has any
+        self._unread = 0
         self._failures: deque[wire.Failure] = deque()
         self._large: list[int] = []
         self._counted: dict[str, int] = {}
 
     def answer(self, number: int, answer: Answer | None) -> None:
         """Send an answer with the next message."""
-        if isinstance(answer, bytes) and len(answer) <= wire.MAX_SMALL:
+        if isinstance(answer, bytes) and len(answer) <= self.kind.max_value:
             self._results.append((number, msgspec.Raw(answer)))
+            self._unread += len(answer)
+        elif isinstance(answer, Encoded) and (size := answer.size) <= self.kind.max_value:
+            self._results.append((number, msgspec.Raw(answer.body), wire.sizes_of(answer.buffers)))
+            self._buffers.append(answer.buffers)
+            self._unread += size
         elif isinstance(answer, wire.Failure):
             self._failures.append(answer)
         else:
@@ -63,7 +78,7 @@ class BatchStream:
 
     async def wait_room(self) -> None:
         """Return when the caller has read enough of its answers."""
-        while len(self._results) + len(self._failures) > MAX_UNREAD:
+        while len(self._results) + len(self._failures) > MAX_UNREAD or self._unread > MAX_UNREAD_BYTES:
             self._room.clear()
             await self._room.wait()
 
@@ -80,12 +95,17 @@ class BatchStream:
                 self._room.set()
 
     def _message(self, load: int) -> bytes:
-        limit, room, count = wire.MAX_BATCH_CALLS, wire.MAX_BATCH_BYTES, 0
-        for _, value in self._results[:limit]:
+        limit, room, count = wire.MAX_BATCH_CALLS, self.kind.max_batch, 0
+        buffers: list[Buffer] = []
+        for result in self._results[:limit]:
             if room <= 0:
                 break
-            room -= len(memoryview(value))
+            room -= len(memoryview(result[1]))
+            if len(result) == 3:
+                room -= sum(result[2])
+                buffers += self._buffers.popleft()
             count += 1
+        self._unread -= self.kind.max_batch - room
         results, self._results = self._results[:count], self._results[count:]
         failures: list[wire.Failure] = []
         while self._failures and room > 0 and len(failures) < limit:
@@ -94,7 +114,7 @@ class BatchStream:
             failures.append(failure)
         large, self._large = self._large[:limit], self._large[limit:]
         self._count(len(results) + len(large), failures)
-        message = wire.encode_responses(results, failures, large, load)
+        message = wire.encode_responses(results, failures, large, load, buffers)
         self._server.metrics.bytes("server", "sent", len(message))
         return message
 
@@ -118,7 +138,7 @@ class BatchStream:
         self._count(len(self._results) + len(self._large), self._failures)
 
 
-async def serve_session(server: CallServer, context: Any) -> None:
+async def serve_session(server: CallServer, kind: wire.SessionKind, context: Any) -> None:
     """Serve a stream until its caller ends it."""
     peer = caller_id(context)
     metadata = dict(context.invocation_metadata() or ())
@@ -126,7 +146,7 @@ async def serve_session(server: CallServer, context: Any) -> None:
         memory, known = server.memory_of(peer, bytes(metadata.get(wire.INSTANCE_KEY, b"")))
     except RemoteProtocolError as error:
         await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.reason)
-    stream = BatchStream(server, context)
+    stream = BatchStream(server, context, kind)
     server.joined(memory, stream)  # from here on it is not forgotten for others
     try:
         await context.send_initial_metadata(
@@ -156,14 +176,22 @@ async def _serve(server: CallServer, peer: PeerId, memory: CallMemory, stream: B
 
 async def _read(server: CallServer, peer: PeerId, memory: CallMemory, stream: BatchStream, context: Any) -> None:
     while (message := await context.read()) is not grpc.aio.EOF:
-        requests = wire.decode_requests(message)
+        requests, buffers = wire.decode_requests(message, stream.kind.max_message)
         server.metrics.bytes("server", "received", len(message))
         memory.acknowledged(requests.received)
         now = time.monotonic()
-        for call in requests.calls:
-            server.begin(peer, memory, stream, call, now)
-        if requests.calls:
-            _time(server, memory.entries.get(requests.calls[0].id), now)
+        calls = requests.calls
+        is_halved = CROWD <= len(calls) <= MAX_HALVED and server.spare.is_there(now)
+        half = len(calls) // 2 if is_halved else len(calls)
+        for call in calls[:half]:
+            server.begin(peer, memory, stream, call, now, buffers.take(call.sizes) if call.sizes else ())
+        if calls:
+            _time(server, memory.entries.get(calls[0].id), now)
+        if half < len(calls):
+            await wait_for_more()  # its answers leave, so that the caller has something to do meanwhile
+        for call in calls[half:]:
+            server.begin(peer, memory, stream, call, now, buffers.take(call.sizes) if call.sizes else ())
+        buffers.check_end()
         server.cancel(memory, requests.cancelled)
         await stream.wait_room()
         await asyncio.sleep(0)  # what has begun takes its first step before the next message is read: fair to others

@@ -139,14 +139,6 @@ class CallMemory:
         """Whether a result can be kept without forgetting another."""
         return size <= MAX_SMALL or not self._large.bytes or self._large.bytes + size <= MAX_REMEMBERED_BYTES
 
-    def _forget(self, entry: Entry) -> None:
-        """Keep only that it ran."""
-        if entry.size > MAX_SMALL:
-            self._large.forget(entry)
-            self.freed.set()
-        else:
-            self._small.forget(entry)
-
     def acknowledged(self, numbers: list[int]) -> None:
         """The caller has these answers."""
         for number in numbers:
@@ -154,7 +146,11 @@ class CallMemory:
             if entry is None or entry.task is not None:
                 continue
             del self.entries[number]
-            self._forget(entry)
+            if entry.size > MAX_SMALL:
+                self._large.forget(entry)
+                self.freed.set()
+            else:
+                self._small.forget(entry)
             if entry.again:
                 self.settle(number)
         for kept in (self._small, self._large):

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -34,14 +34,16 @@ from lattica.rpc.call_memory import (
     Entry,
 )
 from lattica.rpc.codec import Encoded
+from lattica.rpc.codec.arrays import Buffer
 from lattica.rpc.counted_call import BATCHED, ServerCall
 from lattica.rpc.deadlines import Deadlines
 from lattica.rpc.dispatch import Dispatcher, Served
-from lattica.rpc.intake import Intake, default_limit
+from lattica.rpc.intake import Claim, Intake, IntakeFullError, default_limit
 from lattica.rpc.metrics import RpcMetrics
 from lattica.rpc.outcomes import CANCELLED, outcome_of_cancelled, outcome_of_failure
 from lattica.rpc.remote_errors import failure_of
 from lattica.rpc.shares import PeerLoad
+from lattica.rpc.spare import SpareTime
 from lattica.rpc.tracing import CallTracing, ServedSpan
 
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class CallServer:
         dispatcher: The services.
         intake: Admits large arguments.
         deadlines: Those of the calls that are remembered.
+        spare: Whether there is time for more messages.
         tracing: Makes spans of their calls; ``None``: there are none.
         answer: Runs a method; its encoded result, or its failure.
         ending: Set when streams of callers have to end: the node closes.
@@ -75,6 +78,7 @@ class CallServer:
         self._callers: dict[tuple[PeerId, bytes], CallMemory] = {}
         self._loads: WeakValueDictionary[PeerId, PeerLoad] = WeakValueDictionary()
         self.deadlines = Deadlines[Entry](self._expired)
+        self.spare = SpareTime()
         self._ending_calls: set[asyncio.Task[Any]] = set()
         self._closing = False
         self.ending = asyncio.Event()
@@ -123,7 +127,15 @@ class CallServer:
 
     # Calls
 
-    def begin(self, peer: PeerId, memory: CallMemory, stream: Any, call: wire.Call, now: float) -> None:
+    def begin(
+        self,
+        peer: PeerId,
+        memory: CallMemory,
+        stream: Any,
+        call: wire.Call,
+        now: float,
+        buffers: Sequence[Buffer] = (),
+    ) -> None:
         """Run a call of a batch, or answer it at once; ``stream`` gets the answer."""
         known = memory.entries.get(call.id)
         if known is not None:
@@ -137,13 +149,22 @@ class CallServer:
         if served is None or refusal is not None:
             stream.answer(call.id, refusal)
             return
+        claim = None
+        if stream.kind.max_value > wire.MAX_SMALL:
+            claim = self.intake.claim(peer)
+            try:
+                claim.take(memoryview(call.args).nbytes + sum(call.sizes))
+            except IntakeFullError as error:
+                stream.answer(call.id, wire.Failure(call.id, wire.BUSY, "", str(error)))
+                return
         deadline = now + call.timeout_ms / 1000 if call.timeout_ms else None
         entry = memory.entries[call.id] = Entry(call.id, stream, bool(call.flags & wire.ONCE), deadline)
         if call.flags & wire.AGAIN:
             entry.again = True
         served.gate.enter(memory.load)
         # Owned by its entry; `close` waits for it.
-        entry.task = asyncio.get_running_loop().create_task(self._run(peer, memory, entry, served, call))
+        running = self._run(peer, memory, entry, served, call, buffers, claim)
+        entry.task = asyncio.get_running_loop().create_task(running)
         if deadline is not None:
             self.deadlines.add(deadline, entry)
 
@@ -174,33 +195,58 @@ class CallServer:
         reason = "the peer's node is closing" if self._closing else self.dispatcher.busy(served, load, time.monotonic())
         return None if reason is None else wire.Failure(number, wire.BUSY, "", reason)
 
-    async def _run(self, peer: PeerId, memory: CallMemory, entry: Entry, served: Served, call: wire.Call) -> None:
+    async def _run(
+        self,
+        peer: PeerId,
+        memory: CallMemory,
+        entry: Entry,
+        served: Served,
+        call: wire.Call,
+        buffers: Sequence[Buffer],
+        claim: Claim | None,
+    ) -> None:
         running_call.set(CurrentCall(peer, call.method, entry.deadline, call.context))
         try:
-            answer = await self.answer(served, memoryview(call.args), (), call.id, call.flags)
+            if entry.cancelled:
+                raise asyncio.CancelledError
+            answer = await self.answer(served, memoryview(call.args), buffers, call.id, call.flags)
+            del call, buffers
             size = answer_size(answer)
             if size > wire.MAX_SMALL:
-                await self.wait_room(memory, size)
+                await self._wait_kept(memory, entry, size, claim)
         except asyncio.CancelledError:
             if not entry.expired:
                 memory.answered(entry, b"", 0, keep=False)
                 if not entry.cancelled:  # by its caller, which has been counted
                     self.metrics.calls("server", BATCHED, CANCELLED, "")
                 raise
-            answer = wire.Failure(call.id, wire.EXPIRED, "", "")
+            answer = wire.Failure(entry.id, wire.EXPIRED, "", "")
             size = answer_size(answer)
         finally:
             served.gate.leave(memory.load)
+            if claim is not None:
+                claim.release()
             if entry.deadline is not None:
                 self.deadlines.discard(entry.deadline, entry)
-        memory.answered(entry, answer, size, keep=size > wire.MAX_SMALL)
-        if not entry.cancelled:
-            if entry.stream.is_open:
-                entry.stream.answer(entry.id, answer)
-            elif memory.streams:
-                memory.streams[-1].answer(entry.id, answer)
-            else:  # nobody to tell, unless its caller comes back and asks
-                self.metrics.calls("server", BATCHED, outcome_of_answer(answer), "")
+        memory.answered(entry, answer, size, keep=size > entry.stream.kind.max_value)
+        if entry.stream.is_open and not entry.cancelled:
+            entry.stream.answer(entry.id, answer)
+        elif not entry.cancelled:
+            self._answer_elsewhere(memory, entry, answer)
+
+    def _answer_elsewhere(self, memory: CallMemory, entry: Entry, answer: Answer) -> None:
+        """The stream of a call was lost: answer by another, if its caller has one."""
+        if memory.streams:
+            memory.streams[-1].answer(entry.id, answer)
+        else:  # nobody to tell, unless its caller comes back and asks
+            self.metrics.calls("server", BATCHED, outcome_of_answer(answer), "")
+
+    async def _wait_kept(self, memory: CallMemory, entry: Entry, size: int, claim: Claim | None) -> None:
+        """Hold a result that is not small back until it can be kept, if it has to be; its arguments are done with."""
+        if claim is not None:
+            claim.release()
+        if entry.once or size > entry.stream.kind.max_value:
+            await self.wait_room(memory, size)
 
     async def _traced(self, served: Served, args: Any, buffers: Any, number: int, flags: int) -> Answer:
         """The same within a span."""
@@ -251,17 +297,6 @@ class CallServer:
                     memory.freed.clear()
                     await memory.freed.wait()
 
-    async def keep(self, peer: PeerId, header: Any, answer: Answer) -> None:
-        """Keep a result until its caller has fetched it."""
-        memory, _ = self.memory_of(peer, header.instance)
-        await self.wait_room(memory, answer_size(answer))
-        known = memory.entries.get(header.id)
-        if known is not None and known.task is not None:
-            raise RemoteProtocolError("a number for two calls", peer)
-        memory.acknowledged([header.id])
-        entry = memory.entries[header.id] = Entry(header.id, None, once=True)
-        memory.answered(entry, answer, answer_size(answer), keep=True)
-
     def refused(self, kind: str, failure: wire.Failure) -> wire.Failure:
         """Count a call with a gRPC call of its own that is not begun."""
         self.metrics.calls("server", kind, outcome_of_failure(failure.code), "")
@@ -285,7 +320,7 @@ class CallServer:
                 if not entry.cancelled and entry.stream is not None:
                     outcome = outcome_of_cancelled(entry.deadline, time.monotonic())
                     ended[outcome] = ended.get(outcome, 0) + 1
-                entry.task.cancel()
+                _cancel_soon(entry.task)
             entry.cancelled = True
             if entry.task is None:
                 memory.acknowledged([number])
@@ -296,7 +331,7 @@ class CallServer:
         for entry in entries:
             if entry.task is not None:
                 entry.expired = True
-                entry.task.cancel()
+                _cancel_soon(entry.task)
 
     # Callers
 
@@ -364,6 +399,11 @@ class CallServer:
         if tasks:
             await asyncio.wait(tasks)
         await self.dispatcher.close()
+
+
+def _cancel_soon(task: asyncio.Task[Any]) -> None:
+    """Cancel a task that may not have taken its first step: it would end without giving back what it holds."""
+    asyncio.get_running_loop().call_soon(task.cancel)
 
 
 def _look_gone(memory: CallMemory) -> None:

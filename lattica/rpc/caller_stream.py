@@ -36,6 +36,9 @@ class StreamOwner(Protocol):
     def answered(self, message: bytes, path: str) -> None:
         """A message has come, by a kind of path."""
 
+    def acknowledge_soon(self) -> None:
+        """Set the timer for acknowledgements, if there are any and it is not set."""
+
     def superseded(self, stream: CallerStream) -> None:
         """There is a better path than the one that a stream takes."""
 
@@ -154,6 +157,9 @@ class CallerStream:
                     message = encode_requests(*table.take(self, time.monotonic()))
                     count_bytes("client", "sent", len(message))
                     await call.write(message)
+                    if not table.has_urgent:  # acknowledgements that have come meanwhile wait for a message to go with
+                        self._owner.acknowledge_soon()
+                        break
             while not table.is_answered(self):
                 await wake.wait()
                 wake.clear()

@@ -32,14 +32,12 @@ class OnceCall:
         served: What it calls.
         header: What it began with.
         deadline: In seconds of the monotonic clock; ``None`` without one.
-        is_fetched: Whether a large result is fetched later; if not, it goes out with the attempt.
     """
 
     peer: PeerId
     served: Served
     header: CallHeader
     deadline: float | None
-    is_fetched: bool
 
 
 def memory_for(server: CallServer, call: OnceCall) -> CallMemory | None:
@@ -106,7 +104,7 @@ async def _executed(
         del args
         claim.release()
         size = answer_size(answer)
-        if size <= MAX_REMEMBERED_BYTES or call.is_fetched:
+        if size <= MAX_REMEMBERED_BYTES:
             await server.wait_room(memory, size)
     except asyncio.CancelledError:
         if not entry.expired:
@@ -119,7 +117,7 @@ async def _executed(
         claim.release()
         if entry.deadline is not None:
             server.deadlines.discard(entry.deadline, entry)
-    if size > MAX_REMEMBERED_BYTES and not call.is_fetched:
+    if size > MAX_REMEMBERED_BYTES:
         too_large = wire.Failure(header.id, wire.FORGOTTEN, "", f"its result of {size} bytes is too large to be kept")
         memory.answered(entry, too_large, answer_size(too_large), keep=True)
     else:

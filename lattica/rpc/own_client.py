@@ -16,18 +16,16 @@ from lattica.errors import (
     RemoteProtocolError,
     RpcError,
 )
-from lattica.rpc.batch_wire import CALL_METHOD, UNARY_METHOD, Failure
+from lattica.rpc.batch_wire import CALL_METHOD, Failure
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
 from lattica.rpc.lost_call import LostCallError
 from lattica.rpc.own_wire import (
     END_MESSAGE,
     FETCH,
-    KEPT_MESSAGE,
     CallHeader,
     ValueReader,
     header_message,
-    value_message,
     value_messages,
 )
 
@@ -126,23 +124,6 @@ async def call_alone(
     call = OwnCall(channel, header, timeout)
     async with sending(call, args, None):
         return await _only(call, channel)
-
-
-async def call_unary(
-    channel: PeerChannel, header: CallHeader, args: bytes | Encoded, timeout: float | None
-) -> Encoded | Failure | None:
-    """As `call_alone`, for arguments of at most `MAX_UNARY`; ``None`` if the result has to be fetched."""
-    call = channel.unary_unary(UNARY_METHOD)(value_message(args, header_message(header)), timeout=timeout)
-    try:
-        answer = await call
-    except AioRpcError as error:
-        raise explained(error, channel, header.method, was_sent=call.has_started) from error
-    if answer == KEPT_MESSAGE:
-        return None
-    value = ValueReader().feed(answer)
-    if value is None:
-        raise RemoteProtocolError("a truncated answer", channel.peer_id)
-    return value
 
 
 async def fetch_result(channel: PeerChannel, instance: bytes, number: int, timeout: float | None) -> Encoded | Failure:

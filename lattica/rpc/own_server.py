@@ -13,7 +13,7 @@ import grpc
 from lattica.errors import CodecError, DecodeError, LatticaError, RemoteProtocolError, RpcError
 from lattica.identity import PeerId
 from lattica.rpc import batch_wire as wire
-from lattica.rpc.call_answers import Answer, answer_size, bad_call, bad_result, forgotten, is_cancellation
+from lattica.rpc.call_answers import Answer, bad_call, bad_result, forgotten, is_cancellation
 from lattica.rpc.call_context import CurrentCall, running_call
 from lattica.rpc.call_server import CallServer
 from lattica.rpc.caller import caller_id
@@ -25,13 +25,9 @@ from lattica.rpc.once_server import OnceCall, begin, joined, memory_for
 from lattica.rpc.own_wire import (
     END_MESSAGE,
     FETCH,
-    KEPT_MESSAGE,
-    MAX_HEADER,
-    MAX_UNARY,
     CallHeader,
     ValueReader,
     failure_message,
-    value_message,
     value_messages,
 )
 from lattica.rpc.remote_errors import failure_of
@@ -84,7 +80,7 @@ async def _serve(server: CallServer, call: _OwnCall, rest: memoryview) -> None:
 async def _once(server: CallServer, served: Served, call: _OwnCall, rest: memoryview) -> None:
     """Run a unary call that must not run twice, or join it; arguments that have come before are not waited for."""
     header, context = call.header, call.context
-    once = OnceCall(peer=call.peer, served=served, header=header, deadline=_deadline(context), is_fetched=False)
+    once = OnceCall(peer=call.peer, served=served, header=header, deadline=_deadline(context))
     memory = memory_for(server, once)
     if memory is None:
         await _refuse(context, server.refused("unary_unary", wire.Failure(header.id, wire.OTHER_MEMORY, "", "")))
@@ -100,59 +96,6 @@ async def _once(server: CallServer, served: Served, call: _OwnCall, rest: memory
             return
         refusal = begin(server, memory, once, await _arguments(call, rest), call.claim)
         await _send(context, refusal or server.sent(await joined(memory, once)))
-    finally:
-        server.detached(memory)
-
-
-async def serve_unary(server: CallServer, request: bytes, context: Any) -> bytes:
-    """Serve a unary call whose arguments are one message."""
-    peer = caller_id(context)
-    claim = server.intake.claim(peer)
-    reader = ValueReader(claim.take)
-    try:
-        header, rest = reader.header(request)
-        try:
-            answer = await _unary(server, _OwnCall(peer, header, reader, context, claim), rest)
-        except IntakeFullError as error:
-            answer = server.refused("unary_unary", wire.Failure(header.id, wire.BUSY, "", str(error)))
-        if isinstance(answer, wire.Failure):
-            return failure_message(answer)
-        if answer_size(answer) <= MAX_UNARY:
-            server.sent(answer)
-            return value_message(answer)
-        if not header.flags & wire.ONCE:
-            await server.keep(peer, header, answer)
-        return KEPT_MESSAGE
-    except RemoteProtocolError as error:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.reason)
-        raise  # not reached
-    finally:
-        claim.release()
-
-
-async def _unary(server: CallServer, call: _OwnCall, rest: memoryview) -> Answer:
-    header = call.header
-    if len(rest) > MAX_UNARY + MAX_HEADER:
-        raise RemoteProtocolError(f"{len(rest)} bytes of arguments in one message", call.peer)
-    args = call.reader.feed(rest)
-    if not isinstance(args, Encoded):
-        raise RemoteProtocolError("a call without its arguments", call.peer)
-    served = server.dispatcher.find(header.method)
-    if served is None:
-        return server.refused("unary_unary", wire.Failure(header.id, wire.NO_METHOD, "", ""))
-    if not served.spec.is_unary:
-        failure = wire.Failure(header.id, wire.BAD_CALL, "", "it streams, and has to be called so")
-        return server.refused("unary_unary", failure)
-    deadline = _deadline(call.context)
-    if not header.flags & wire.ONCE:
-        return await server.run_own(call.peer, served, header, args, deadline)
-    once = OnceCall(peer=call.peer, served=served, header=header, deadline=deadline, is_fetched=True)
-    memory = memory_for(server, once)
-    if memory is None:
-        return server.refused("unary_unary", wire.Failure(header.id, wire.OTHER_MEMORY, "", ""))
-    server.attached(memory)
-    try:
-        return begin(server, memory, once, args, call.claim) or await joined(memory, once)
     finally:
         server.detached(memory)
 

@@ -24,8 +24,8 @@ from lattica.rpc.batch_wire import AGAIN, ONCE, OTHER_MEMORY, Failure
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
 from lattica.rpc.lost_call import LostCallError
-from lattica.rpc.own_client import call_alone, call_unary, fetch_result
-from lattica.rpc.own_wire import MAX_UNARY, CallHeader
+from lattica.rpc.own_client import call_alone, fetch_result
+from lattica.rpc.own_wire import CallHeader
 
 
 @dataclass(slots=True)
@@ -155,7 +155,6 @@ class _Call:
         self._own = own
         self._header = header
         self._args = args
-        self._size = len(args) if isinstance(args, bytes) else args.size
         self._deadline = deadline
         self._is_once = bool(header.flags & ONCE)
         self._in_doubt = False
@@ -183,13 +182,7 @@ class _Call:
     async def _sent(self) -> Encoded | Failure:
         channel, header = self._own.channel, self._header
         self.is_kept = self.is_kept or self._is_once
-        if self._size > MAX_UNARY:
-            return await call_alone(channel, header, self._args, _left(self._deadline))
-        answer = await call_unary(channel, header, self._args, _left(self._deadline))
-        if answer is not None:
-            return answer
-        self.is_kept = True
-        return await fetch_result(channel, header.instance, header.id, _left(self._deadline))
+        return await call_alone(channel, header, self._args, _left(self._deadline))
 
 
 def _left(deadline: float | None) -> float | None:

@@ -1,7 +1,8 @@
 """The messages of a call that has a gRPC call of its own: streams, and whatever is too large for a batch.
 
-A value (msgpack body and raw buffers) is a run of bytes, cut into gRPC messages of about 1 MiB, each with a kind
-before it: larger messages would be copied and kept whole by gRPC. The receiver allocates each buffer once and fills it.
+A value (msgpack body and raw buffers) is a run of bytes. One of up to 2 MiB is a gRPC message; a larger one is cut into
+messages of 1 MiB, each with a kind before it, for gRPC copies and keeps messages whole. The receiver allocates each
+buffer of such a value once and fills it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lattica.rpc.batch_wire import MAX_METHOD, CallId, Failure
 from lattica.rpc.codec import Encoded
 
 FRAGMENT = 1 << 20
-"""Bytes of a value in one message."""
+"""Bytes in one message of a value that is cut."""
 MAX_BUFFERS = 4096
 """Buffers of one value."""
 MAX_BODY = 16 << 20
@@ -28,12 +29,10 @@ MAX_VALUE = 16 << 30
 MAX_HEADER = 64 * 1024
 """Bytes of a call's header."""
 
-MAX_UNARY = 2 << 20
-"""Bytes of a value that may be one message of a unary gRPC call, which costs half of what a stream does."""
+MAX_WHOLE = 2 << 20
+"""Bytes of a value that is one message."""
 
-HEADER, VALUE, MORE, FAILURE, KEPT, END = 1, 2, 3, 4, 5, 6
-KEPT_MESSAGE = bytes((KEPT,))
-"""The answer of a unary call whose result is too large for it: it has to be fetched."""
+HEADER, VALUE, MORE, FAILURE, END = 1, 2, 3, 4, 6
 END_MESSAGE = bytes((END,))
 """What ends a caller's stream of items: a call that was cancelled or lost looks at the server as if no more came."""
 
@@ -82,21 +81,15 @@ def failure_message(failure: Failure) -> bytes:
     return bytes((FAILURE,)) + _encoder.encode(failure)
 
 
-def value_message(value: bytes | Encoded, before: bytes = b"") -> bytes:
-    """A value of at most `MAX_UNARY` as one message."""
-    if isinstance(value, bytes):
-        return b"".join((before, _VALUE_HEAD.pack(VALUE, len(value), 0), value))
-    sizes = [memoryview(buffer).nbytes for buffer in value.buffers]
-    head = _VALUE_HEAD.pack(VALUE, len(value.body), len(sizes))
-    return b"".join((before, head, *map(_SIZE.pack, sizes), value.body, *value.buffers))
-
-
 def value_messages(value: bytes | Encoded, before: bytes = b"") -> Iterator[bytes]:
     """The messages of a value; ``before`` (a header) goes into the first."""
     if isinstance(value, bytes):
         value = Encoded(value)
     sizes = [memoryview(buffer).nbytes for buffer in value.buffers]
     head = _VALUE_HEAD.pack(VALUE, len(value.body), len(sizes)) + b"".join(map(_SIZE.pack, sizes))
+    if value.size <= MAX_WHOLE:
+        yield b"".join((before, head, value.body, *value.buffers))
+        return
     parts: list[bytes | memoryview] = [before, head]
     room = FRAGMENT
     for source in (value.body, *value.buffers):

@@ -13,7 +13,7 @@ from typing import Any
 from lattica.errors import ServerBusyError
 from lattica.rpc.batch_calls import Lane
 from lattica.rpc.batch_client import BatchClient
-from lattica.rpc.batch_wire import MAX_SMALL, Failure
+from lattica.rpc.batch_wire import BULK, MAX_BULK, MAX_SMALL, Failure
 from lattica.rpc.channel import PeerChannel
 from lattica.rpc.codec import Encoded
 from lattica.rpc.counted_call import BATCHED, ClientCall, kind_of_method
@@ -34,13 +34,15 @@ class PeerCaller:
 
     Attributes:
         channel: For calls with a gRPC call of their own.
-        batch: For small ones.
-        large: For unary ones that are not small.
+        batch: For those with small arguments.
+        bulk: For those with larger ones.
+        large: For unary ones that are too large for a batch.
     """
 
     def __init__(self, channel: PeerChannel, metrics: RpcMetrics) -> None:
         self.channel = channel
         self.batch = BatchClient(channel, metrics)
+        self.bulk = BatchClient(channel, metrics, BULK)
         self.large = OwnUnary(channel, self.batch)
 
     def __str__(self) -> str:
@@ -64,14 +66,19 @@ class PeerCaller:
     ) -> Any:
         """Make one attempt at a unary call; the decoded result. ``can_move``: see `BatchClient.call`."""
         context = _tracing()
-        if isinstance(args, bytes) and len(args) <= MAX_SMALL:
-            number, value = await self.batch.call(
+        size = len(args) if isinstance(args, bytes) else args.size
+        if size <= MAX_BULK:
+            batch = self.batch if size <= MAX_SMALL else self.bulk
+            number, value = await batch.call(
                 spec, args, lane=lane, deadline=deadline, flags=flags, context=context, can_move=can_move
             )
+            if isinstance(value, Encoded):
+                return spec.result.decode(value.body, value.buffers)
             if value is not None:
                 return spec.result.decode(memoryview(value))
+            fetching = OwnUnary(self.channel, batch)
             with ClientCall(self.channel, BATCHED, timed=False) as counted:
-                answer = await self.large.fetch(spec.path, number, deadline, flags, can_move=can_move)
+                answer = await fetching.fetch(spec.path, number, deadline, flags, can_move=can_move)
                 counted.answered(answer)
         else:
             header = CallHeader(spec.path, self.batch.instance, self.batch.new_id(), flags, context)
@@ -82,6 +89,10 @@ class PeerCaller:
         if isinstance(answer, Failure):
             raise error_of(spec.path, answer, spec.options.raises)
         return spec.result.decode(answer.body, answer.buffers)
+
+    async def close(self, grace: float) -> None:
+        """End the sessions; see `BatchClient.close`."""
+        await asyncio.gather(self.batch.close(grace), self.bulk.close(grace))
 
     @contextlib.contextmanager
     def streaming(self, spec: MethodSpec, deadline: float | None, flags: int) -> Iterator[OwnCall]:

@@ -1,4 +1,4 @@
-"""Plain Python services on the gRPC server: the two methods that carry all their calls, bytes in and out."""
+"""Plain Python services on the gRPC server: the three methods that carry all their calls, bytes in and out."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 
 from lattica.rpc.batch_server import serve_session
-from lattica.rpc.batch_wire import CALL_METHOD, SESSION_METHOD, UNARY_METHOD
+from lattica.rpc.batch_wire import BULK, CALL_METHOD, SMALL
 from lattica.rpc.call_server import CallServer
-from lattica.rpc.own_server import serve_call, serve_unary
+from lattica.rpc.own_server import serve_call
 
 
 class PythonServices(grpc.GenericRpcHandler):
@@ -18,9 +18,13 @@ class PythonServices(grpc.GenericRpcHandler):
 
     def __init__(self, server: CallServer) -> None:
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            SESSION_METHOD: grpc.stream_stream_rpc_method_handler(_without_iterator(partial(serve_session, server))),
+            **{
+                kind.method: grpc.stream_stream_rpc_method_handler(
+                    _without_iterator(partial(serve_session, server, kind))
+                )
+                for kind in (SMALL, BULK)
+            },
             CALL_METHOD: grpc.stream_stream_rpc_method_handler(_without_iterator(partial(serve_call, server))),
-            UNARY_METHOD: grpc.unary_unary_rpc_method_handler(partial(serve_unary, server)),
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:

@@ -248,7 +248,7 @@ class Rpc:
         """Tell who watches our health, then close all channels; running calls have `DRAIN_S` seconds."""
         self._closed = True
         self.health.shut_down()
-        callers = [caller.batch.close(DRAIN_S) for caller in self._callers.values()]
+        callers = [caller.close(DRAIN_S) for caller in self._callers.values()]
         await asyncio.gather(self._calls.drain(DRAIN_S), *callers)
         await asyncio.gather(*(channel.close(DRAIN_S) for channel in self._channels.values()))
         await self._calls.close()

@@ -21,6 +21,7 @@ class TracedCaller(PeerCaller):
         # Not PeerCaller's: the calls share its session.
         self.channel = caller.channel
         self.batch = caller.batch
+        self.bulk = caller.bulk
         self.large = caller.large
         self._tracing = tracing
 

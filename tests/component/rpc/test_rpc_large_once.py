@@ -15,14 +15,16 @@ from mesh_rooms import Rooms, open_rooms
 from lattica import rpc
 from lattica.errors import DeadlineExceededError, LatticaError, OutcomeUnknownError
 from lattica.rpc import once_server
-from lattica.rpc.batch_wire import FORGOTTEN, ONCE, Failure
+from lattica.rpc.batch_client import BatchClient
+from lattica.rpc.batch_wire import FORGOTTEN, MAX_BULK, ONCE, Failure
 from lattica.rpc.call_memory import CallMemory
-from lattica.rpc.own_client import call_unary
-from lattica.rpc.own_wire import MAX_UNARY, CallHeader
+from lattica.rpc.own_client import call_alone
+from lattica.rpc.own_wire import CallHeader
 from lattica.rpc.peer_caller import PeerCaller
 from lattica.rpc.service import spec_of
 
-UNARY, STREAMED = MAX_UNARY // 2, 3 * MAX_UNARY
+BATCHED, ALONE = MAX_BULK // 2, 3 * MAX_BULK
+"""Bytes of arguments that travel in the session for larger ones, and that have a gRPC call of their own."""
 
 
 @rpc.service("ledger")
@@ -64,15 +66,18 @@ class Two:
     def caller(self) -> PeerCaller:
         return self.alice.rpc._callers[self.bob.peer_id]
 
-    @property
-    def memory(self) -> CallMemory:
-        """What Bob remembers of Alice."""
-        return self.bob.rpc._calls._callers[self.alice.peer_id, self.caller.batch.instance]
+    def session(self, size: int) -> BatchClient:
+        """Whose numbers calls with so many bytes have."""
+        return self.caller.bulk if size <= MAX_BULK else self.caller.batch
 
-    def forget(self) -> None:
-        """Bob forgets Alice, as if he had been restarted."""
+    def memory(self, size: int) -> CallMemory:
+        """What Bob remembers of such calls of Alice's."""
+        return self.bob.rpc._calls._callers[self.alice.peer_id, self.session(size).instance]
+
+    def forget(self, size: int) -> None:
+        """Bob forgets them, as if he had been restarted."""
         memories = self.bob.rpc._calls._callers
-        memories[self.alice.peer_id, self.caller.batch.instance] = CallMemory(b"another memory..")
+        memories[self.alice.peer_id, self.session(size).instance] = CallMemory(b"another memory..")
 
 
 @pytest.fixture
@@ -101,24 +106,25 @@ async def under_way(two: Two, size: int, result: int = 8) -> AsyncIterator[async
         await asyncio.wait([call])
 
 
-@pytest.mark.parametrize("size", [UNARY, STREAMED])
-@pytest.mark.parametrize("result", [8, MAX_UNARY + 1])
+@pytest.mark.parametrize("size", [BATCHED, ALONE])
+@pytest.mark.parametrize("result", [8, MAX_BULK + 1])
 async def test_a_call_runs_on_when_its_connection_is_cut_and_its_caller_gets_the_answer(
     two: Two, size: int, result: int
 ) -> None:
     async with under_way(two, size, result) as call:
         two.cut()
-        await until(lambda: two.memory.attempts == 0 or next(iter(two.memory.entries.values())).again)
+        memory = two.memory(size)
+        await until(lambda: not (memory.attempts or memory.streams) or next(iter(memory.entries.values())).again)
         two.ledger.go.set()
         assert await call == b"x" * result
     assert (two.ledger.begun, two.ledger.cancelled) == (1, 0)
-    await until(lambda: not two.memory.entries)
+    await until(lambda: not two.memory(size).entries)
 
 
-@pytest.mark.parametrize("size", [UNARY, STREAMED])
+@pytest.mark.parametrize("size", [BATCHED, ALONE])
 async def test_one_that_ended_while_its_caller_was_cut_off_is_answered_from_memory(two: Two, size: int) -> None:
     async with under_way(two, size) as call:
-        entry = next(iter(two.memory.entries.values()))
+        entry = next(iter(two.memory(size).entries.values()))
         two.cut()
         two.ledger.go.set()
         await until(lambda: entry.answer is not None)
@@ -126,35 +132,35 @@ async def test_one_that_ended_while_its_caller_was_cut_off_is_answered_from_memo
     assert two.ledger.begun == 1
 
 
-@pytest.mark.parametrize("size", [UNARY, STREAMED])
+@pytest.mark.parametrize("size", [BATCHED, ALONE])
 async def test_a_caller_that_cancels_cancels_the_method(two: Two, size: int) -> None:
     async with under_way(two, size) as call:
         call.cancel()
         await until(lambda: two.ledger.cancelled == 1)
-    await until(lambda: not two.memory.entries)
+    await until(lambda: not two.memory(size).entries)
 
 
 async def test_a_caller_that_cancels_while_it_is_cut_off_cancels_the_method(two: Two) -> None:
-    async with under_way(two, STREAMED) as call:
+    async with under_way(two, ALONE) as call:
         two.cut()
         call.cancel()
         await until(lambda: two.ledger.cancelled == 1)
 
 
-@pytest.mark.parametrize("size", [UNARY, STREAMED])
+@pytest.mark.parametrize("size", [BATCHED, ALONE])
 async def test_a_deadline_ends_the_method_and_leaves_nothing(two: Two, size: int) -> None:
     await two.stub.book(b"y")
     two.ledger.go.clear()
     with pytest.raises(DeadlineExceededError):
         await rpc.options(two.stub, timeout=0.5).book(b"x" * size)
     await until(lambda: two.ledger.cancelled == two.ledger.begun - 1)
-    await until(lambda: not two.memory.entries)
+    await until(lambda: not two.memory(size).entries)
 
 
-@pytest.mark.parametrize("size", [UNARY, STREAMED])
+@pytest.mark.parametrize("size", [BATCHED, ALONE])
 async def test_a_server_that_has_forgotten_a_lost_call_does_not_run_it(two: Two, size: int) -> None:
     async with under_way(two, size) as call:
-        two.forget()
+        two.forget(size)
         two.cut()
         with pytest.raises(OutcomeUnknownError, match="restarted"):
             await call
@@ -162,13 +168,12 @@ async def test_a_server_that_has_forgotten_a_lost_call_does_not_run_it(two: Two,
 
 
 @pytest.mark.parametrize("two", [None], indirect=True, ids=["one stream"])
-@pytest.mark.parametrize("size", [UNARY, STREAMED])
-async def test_a_server_that_has_forgotten_us_before_the_call_runs_it(two: Two, size: int) -> None:
-    await two.stub.book(b"y" * size)
-    session = two.caller.batch._stream
+async def test_a_server_that_has_forgotten_us_before_the_call_runs_it(two: Two) -> None:
+    await two.stub.book(b"y" * ALONE)
+    session = two.session(ALONE)._stream
     assert session is not None
-    two.forget()
-    call = asyncio.create_task(two.stub.book(b"x" * size))  # names the memory that is gone
+    two.forget(ALONE)
+    call = asyncio.create_task(two.stub.book(b"x" * ALONE))  # names the memory that is gone
     await asyncio.sleep(0)
     session.cancel()
     assert await call == b"x" * 8
@@ -189,8 +194,8 @@ async def test_a_result_too_large_to_be_kept_is_told_to_have_been_there(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(once_server, "MAX_REMEMBERED_BYTES", 1000)
-    async with under_way(two, STREAMED, result=1001) as call:
-        entry = next(iter(two.memory.entries.values()))
+    async with under_way(two, ALONE, result=1001) as call:
+        entry = next(iter(two.memory(ALONE).entries.values()))
         two.cut()
         two.ledger.go.set()
         await until(lambda: entry.answer is not None)
@@ -202,26 +207,27 @@ async def test_a_result_too_large_to_be_kept_is_told_to_have_been_there(
 
 async def test_one_whose_caller_stays_gets_it_all_the_same(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(once_server, "MAX_REMEMBERED_BYTES", 1000)
-    assert len(await two.stub.book(b"x" * STREAMED, 1 << 20)) == 1 << 20
+    assert len(await two.stub.book(b"x" * ALONE, 1 << 20)) == 1 << 20
 
 
 async def test_a_late_message_of_an_acknowledged_call_that_was_sent_twice_does_not_run_it(two: Two) -> None:
-    async with under_way(two, UNARY) as call:
-        number = next(iter(two.memory.entries))
+    async with under_way(two, ALONE) as call:
+        memory = two.memory(ALONE)
+        number = next(iter(memory.entries))
         two.cut()
         two.ledger.go.set()
         await call
-    await until(lambda: not two.memory.entries)
-    assert number in two.memory.settled
+    await until(lambda: not memory.entries)
+    assert number in memory.settled
     args = spec_of(Ledger).methods["book"].args
-    header = CallHeader("ledger/book", two.caller.batch.instance, number, ONCE, None, two.memory.name)
-    late = await call_unary(two.caller.channel, header, args.encode_small(args.bind((b"x" * UNARY,), {})), None)
+    header = CallHeader("ledger/book", two.caller.batch.instance, number, ONCE, None, memory.name)
+    late = await call_alone(two.caller.channel, header, args.encode_small(args.bind((b"x" * ALONE,), {})), None)
     assert isinstance(late, Failure)
     assert late.code == FORGOTTEN
     assert two.ledger.begun == 1
 
 
-@pytest.mark.parametrize(("size", "calls"), [(UNARY, 60), (STREAMED, 15)])
+@pytest.mark.parametrize(("size", "calls"), [(BATCHED, 60), (ALONE, 15)])
 async def test_every_call_runs_once_and_succeeds_while_connections_are_cut_again_and_again(
     two: Two, size: int, calls: int
 ) -> None:
@@ -243,7 +249,7 @@ async def test_every_call_runs_once_and_succeeds_while_connections_are_cut_again
         bytes([number]) * 8 for number in range(calls)
     ], [result for result in results if isinstance(result, Exception)]
     assert two.ledger.begun == calls
-    await until(lambda: not two.memory.entries)
+    await until(lambda: not two.memory(size).entries)
 
 
 def _has(results: list[bytes | LatticaError], count: int) -> bool:

@@ -144,7 +144,8 @@ async def test_calls_of_plain_python_services_are_counted_at_both_ends() -> None
         stub: Any = two.alice.rpc.stub(Counted, two.bob.peer_id, timeout=10.0)
         await asyncio.gather(*(stub.small(b"x") for _ in range(50)))
         assert len(await stub.grow(300_000)) == 300_000  # in a batch; its result is fetched
-        assert await stub.small(bytes(100_000)) == bytes(100_000)  # a gRPC call of its own
+        assert await stub.small(bytes(100_000)) == bytes(100_000)  # in a batch as well
+        assert await stub.small(bytes(3_000_000)) == bytes(3_000_000)  # a gRPC call of its own
         with pytest.raises(ValueError, match="no"):
             await stub.fail()
         with pytest.raises(DecodeError):
@@ -165,7 +166,7 @@ async def test_calls_of_plain_python_services_are_counted_at_both_ends() -> None
             break
         assert await stub.requests(items=[1, 2]) == 3
         batched = {
-            "ok": 51, "failed": 1, "invalid_argument": 1, "unimplemented": 1, "resource_exhausted": 1, "cancelled": 1,
+            "ok": 52, "failed": 1, "invalid_argument": 1, "unimplemented": 1, "resource_exhausted": 1, "cancelled": 1,
             "deadline_exceeded": 1,
         }  # fmt: skip
         expected = {("batched", outcome): times for outcome, times in batched.items()} | {

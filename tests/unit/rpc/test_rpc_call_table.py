@@ -13,14 +13,21 @@ from lattica.rpc import batch_calls
 from lattica.rpc.batch_calls import CallTable, Lane, Pending
 from lattica.rpc.batch_wire import (
     AGAIN,
-    MAX_MESSAGE,
+    BULK,
+    MAX_BULK,
     MAX_SMALL,
     ONCE,
+    SMALL,
+    Buffers,
     Responses,
     Result,
+    SessionKind,
     decode_requests,
+    decode_responses,
     encode_requests,
+    encode_responses,
 )
+from lattica.rpc.codec import Encoded
 from lattica.rpc.service import spec_of
 
 
@@ -32,21 +39,22 @@ class Service:
 
 SPEC = spec_of(Service).methods["once"]
 FIRST, SECOND = b"first server", b"second server"
+NONE = Buffers(memoryview(b""))
 LOST = PeerUnreachableError("peer", {})
 
 
 class Caller:
     """A table, one lane, and a way to add calls."""
 
-    def __init__(self) -> None:
-        self.table = CallTable()
+    def __init__(self, kind: SessionKind = SMALL) -> None:
+        self.table = CallTable(max_batch=kind.max_batch)
         self.lane = Lane()
 
     def call(
         self,
         *,
         once: bool = True,
-        args: bytes = b"",
+        args: bytes | Encoded = b"",
         lane: Lane | None = None,
         context: dict[str, str] | None = None,
     ) -> Pending:
@@ -153,7 +161,7 @@ async def test_a_sent_call_that_is_withdrawn_is_cancelled_at_the_server(caller: 
         pending.future.set_exception(DeadlineExceededError("s/once"))
         assert not caller.table.withdraw(pending)
         pending.future.exception()
-    assert caller.table.take("b", 0.0) == ([], [sent.id], [])
+    assert caller.table.take("b", 0.0) == ([], [sent.id], [], [])
 
 
 @pytest.mark.parametrize(
@@ -165,9 +173,32 @@ async def test_a_message_never_exceeds_what_the_server_takes(caller: Caller, siz
     seen: list[int] = []
     while caller.table.has_news:
         message = encode_requests(*caller.table.take("a", 0.0))
-        assert len(message) <= MAX_MESSAGE
-        seen += [call.id for call in decode_requests(message).calls]
+        seen += [call.id for call in decode_requests(message, SMALL.max_message)[0].calls]
     assert seen == numbers
+
+
+@pytest.mark.parametrize("size", [0, 1, MAX_SMALL, MAX_BULK // 4, MAX_BULK])
+async def test_a_message_with_buffers_never_does_either(size: int) -> None:
+    caller = Caller(BULK)
+    args = Encoded(b"\x90", [b"x" * (size // 2), memoryview(b"y" * (size - size // 2))])
+    numbers = [caller.call(args=args).id for _ in range(7)]
+    seen: list[int] = []
+    while caller.table.has_news:
+        requests, buffers = decode_requests(encode_requests(*caller.table.take("a", 0.0)), BULK.max_message)
+        for call in requests.calls:
+            assert buffers.take(call.sizes) == list(args.buffers)
+        buffers.check_end()
+        seen += [call.id for call in requests.calls]
+    assert seen == numbers
+
+
+async def test_a_result_comes_with_its_buffers_whoever_else_has_gone(caller: Caller) -> None:
+    gone, here = caller.call(), caller.call()
+    caller.taken("a")
+    caller.table.withdraw(gone)
+    results = [(gone.id, msgspec.Raw(b"\xc0"), (3,)), (here.id, msgspec.Raw(b"\xc0"), (1, 2))]
+    caller.table.settle(*decode_responses(encode_responses(results, [], [], 0, [b"old", b"a", b"bc"])))
+    assert here.future.result() == Encoded(b"\xc0", [b"a", b"bc"])
 
 
 async def test_lanes_take_turns(caller: Caller) -> None:
@@ -182,8 +213,8 @@ async def test_an_answer_is_given_once_and_acknowledged(caller: Caller) -> None:
     pending = caller.call()
     caller.taken("a")
     answer = Responses(results=[], failures=[], large=[pending.id], load=0)
-    caller.table.settle(answer)
-    caller.table.settle(answer)
+    caller.table.settle(answer, NONE)
+    caller.table.settle(answer, NONE)
     assert pending.future.result() is None
     caller.table.received(pending.id)
     assert caller.table.take("a", 0.0)[2] == [pending.id]
@@ -192,22 +223,22 @@ async def test_an_answer_is_given_once_and_acknowledged(caller: Caller) -> None:
 async def test_notes_that_a_lost_stream_took_are_sent_again(caller: Caller) -> None:
     done, gone = caller.call(), caller.call()
     caller.taken("a")
-    caller.table.settle(Responses([Result(done.id, msgspec.Raw(b"\xc0"))], [], [], 0))
+    caller.table.settle(Responses([Result(done.id, msgspec.Raw(b"\xc0"))], [], [], 0), NONE)
     caller.table.withdraw(gone)
-    assert caller.table.take("a", 0.0) == ([], [gone.id], [done.id])
-    assert caller.table.take("a", 0.0) == ([], [], [])
+    assert caller.table.take("a", 0.0) == ([], [gone.id], [done.id], [])
+    assert caller.table.take("a", 0.0) == ([], [], [], [])
     caller.table.notes_lost()
-    assert caller.table.take("b", 0.0) == ([], [gone.id], [done.id])
-    assert caller.table.take("b", 0.0) == ([], [], [])
+    assert caller.table.take("b", 0.0) == ([], [gone.id], [done.id], [])
+    assert caller.table.take("b", 0.0) == ([], [], [], [])
 
 
 async def test_who_gives_up_tells_the_server_later_that_it_may_forget(caller: Caller) -> None:
     done, doubtful, again = caller.call(), caller.call(), caller.call(once=False)
     caller.taken("a")
-    caller.table.settle(Responses([Result(done.id, msgspec.Raw(b"\xc0"))], [], [], 0))
+    caller.table.settle(Responses([Result(done.id, msgspec.Raw(b"\xc0"))], [], [], 0), NONE)
     caller.table.lost("a", FIRST)
     caller.table.fail_all(LOST)
-    assert caller.table.take("b", 0.0) == ([], [doubtful.id], [done.id])
+    assert caller.table.take("b", 0.0) == ([], [doubtful.id], [done.id], [])
     assert isinstance(doubtful.future.exception(), OutcomeUnknownError)
     assert again.future.exception() is LOST
 
@@ -244,7 +275,7 @@ async def test_tracing_headers_count_for_what_fits_into_a_message(caller: Caller
     taken = 0
     while calls := caller.table.take("a", 0.0)[0]:
         taken += len(calls)
-        assert len(encode_requests(calls, [], [])) <= MAX_MESSAGE
+        assert len(encode_requests(calls, [], [])) <= SMALL.max_message
     assert taken == 600
 
 

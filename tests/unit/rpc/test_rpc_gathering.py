@@ -48,6 +48,10 @@ class Wire:
 class Owner:
     table: CallTable = field(default_factory=CallTable)
     metrics: RpcMetrics = field(default_factory=RpcMetrics)
+    timers: int = 0
+
+    def acknowledge_soon(self) -> None:
+        self.timers += self.table.has_notes
 
 
 @contextlib.asynccontextmanager
@@ -88,7 +92,33 @@ async def test_calls_that_follow_each_other_share_a_message_when_many_are_under_
         await asyncio.sleep(0)
         call()
         await turns()
-    assert [len(decode_requests(message).calls) for message in wire.messages] == carried
+    assert [len(decode_requests(message)[0].calls) for message in wire.messages] == carried
+
+
+@dataclass
+class SlowWire(Wire):
+    """While a message is being written, the answer of a call comes by another way."""
+
+    table: CallTable | None = None
+
+    async def write(self, message: bytes) -> None:
+        await super().write(message)
+        assert self.table is not None
+        self.table.received(self.table.new_id())
+
+
+async def test_acknowledgements_that_come_during_a_message_wait_for_the_next_one() -> None:
+    owner, lane = Owner(), Lane()
+    wire = SlowWire(table=owner.table)
+    stream = CallerStream(cast(StreamOwner, owner), wire, "direct")
+    async with running(stream._write()):
+        for number in (1, 2):
+            future = asyncio.get_running_loop().create_future()
+            owner.table.add(Pending(owner.table.new_id(), future, SPEC, b"\x90", None, 0, None), lane)
+            stream.wake.set()
+            await turns()
+            assert (len(wire.messages), owner.timers) == (number, number)
+    assert [len(decode_requests(message)[0].received) for message in wire.messages] == [0, 1]
 
 
 @pytest.mark.parametrize(("others", "carried"), [(0, [1, 1]), (CROWD - 1, [1, 1]), (CROWD, [2])])
@@ -102,4 +132,4 @@ async def test_so_do_answers(others: int, carried: list[int]) -> None:
         await asyncio.sleep(0)
         stream.answer(2, b"\xc0")
         await turns()
-    assert [len(decode_responses(message).results) for message in wire.messages] == carried
+    assert [len(decode_responses(message)[0].results) for message in wire.messages] == carried

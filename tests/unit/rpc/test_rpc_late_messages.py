@@ -11,7 +11,7 @@ import pytest
 
 from lattica import rpc
 from lattica.identity import IdentityKey
-from lattica.rpc.batch_wire import AGAIN, FORGOTTEN, ONCE, Call, Failure
+from lattica.rpc.batch_wire import AGAIN, BULK, FORGOTTEN, ONCE, SMALL, Call, Failure, SessionKind
 from lattica.rpc.call_answers import Answer
 from lattica.rpc.call_memory import MAX_SETTLED, CallMemory, Entry
 from lattica.rpc.call_server import CallServer
@@ -37,7 +37,8 @@ class Stream:
 
     is_open = True
 
-    def __init__(self) -> None:
+    def __init__(self, kind: SessionKind = SMALL) -> None:
+        self.kind = kind
         self.answers: asyncio.Queue[Answer | None] = asyncio.Queue()
 
     def answer(self, number: int, answer: Answer | None) -> None:
@@ -90,6 +91,19 @@ async def test_a_call_that_is_cancelled_before_it_comes_does_not_run(server: Ser
     server.calls.cancel(server.memory, [1])
     assert is_forgotten(await server.call(1))
     assert server.service.runs == 0
+
+
+async def test_one_that_is_cancelled_in_the_turn_in_which_it_comes_holds_no_place(server: Server) -> None:
+    spec = spec_of(Service).methods["run"]
+    for kind in (SMALL, BULK):
+        stream = Stream(kind)
+        call = Call(kind.max_value, spec.path, 0, ONCE, msgspec.Raw(b"\x90"))
+        server.calls.begin(PEER, server.memory, stream, call, time.monotonic())
+        server.calls.cancel(server.memory, [call.id])
+    tasks = [entry.task for entry in server.memory.entries.values() if entry.task is not None]
+    await asyncio.wait(tasks)
+    assert (server.calls.dispatcher.running, server.calls.intake.taken, server.service.runs) == (0, 0, 0)
+    assert not server.memory.entries
 
 
 async def test_one_that_may_run_twice_runs_as_often_as_it_is_sent(server: Server) -> None:

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
 from lattica.rpc.codec import Encoded
-from lattica.rpc.own_wire import _SIZE, _VALUE_HEAD, FRAGMENT, MAX_VALUE, VALUE, ValueReader, value_messages
+from lattica.rpc.own_wire import (
+    _SIZE,
+    _VALUE_HEAD,
+    FRAGMENT,
+    MAX_VALUE,
+    MAX_WHOLE,
+    VALUE,
+    ValueReader,
+    value_messages,
+)
 
 SIZES = [0, 1, 100, FRAGMENT - 30, FRAGMENT, FRAGMENT + 1, 3 * FRAGMENT + 7]
 
@@ -23,7 +32,7 @@ def test_values_of_any_size_arrive(first: int, second: int) -> None:
     reader, arrived = ValueReader(), None
     for message in value_messages(sent):
         assert arrived is None, "a message after the last"
-        assert len(message) < FRAGMENT + 200
+        assert len(message) < MAX_WHOLE + 200
         arrived = reader.feed(message)
     assert isinstance(arrived, Encoded)
     assert arrived.body == b"body"

@@ -48,7 +48,7 @@ class UncombinedError(Exception):
 def travelled(error: BaseException, *declared: type[Exception], with_traceback: bool = False) -> LatticaError:
     """The error as its caller gets it."""
     failure = failure_of(3, error, with_traceback=with_traceback)
-    [arrived] = wire.decode_responses(wire.encode_responses([], [failure], [], 0)).failures
+    [arrived] = wire.decode_responses(wire.encode_responses([], [failure], [], 0))[0].failures
     assert arrived == failure
     return error_of(METHOD, arrived, declared)
 
