@@ -317,6 +317,7 @@ class BatchClient:
         self._lost_at = None
         self._server = instance
         self._count(self.table.welcomed(instance, known=known), "")
+        self._wake()  # calls of a stream that was lost before that are to be sent again
         for waiter in self._taken_waiters():
             waiter.set_result(instance)
 
@@ -355,7 +356,6 @@ class BatchClient:
             self._stream = None
         elif self._stream is not None and self._stream.instance is not None:
             self.welcomed(self._stream.instance, known=self._stream.is_known)
-            self._wake()
         fatal = isinstance(error, RemoteProtocolError) or (isinstance(error, AioRpcError) and error.code() not in _LOST)
         if fatal and isinstance(error, LatticaError | AioRpcError):
             logger.warning("session refused peer=%s reason=%s", self.channel.peer_id, error)
