@@ -129,8 +129,13 @@ def test_pairs_that_share_a_budget_get_equal_parts_of_it(bench: Bench) -> None:
     rate_of(ends, 0.5)
     before = [one.pair.sent for one in ends]  # the first to come had all that was saved up
     assert keeps_to(rate_of(ends, 2.0), 10 * MB)
-    parts = [one.pair.sent - sent for one, sent in zip(ends, before, strict=True)]
-    assert min(parts) > max(parts) / 3
+    deadline = time.monotonic() + PATIENCE_S
+    while True:  # on a machine that is busy elsewhere it takes longer until they are
+        parts = [one.pair.sent - sent for one, sent in zip(ends, before, strict=True)]
+        if min(parts) > max(parts) / 3:
+            break
+        assert time.monotonic() < deadline, parts
+        time.sleep(0.5)
 
 
 def test_both_directions_of_a_pair_get_their_part(bench: Bench) -> None:

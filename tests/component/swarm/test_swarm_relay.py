@@ -178,7 +178,7 @@ async def test_a_circuit_ends_when_its_bytes_are_used_up() -> None:
         await refusal(net.client.request(peer, ECHO, bytes(200_000), 1 << 20))
         assert time.monotonic() - started < 5
         await until(lambda: not net.client.is_connected(peer) and not net.target.is_connected(net.client.key.peer_id))
-        assert net.relay.relay_counters().circuits == 0
+        await until(lambda: net.relay.relay_counters().circuits == 0)  # it may be the last to know
 
 
 async def test_a_circuit_ends_when_its_time_is_over() -> None:
