@@ -72,6 +72,7 @@ def test_delay_is_added_once_each_way(lab: Lab) -> None:
     assert statistics.median(times) < 0.1 + BUSY
 
 
+@pytest.mark.slow
 def test_delays_of_links_add_up_and_change_while_in_use(lab: Lab) -> None:
     one, two = lab.host("one", link=Shape(delay=0.02)), lab.host("two")
     with udp(one) as a, udp(two) as b:
@@ -153,6 +154,7 @@ def exchange(sender: socket.socket, receiver: socket.socket, payload: bytes) -> 
     return bytes(arrived)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "used"),
     [

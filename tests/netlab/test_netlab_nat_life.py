@@ -30,6 +30,7 @@ UDP_TIMEOUT = 2  # seconds
 ETH_P_IP = 0x0800
 
 
+@pytest.mark.slow
 def test_idle_udp_mappings_end_and_busy_ones_stay(lab: Lab) -> None:
     server = lab.host("server")
     routers = {nat: lab.router(f"r{number}", nat=nat, udp_timeout=UDP_TIMEOUT) for number, nat in enumerate(Nat)}

@@ -102,6 +102,7 @@ def gateways() -> list[str]:
     return [route["gateway"] for route in itertools.chain(*routes) if "gateway" in route]
 
 
+@pytest.mark.slow
 def test_nothing_in_a_lab_reaches_the_machine_or_its_network(lab: Lab) -> None:
     """Neither the machine's own addresses, nor its routers', nor anybody on the real Internet."""
     hosts = [lab.host("public", ipv6=True), lab.host("home", nat=Nat.EIM_EIF, ipv6=True)]

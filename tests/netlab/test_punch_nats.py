@@ -76,6 +76,7 @@ def test_twenty_punches_between_ordinary_homes_succeed_one_after_the_other(lab: 
         assert count_descriptors("socket") <= before + 2  # the relay's ends of the last meeting, perhaps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unsolicited", Unsolicited)
 @pytest.mark.parametrize("skew", [0.015, 0.03, 0.06, 0.2])
 def test_it_does_not_matter_much_when_the_other_side_starts(lab: Lab, unsolicited: Unsolicited, skew: float) -> None:

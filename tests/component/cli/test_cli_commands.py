@@ -28,6 +28,7 @@ def test_id_is_the_same_each_time(lattica: Command) -> None:
     assert lattica("id").stdout.strip() == first["peer_id"]
 
 
+@pytest.mark.slow
 def test_a_file_goes_from_node_to_node(start_node: StartNode, tmp_path: Path) -> None:
     publisher = start_node("publisher")
     fetcher = start_node("fetcher", bootstrap=publisher.address)
@@ -65,6 +66,7 @@ def test_an_existing_destination_is_kept_unless_told_otherwise(start_node: Start
     assert copy.read_bytes() == original.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_empty_file_and_a_folder_travel_too(start_node: StartNode, tmp_path: Path) -> None:
     publisher = start_node("publisher")
     fetcher = start_node("fetcher", bootstrap=publisher.address)
@@ -91,6 +93,7 @@ def test_a_corrupt_safetensors_header_is_published_as_plain_chunks_with_a_warnin
     assert digest(tmp_path / "copy") == digest(model)
 
 
+@pytest.mark.slow
 def test_an_unknown_cid_fails_and_says_that_nobody_has_it(start_node: StartNode, tmp_path: Path) -> None:
     first = start_node("first")
     second = start_node("second", bootstrap=first.address)
@@ -121,6 +124,7 @@ def test_a_second_node_with_the_same_home_is_refused(start_node: StartNode) -> N
     assert "another node is running" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_node_stops_cleanly_and_can_be_started_again(start_node: StartNode, tmp_path: Path) -> None:
     node = start_node("node")
     assert node.stop() == 0
@@ -128,6 +132,7 @@ def test_a_node_stops_cleanly_and_can_be_started_again(start_node: StartNode, tm
     assert start_node("node").peer_id == node.peer_id
 
 
+@pytest.mark.slow
 def test_a_node_that_was_killed_can_be_started_again(start_node: StartNode) -> None:
     node = start_node("node")
     node.kill()
@@ -137,6 +142,7 @@ def test_a_node_that_was_killed_can_be_started_again(start_node: StartNode) -> N
     assert start_node("node").peer_id == node.peer_id
 
 
+@pytest.mark.slow
 def test_announcements_outlive_a_restart(start_node: StartNode, tmp_path: Path) -> None:
     bootstrap = start_node("bootstrap")
     publisher = start_node("publisher", bootstrap=bootstrap.address)
@@ -162,6 +168,7 @@ def test_help_needs_no_network_library(arguments: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_first_reply_of_a_ping_tells_the_time_to_the_first_byte(start_node: StartNode) -> None:
     """It includes finding the peer and opening a path; those after it are round trips."""
     first = start_node("first")
@@ -178,6 +185,7 @@ def test_the_first_reply_of_a_ping_tells_the_time_to_the_first_byte(start_node: 
     assert re.fullmatch(rf"{first.peer_id}  [\d.]+ ms  lan  after [\d.]+ s", line)
 
 
+@pytest.mark.slow
 def test_a_ping_whose_peer_goes_away_ends_in_one_sentence(start_node: StartNode) -> None:
     first = start_node("first")
     second = start_node("second", bootstrap=first.address)
@@ -197,6 +205,7 @@ def test_a_ping_whose_peer_goes_away_ends_in_one_sentence(start_node: StartNode)
     assert first.peer_id in sentence
 
 
+@pytest.mark.slow
 def test_status_tells_who_and_where_the_node_is_and_whom_it_knows(start_node: StartNode) -> None:
     first = start_node("first")
     second = start_node("second", bootstrap=first.address)

@@ -53,6 +53,7 @@ def start_fetch(home: Path, cid: str, copy: Path, bootstrap: str) -> subprocess.
     return subprocess.Popen([*command, *network], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_fetch_goes_on_where_it_was(start_node: StartNode, original: Path, tmp_path: Path) -> None:
     publisher = start_node("publisher")
     cid = Command(publisher.home).json("publish", str(original))["cid"]
@@ -76,6 +77,7 @@ def test_a_killed_fetch_goes_on_where_it_was(start_node: StartNode, original: Pa
     assert result["reused_bytes"] >= SIZE // 4 - MAX_IN_FLIGHT
 
 
+@pytest.mark.slow
 def test_a_killed_provider_is_replaced_by_the_others(start_node: StartNode, original: Path, tmp_path: Path) -> None:
     first = start_node("first")
     second = start_node("second", bootstrap=first.address)
@@ -93,6 +95,7 @@ def test_a_killed_provider_is_replaced_by_the_others(start_node: StartNode, orig
     assert second.peer_id in {source["peer"] for source in result["sources"]}
 
 
+@pytest.mark.slow
 def test_a_fetch_whose_only_provider_dies_fails_clearly_and_can_be_repeated(
     start_node: StartNode, original: Path, tmp_path: Path
 ) -> None:

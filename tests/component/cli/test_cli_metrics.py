@@ -13,6 +13,7 @@ from lattica.cli.metrics_server import parse_place
 from lattica.errors import ConfigError
 
 
+@pytest.mark.slow
 def test_a_node_serves_its_metrics_while_it_runs(tmp_path: Path) -> None:
     node = NodeProcess(tmp_path / "home", "up", "--host", "127.0.0.1", "--port", "0", "--metrics", "0")
     try:

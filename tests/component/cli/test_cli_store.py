@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from cli_nodes import Command, NodeProcess, wait_until
 
 StartNode = Callable[..., NodeProcess]
@@ -48,6 +49,7 @@ def test_a_document_is_made_written_and_read(start_node: StartNode) -> None:
     assert "is not kept here" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_document_is_shared_by_right_and_replicated(start_node: StartNode) -> None:
     one = start_node("one")
     owner = Command(one.home)
@@ -94,6 +96,7 @@ def test_a_document_is_shared_by_right_and_replicated(start_node: StartNode) -> 
     wait_until(is_revoked, "the revocation's arrival")
 
 
+@pytest.mark.slow
 def test_a_node_replicates_what_comes_into_being_later(start_node: StartNode, tmp_path: Path) -> None:
     """Nobody has it when the node starts; its owner comes later."""
     owner = start_node("owner")
@@ -167,6 +170,7 @@ def _written(start_node: StartNode) -> tuple[Command, str]:
     return lattica, namespace
 
 
+@pytest.mark.slow
 def test_a_document_goes_to_another_home_in_a_file(start_node: StartNode, tmp_path: Path) -> None:
     lattica, namespace = _written(start_node)
     file = tmp_path / "backup"

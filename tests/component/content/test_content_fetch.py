@@ -213,18 +213,21 @@ class TestProviders:
             routing.providers.append(await peers.publish(MODEL))
         assert (tmp_path / "got.bin").read_bytes() == MODEL.data
 
+    @pytest.mark.slow
     async def test_nobody_is_an_error_that_says_so(self, peers: ContentPeers, tmp_path: Path) -> None:
         fetcher, _ = peers.fetcher(patience=HASTE)
         with pytest.raises(ContentNotFoundError, match="nobody provides") as caught:
             await fetcher.fetch(Cid.of(b"nobody has this"), tmp_path / "got.bin")
         assert caught.value.attempts == {}
 
+    @pytest.mark.slow
     async def test_a_failed_search_is_named(self, peers: ContentPeers, tmp_path: Path) -> None:
         fetcher, routing = peers.fetcher(patience=HASTE)
         routing.failure = NetworkError("no peer of the DHT answers")
         with pytest.raises(ContentNotFoundError, match="no peer of the DHT answers"):
             await fetcher.fetch(MODEL.cid, tmp_path / "got.bin")
 
+    @pytest.mark.slow
     async def test_unreachable_ones_alone_are_named(self, peers: ContentPeers, tmp_path: Path) -> None:
         gone = peers.nobody()
         fetcher, _ = peers.fetcher(gone, patience=HASTE)
@@ -250,6 +253,7 @@ class TestServingWhileFetching:
             assert not task.done()
             gate.set()
 
+    @pytest.mark.slow
     async def test_a_fetcher_passes_on_what_it_has_so_far(self, peers: ContentPeers, tmp_path: Path) -> None:
         """Carol knows only Bob, who gets the second half of the model while she fetches."""
         gate = asyncio.Event()

@@ -145,6 +145,7 @@ class TestOneOfTwoProvidersIsBad:
         assert (tmp_path / "got.bin").read_bytes() == MODEL.data
         assert result.seconds < CALM.stuck / 2
 
+    @pytest.mark.slow
     async def test_one_that_dies_in_the_middle_is_replaced(self, peers: ContentPeers, tmp_path: Path) -> None:
         class Slow(ScriptedProvider):
             async def answer(self, wanted: Wanted, context: Context) -> None:
@@ -164,6 +165,7 @@ class TestOneOfTwoProvidersIsBad:
         assert report.dropped
 
 
+@pytest.mark.slow
 async def test_many_dead_providers_do_not_keep_a_good_one_out(peers: ContentPeers, tmp_path: Path) -> None:
     """More than are used at a time take requests and never answer."""
     silent = [await peers.serve(Silent(MODEL)) for _ in range(MAX_PROVIDERS + 4)]
@@ -175,6 +177,7 @@ async def test_many_dead_providers_do_not_keep_a_good_one_out(peers: ContentPeer
 
 
 class TestTheOnlyProviderIsBad:
+    @pytest.mark.slow
     async def test_wrong_bytes_are_an_integrity_error_that_names_it(self, peers: ContentPeers, tmp_path: Path) -> None:
         liar = await peers.serve(Liar(MODEL))
         fetcher, _ = peers.fetcher(liar, patience=HASTE)
@@ -183,6 +186,7 @@ class TestTheOnlyProviderIsBad:
         assert caught.value.peers == (str(liar),)
         assert not (tmp_path / "got.bin").exists()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", PROTOCOL_BREAKERS)
     async def test_a_broken_protocol_is_told(
         self, peers: ContentPeers, tmp_path: Path, kind: type[ScriptedProvider]
@@ -195,6 +199,7 @@ class TestTheOnlyProviderIsBad:
         assert "broke the protocol" in caught.value.attempts[str(breaker)]
         assert provider.calls == 1
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("kind", "reason"),
         [
@@ -230,6 +235,7 @@ class TestTheOnlyProviderIsBad:
 
 
 class TestManifests:
+    @pytest.mark.slow
     async def test_one_that_never_ends_is_cut_off(self, peers: ContentPeers, tmp_path: Path) -> None:
         class Endless(ScriptedProvider):
             parts = 0
@@ -249,6 +255,7 @@ class TestManifests:
         assert caught.value.peers == (str(endless),)
         assert provider.parts < 10
 
+    @pytest.mark.slow
     async def test_one_that_is_not_the_right_one_is_passed_over(self, peers: ContentPeers, tmp_path: Path) -> None:
         class Mistaken(ScriptedProvider):
             times = 0
@@ -268,6 +275,7 @@ class TestManifests:
         assert (tmp_path / "got.bin").read_bytes() == SMALL.data
         assert (mistaken.times, mistaken.asked) == (1, 0)
 
+    @pytest.mark.slow
     async def test_one_that_claims_too_many_bytes_is_not_read(self, peers: ContentPeers, tmp_path: Path) -> None:
         class Boaster(ScriptedProvider):
             async def get_manifest(self, request: bytes, context: Context) -> None:

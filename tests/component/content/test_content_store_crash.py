@@ -85,6 +85,7 @@ def run_and_kill(script: str, *arguments: Path, after_lines: int) -> list[str]:
 
 
 class TestKill9:
+    @pytest.mark.slow
     @pytest.mark.parametrize("after", [1, 40, 400])
     def test_every_recorded_chunk_is_there_and_right_and_the_file_can_be_finished(
         self, tmp_path: Path, after: int

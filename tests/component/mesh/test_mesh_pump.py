@@ -205,6 +205,7 @@ def test_a_half_closed_pair_that_stands_still_is_closed(bench: Bench, monkeypatc
     joined.wait_closed()
 
 
+@pytest.mark.slow
 def test_a_half_closed_pair_that_moves_stays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pump_module, "HALF_CLOSED_S", 1.0)
     joined = bench.join()
@@ -309,6 +310,7 @@ def test_idle_pairs_hold_their_two_sockets_and_nothing_else(bench: Bench) -> Non
     assert count_descriptors() <= before + 4 * len(pairs) + 2 * SPARE_PIPES
 
 
+@pytest.mark.slow
 def test_pairs_that_hold_bytes_give_their_kernel_pipes_back(bench: Bench) -> None:
     before = count_descriptors()
     pairs = [bench.join() for _ in range(SPARE_PIPES + 4)]

@@ -112,6 +112,7 @@ def keeps_to(rate: float, allowed: float) -> bool:
     return allowed / 2 < rate < 1.15 * allowed
 
 
+@pytest.mark.slow
 @both_movers
 @pytest.mark.parametrize("rate", [1 * MB, 20 * MB])
 @pytest.mark.parametrize("both_ways", [False, True], ids=["one-way", "both-ways"])
@@ -121,6 +122,7 @@ def test_a_pair_keeps_to_its_rate(bench: Bench, rate: int, both_ways: bool) -> N
     assert keeps_to(rate_of([ends], 1.5), rate)
 
 
+@pytest.mark.slow
 def test_pairs_that_share_a_budget_get_equal_parts_of_it(bench: Bench) -> None:
     budget = byte_budget(10 * MB)
     ends = [bench.join(budget) for _ in range(10)]
@@ -145,6 +147,7 @@ def test_both_directions_of_a_pair_get_their_part(bench: Bench) -> None:
     assert min(ends.pair.sent, ends.pair.received) > max(ends.pair.sent, ends.pair.received) / 3
 
 
+@pytest.mark.slow
 def test_the_total_holds_whatever_each_target_may_have(bench: Bench) -> None:
     total, first, second = byte_budget(6 * MB), byte_budget(1 * MB), byte_budget(100 * MB)
     slow, fast = bench.join(total, first), bench.join(total, second)
@@ -204,6 +207,7 @@ def test_every_byte_arrives_and_the_end_after_them(bench: Bench) -> None:
     assert ends.closed.wait(PATIENCE_S)
 
 
+@pytest.mark.slow
 def test_a_half_closed_pair_that_waits_for_budget_is_not_stalled(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pump_module, "HALF_CLOSED_S", 0.1)
     ends = bench.join(byte_budget(0.02 * MB))  # most of a second between two moves

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 
+import pytest
 from call_services import Services, echo, echo_stub, until
 from descriptors import count_descriptors
 from mesh_rooms import Rooms, open_rooms
@@ -30,6 +31,7 @@ QUIET_S = 15.0
 """Seconds until those that were admitted are over and nothing of them is left."""
 
 
+@pytest.mark.slow
 async def test_a_thousand_punches_are_refused_cheaply_and_cost_the_others_nothing() -> None:
     async with open_rooms() as victim, open_rooms() as hostile, open_rooms() as other:
         services = Services(victim.rpc)

@@ -60,6 +60,7 @@ def refused() -> Endpoint:
         return Endpoint(*closed.getsockname())
 
 
+@pytest.mark.slow
 async def test_a_target_that_refuses_is_dialled_again_for_a_second_but_not_a_thousand_times(
     port: PunchPort, monkeypatch: pytest.MonkeyPatch
 ) -> None:

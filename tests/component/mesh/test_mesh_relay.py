@@ -86,6 +86,7 @@ async def test_a_pipes_own_preface_proves_who_is_at_its_ends() -> None:
             assert accepted.result() == (CLIENT, server)
 
 
+@pytest.mark.slow
 async def test_a_token_opens_several_pipes_until_it_expires() -> None:
     async with open_relay() as relay, open_target(relay) as target:
         token = target.token(valid_s=1.0)
@@ -121,6 +122,7 @@ async def test_the_lease_says_what_is_allowed() -> None:
         assert repr(lease.key) not in repr(lease)
 
 
+@pytest.mark.slow
 async def test_a_lease_that_is_over_mints_nothing_and_its_tokens_count_no_more() -> None:
     async with open_relay(SpliceLimits(lease_s=2)) as relay, open_target(relay) as target:
         token = target.token(valid_s=3600)
@@ -277,6 +279,7 @@ async def drain(sock: socket.socket, until: float) -> int:
     return received
 
 
+@pytest.mark.slow
 async def test_all_pipes_to_a_target_share_its_rate_and_another_target_has_its_own() -> None:
     rate = 4 * MB
     async with (

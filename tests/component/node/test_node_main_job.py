@@ -21,6 +21,7 @@ def run_demo(model: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
 
 
+@pytest.mark.slow
 def test_the_main_job_moves_a_small_model(tmp_path: Path) -> None:
     model = tmp_path / "model.safetensors"
     weights = numpy.random.default_rng(1)
@@ -38,6 +39,7 @@ def test_the_main_job_moves_the_real_model() -> None:
     assert done.stdout.splitlines()[-1].startswith("demo ok: ")
 
 
+@pytest.mark.slow
 def test_the_main_job_fails_with_a_reason_if_the_model_does_not_open(tmp_path: Path) -> None:
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"not a safetensors file" * 1000)

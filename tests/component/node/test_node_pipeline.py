@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_session_goes_on_at_another_replica() -> None:
     printed = subprocess.run(

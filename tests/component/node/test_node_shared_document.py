@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = [sys.executable, "-u", str(Path(__file__).parents[3] / "examples" / "shared_document.py")]
 
 
@@ -19,6 +21,7 @@ def test_two_nodes_end_with_the_same_document() -> None:
     assert "ben is told: we have no right to write here" in printed
 
 
+@pytest.mark.slow
 def test_two_shells_share_a_document() -> None:
     create = subprocess.Popen([*EXAMPLE, "create"], stdout=subprocess.PIPE, text=True)
     assert create.stdout is not None

@@ -88,6 +88,7 @@ def knows_log(alice: Rooms, process_address: object) -> None:
     alice.mesh.add_addresses(process_address.peer_id, [process_address])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("calls", "size"),
     [
@@ -117,6 +118,7 @@ async def test_no_call_runs_twice_when_the_server_is_killed_and_started_again(
     assert outcome["PeerUnreachableError"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("calls", "size"), [pytest.param(3000, 0, id="small"), pytest.param(300, MAX_SMALL + 1, id="large")]
 )
@@ -134,6 +136,7 @@ async def test_every_call_succeeds_once_when_only_the_connection_is_cut(tmp_path
         assert run.check(path) == Counter(int=calls)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 async def test_every_call_succeeds_once_when_connections_are_cut_as_soon_as_they_are_made(
     tmp_path: Path, seed: int

@@ -357,6 +357,7 @@ async def test_a_stream_of_requests_is_read_once(network: Network) -> None:
     assert read == sorted(set(read))
 
 
+@pytest.mark.slow
 async def test_calls_go_on_when_a_replica_is_killed(network: Network, tmp_path: Path) -> None:
     """Idempotent calls all succeed; of the others each that has a result ran once, and each in doubt once at most."""
     names = network.replicas.replica_set("log")

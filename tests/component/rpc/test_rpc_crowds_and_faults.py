@@ -93,6 +93,7 @@ async def test_a_plain_method_that_raises_stop_iteration_is_answered(two: Two) -
         await two.stub.next_of_nothing()
 
 
+@pytest.mark.slow
 async def test_sessions_that_end_at_once_are_not_opened_without_pause(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:

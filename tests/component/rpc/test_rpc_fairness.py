@@ -142,6 +142,7 @@ async def test_a_call_waits_for_those_under_way_and_not_for_all_that_are_to_come
     assert max(costs) <= 4 * AT_A_TIME, "calls of the flood answered while one call waited"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", [0, 1], ids=["of the same node", "of another node"])
 async def test_calls_that_wait_for_room_hold_up_none_of_others(
     network: Network, monkeypatch: pytest.MonkeyPatch, peer: int

@@ -115,6 +115,7 @@ async def test_a_method_that_nobody_serves_is_unimplemented(splice: bool) -> Non
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.slow
 async def test_a_deadline_ends_a_call_at_both_ends(splice: bool) -> None:
     async with open_two(splice=splice) as two:
         await two.echo.Echo(echo("connect"))
@@ -126,6 +127,7 @@ async def test_a_deadline_ends_a_call_at_both_ends(splice: bool) -> None:
         await until(lambda: two.services.echo.cancelled == 1)
 
 
+@pytest.mark.slow
 async def test_a_deadline_covers_finding_the_peer_and_the_call(splice: bool) -> None:
     async with open_two(splice=splice) as two:
         call = two.echo.Echo(echo("x"), timeout=1.0, metadata=(("do", "wait"),))

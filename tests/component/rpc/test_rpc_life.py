@@ -65,6 +65,7 @@ async def test_a_peer_that_restarts_at_its_port_is_called_on_with_the_old_link()
             assert alice.mesh._link_table.get(key.peer_id) is link
 
 
+@pytest.mark.slow
 async def test_a_peer_that_cannot_be_reached_is_looked_for_only_now_and_then() -> None:
     """Calls meanwhile fail at once, with the reason; and when it is back the next attempt finds it."""
     key = IdentityKey.generate()
@@ -113,6 +114,7 @@ async def test_a_peer_that_restarts_elsewhere_is_found_again() -> None:
             assert (await stub.Echo(echo("after"), timeout=RETURN_S)).payload == b"after"
 
 
+@pytest.mark.slow
 async def test_a_peer_that_is_killed_in_the_middle_of_a_stream_and_comes_back() -> None:
     key = IdentityKey.generate()
     async with open_rooms() as alice:
@@ -309,6 +311,7 @@ async def test_an_ageing_session_serves_on_while_it_cannot_be_replaced(monkeypat
         assert _session(two.channel) is first
 
 
+@pytest.mark.slow
 async def test_links_that_live_for_seconds_cost_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ticket and session expire again and again under a caller who notices nothing."""
     monkeypatch.setattr(links, "LINK_CERTIFICATE_S", 3.0)
@@ -348,6 +351,7 @@ async def test_a_peer_that_forgot_the_link_is_asked_for_another() -> None:
         assert two.alice.mesh._link_table.get(two.bob.peer_id) is not first
 
 
+@pytest.mark.slow
 async def test_nothing_is_left_of_nodes_that_called_each_other() -> None:
     """Rounds of the whole life; grpc keeps a few descriptors of its own from the first on."""
     counts: list[int] = []

@@ -137,6 +137,7 @@ async def test_small_calls_move_and_each_runs_once(tmp_path: Path) -> None:
         assert sorted(map(int, path.read_text().split())) == list(range(6000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_a_native_connection_that_is_cut_costs_no_call_and_none_runs_twice(tmp_path: Path, seed: int) -> None:
     rng, key, path, calls = random.Random(seed), IdentityKey.generate(), tmp_path / "log", 3000
@@ -438,6 +439,7 @@ async def test_a_peer_that_grants_no_new_link_is_called_on_by_the_gateway() -> N
             assert await say(two) == b"hello"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["idle", "used", "cut", "dialling"])
 async def test_nothing_is_left_of_native_connections(ending: str) -> None:
     counts: list[int] = []

@@ -62,6 +62,7 @@ async def test_a_path_says_how_a_peer_was_reached() -> None:
         assert two.bob.mesh.path_to(two.alice.peer_id) is None
 
 
+@pytest.mark.slow
 async def test_a_path_with_a_long_round_trip_is_a_path() -> None:
     """0.3 seconds: another continent, or a busy home uplink. TLS takes two of them."""
     async with open_two(native_port=None) as two, slow_path(two.bob.address, 0.15) as address:

@@ -339,6 +339,7 @@ async def opened(number: int, routing: KnownProviders, **settings: float) -> Asy
         yield rooms, replicas
 
 
+@pytest.mark.slow
 async def test_calls_go_to_the_other_one_when_a_replica_dies(network: MemoryServices) -> None:
     """It stops without a goodbye: nothing of it is left when its lease is over."""
     nobody = KnownProviders()

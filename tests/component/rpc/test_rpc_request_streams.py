@@ -106,6 +106,7 @@ async def test_nor_does_one_whose_caller_gives_up(two: Two, method: str) -> None
     assert two.served.committed == []
 
 
+@pytest.mark.slow
 @METHODS
 async def test_a_caller_that_does_not_end_its_stream_does_not_hold_up_a_node_that_closes(method: str) -> None:
     async with asyncio.timeout(60), open_rooms() as alice:

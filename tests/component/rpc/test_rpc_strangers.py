@@ -191,6 +191,7 @@ async def test_garbage_costs_its_sender_the_connection(said: bytes, monkeypatch:
         assert (await two.echo.Echo(echo("still there"), timeout=5)).payload == b"still there"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "said",
     [b"", MAGIC[:1], MAGIC + b"\x4a" + bytes(20), MULTISTREAM[:1], MULTISTREAM],

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lattica.store import Document
 from lattica.store.archive import ArchivePart, write_archive
 from lattica.store.backup import backup_parts
@@ -97,6 +99,7 @@ def restore_and_kill(path: Path, file: Path, moment: int) -> bool:
     return code != 0
 
 
+@pytest.mark.slow
 async def test_a_backup_is_restored_as_a_whole_or_not_at_all_wherever_it_is_killed(tmp_path: Path) -> None:
     file = await archive(tmp_path)
     path = tmp_path / "restored.db"

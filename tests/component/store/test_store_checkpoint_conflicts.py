@@ -192,6 +192,7 @@ async def settled(documents: list[Document]) -> None:
             return
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_whatever_one_alone_writes_is_there_after_partitions_and_checkpoints(tmp_path: Path, seed: int) -> None:
     await check_story(tmp_path, seed, 100)

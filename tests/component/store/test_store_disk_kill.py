@@ -88,6 +88,7 @@ async def check_writer(disk: StoreDisk, number: int, acknowledged: int) -> None:
     assert await disk.run(namespace, ALICE, DATA, 1, None, 1 << 30) == [entry.raw for entry in records]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("rounds", [20, pytest.param(300, marks=pytest.mark.slow)])
 async def test_after_kill_9_all_that_was_acknowledged_is_there_and_no_batch_is_torn(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from lattica.background import background_tasks
 from lattica.store.namespace import Policy
 from lattica.store.sync_session import LEASE_S, PING_S, SILENCE_S
@@ -13,6 +15,7 @@ from lattica.store.sync_wire import FrameReader, FrameWriter, SyncMessage
 from lattica.store.testing import MemoryLink, MemoryNetwork, converged, key_of
 
 
+@pytest.mark.slow
 async def test_what_a_peer_does_not_deliver_is_fetched_from_another_one(tmp_path: Path) -> None:
     network, mute = MemoryNetwork(), key_of(3).peer_id
     async with network.open(key_of(1), tmp_path) as alice, network.open(key_of(2), tmp_path) as bob:

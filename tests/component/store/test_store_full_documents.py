@@ -71,6 +71,7 @@ async def apart(network: MemoryNetwork, alice: ReplicatedStore, bob: ReplicatedS
     return ours, theirs
 
 
+@pytest.mark.slow
 async def test_who_leaves_a_stranger_out_says_so_to_its_program_and_to_its_peers(
     network: MemoryNetwork, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ async def test_who_leaves_a_stranger_out_says_so_to_its_program_and_to_its_peers
         assert not any(change.everything or change.places for change in told)
 
 
+@pytest.mark.slow
 async def test_a_grant_brings_those_together_that_were_full(network: MemoryNetwork, tmp_path: Path) -> None:
     async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob:
         ours, theirs = await apart(network, alice, bob)
@@ -98,6 +100,7 @@ async def test_a_grant_brings_those_together_that_were_full(network: MemoryNetwo
         assert ours.state() == theirs.state()
 
 
+@pytest.mark.slow
 async def test_what_the_owner_builds_on_gets_to_those_who_are_full(network: MemoryNetwork, tmp_path: Path) -> None:
     async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob:
         ours, theirs = await apart(network, alice, bob)
@@ -111,6 +114,7 @@ async def test_what_the_owner_builds_on_gets_to_those_who_are_full(network: Memo
         assert list(theirs.list("log")) == list(ours.list("log")) == [1, "after what carol wrote"]
 
 
+@pytest.mark.slow
 async def test_what_the_owner_builds_on_is_asked_for_again_with_all_below_it(
     network: MemoryNetwork, tmp_path: Path
 ) -> None:
@@ -183,6 +187,7 @@ async def test_a_flood_of_strangers_costs_no_memory_and_blames_nobody(network: M
         assert replicator._book.is_welcome(DAVE.peer_id, asyncio.get_running_loop().time())
 
 
+@pytest.mark.slow
 async def test_a_proof_that_was_of_no_use_is_told_again_with_the_entries(
     network: MemoryNetwork, tmp_path: Path
 ) -> None:
@@ -227,6 +232,7 @@ async def test_a_fraud_that_is_left_out_is_a_problem_too(network: MemoryNetwork,
         assert ours.frontier().frozen == {}
 
 
+@pytest.mark.slow
 async def test_who_counts_what_a_fraud_makes_void_is_told_of_it(network: MemoryNetwork, tmp_path: Path) -> None:
     """Bob, who had no use for the proof when it came, has got the entries from somebody who does not mind."""
     async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob:

@@ -73,6 +73,7 @@ def run_and_kill(folder: Path, chance: random.Random) -> tuple[str, int, dict[st
     return whole[0], process.pid, dict.fromkeys(whole[1:], process.pid)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
 async def test_after_kill_9_what_was_acknowledged_is_there_and_nothing_in_part(tmp_path: Path, rounds: int) -> None:

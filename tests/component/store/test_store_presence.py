@@ -69,6 +69,7 @@ async def test_presence_is_not_kept(alice: Desk) -> None:
     assert alice.document.frontier().heads == {}
 
 
+@pytest.mark.slow
 async def test_presence_is_told_again_before_it_ends_and_a_ghost_vanishes(alice: Desk, bob: Desk) -> None:
     presence = Presence(bob.journal, ttl=1.0)
     disconnect = presence.connect(alice.document.presence.receive)

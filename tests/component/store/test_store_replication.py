@@ -146,6 +146,7 @@ async def test_one_who_comes_late_gets_everything(network: MemoryNetwork, tmp_pa
             await converged([ours, theirs, late])
 
 
+@pytest.mark.slow
 async def test_of_calls_that_cross_one_stream_is_left(network: MemoryNetwork, tmp_path: Path) -> None:
     async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob, asyncio.timeout(20):
         ours = await alice.create()
@@ -168,6 +169,7 @@ async def test_of_calls_that_cross_one_stream_is_left(network: MemoryNetwork, tm
 # rights
 
 
+@pytest.mark.slow
 async def test_a_revoked_writer_who_did_not_know_is_told_and_goes_on_once_granted_again(
     network: MemoryNetwork, tmp_path: Path
 ) -> None:

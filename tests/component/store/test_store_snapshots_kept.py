@@ -81,6 +81,7 @@ async def test_a_small_namespace_has_no_snapshot(disk: StoreDisk, genesis: Genes
     assert await disk.snapshot(genesis.namespace.raw) is None
 
 
+@pytest.mark.slow
 async def test_a_snapshot_is_made_while_entries_come_and_go_on_coming(disk: StoreDisk, genesis: Genesis) -> None:
     writer = Writer(genesis, WRITER)
     async with open_journal(disk, genesis, OWNER) as journal:
@@ -93,6 +94,7 @@ async def test_a_snapshot_is_made_while_entries_come_and_go_on_coming(disk: Stor
         assert told(await load_replica(disk, genesis, OWN)) == told(journal.replica)
 
 
+@pytest.mark.slow
 async def test_a_revocation_voids_the_snapshot_that_is_being_made(disk: StoreDisk, genesis: Genesis) -> None:
     async with open_journal(disk, genesis, OWNER) as journal:
         await journal.receive(Writer(genesis, WRITER).write(SNAPSHOT_AFTER + 1))

@@ -16,6 +16,7 @@ FRAMES = 6.0
 """Frames that a replica sends for a write; 2.5 to 4.5 are usual."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 async def test_bytes_of_a_write_grow_no_faster_than_the_logarithm_of_the_replicas(tmp_path: Path) -> None:
     few, many = [

@@ -136,6 +136,7 @@ async def test_of_two_compactions_at_a_time_one_finds_nothing_to_do(
         assert len(journal.replica.ledger.rights.checkpoints) == 1
 
 
+@pytest.mark.slow
 async def test_a_running_node_lets_go_of_what_was_replaced_once_it_is_in_a_snapshot(
     disk: StoreDisk, genesis: Genesis, burying: Gate
 ) -> None:
@@ -154,6 +155,7 @@ async def test_a_running_node_lets_go_of_what_was_replaced_once_it_is_in_a_snaps
         assert told(await load_replica(disk, genesis, OWN)) == told(journal.replica)
 
 
+@pytest.mark.slow
 async def test_a_document_stays_whole_if_somebody_asks_for_what_is_being_buried(
     disk: StoreDisk, genesis: Genesis, burying: Gate
 ) -> None:
@@ -170,6 +172,7 @@ async def test_a_document_stays_whole_if_somebody_asks_for_what_is_being_buried(
         assert told(loaded) == told(journal.replica)
 
 
+@pytest.mark.slow
 async def test_a_snapshot_that_is_being_made_is_kept_when_the_document_is_closed(
     disk: StoreDisk, genesis: Genesis, burying: Gate
 ) -> None:

@@ -270,6 +270,7 @@ async def test_each_connection_reports_its_own_observed_address() -> None:
         assert sorted(seen) == sorted(info.remote.port for info in bob.connections())
 
 
+@pytest.mark.slow
 async def test_three_hundred_inbound_connections_one_after_the_other() -> None:
     """py-libp2p's own host stops accepting after about 250: its inbound slots leak."""
     count = 300

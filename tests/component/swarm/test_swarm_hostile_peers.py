@@ -159,6 +159,7 @@ async def test_a_frame_of_absurd_length_ends_the_connection() -> None:
         await attack(address, lie)
 
 
+@pytest.mark.slow
 async def test_a_peer_has_so_many_streams_and_no_more() -> None:
     running = most = 0
 
@@ -389,6 +390,7 @@ async def test_a_handshake_is_not_collected_without_end(name: str) -> None:
                         pass
 
 
+@pytest.mark.slow
 async def test_silent_connections_take_their_slots_for_a_while_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

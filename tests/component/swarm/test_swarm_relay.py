@@ -188,6 +188,7 @@ async def test_a_circuit_ends_when_its_time_is_over() -> None:
         await until(lambda: not net.target.is_connected(net.client.key.peer_id))
 
 
+@pytest.mark.slow
 async def test_a_circuit_keeps_to_its_rate() -> None:
     async with behind_a_relay(RelayLimits(circuit_rate=200_000)) as net:
         net.target.serve_requests(ECHO, echo, 1 << 20)

@@ -183,6 +183,7 @@ with lattica.sync.open_node(config("parent")) as node:
 """
 
 
+@pytest.mark.slow
 def test_a_fork_before_opening_works_and_one_after_it_is_refused_at_once(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKS, str(tmp_path)],

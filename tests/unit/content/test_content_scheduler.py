@@ -440,6 +440,7 @@ lengths_lists: st.SearchStrategy[list[int]] = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.data())
 def test_any_history_ends_well_if_one_honest_provider_has_everything(data: st.DataObject) -> None:

@@ -39,6 +39,7 @@ def check_growth(small: Trial, large: Trial) -> None:
         assert 0 < growth < 0.75 * doublings
 
 
+@pytest.mark.slow
 def test_of_a_thousand_nodes_a_fifth_may_die_and_lookups_still_succeed_in_few_rounds() -> None:
     small = run_trial(100, seed=7, dead=DEAD, lookups=200)
     large = run_trial(1000, seed=7, dead=DEAD, lookups=200)

@@ -65,6 +65,7 @@ def settle_all(among: list[SimReplica]) -> dict[str, float]:
 # How large
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [10, 300])
 def test_a_state_is_as_large_as_what_lives_however_often_that_was_written(times: int) -> None:
     owner, other, _ = replicas()
@@ -80,6 +81,7 @@ def test_a_state_is_as_large_as_what_lives_however_often_that_was_written(times:
     assert b"gone" not in owner.state_raw
 
 
+@pytest.mark.slow
 def test_keys_that_come_and_go_leave_nothing_behind() -> None:
     owner = replicas()[0]
     for number in range(200):

@@ -31,6 +31,7 @@ def check_convergence(policy: Policy, history: list[Step]) -> None:
         assert (replica.digest, replica.state()) == (before, state)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(policies, histories(40, compacting=True, postponing=True))
 def test_replicas_hold_the_same_whether_they_have_dropped_entries_or_not(policy: Policy, history: list[Step]) -> None:

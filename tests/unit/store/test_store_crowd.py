@@ -314,6 +314,7 @@ def test_who_is_not_the_owner_writes_no_large_checkpoint() -> None:
 # convergence
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2), st.sampled_from((0, 1, 3)), histories(40, postponing=True))
 def test_replicas_that_left_strangers_out_hold_the_same_once_these_are_granted_something(
@@ -353,6 +354,7 @@ ungranted = st.sampled_from(("write", "write", "write", "tell", "hint", "revoke"
 steps = st.tuples(ungranted, st.integers(0, 4), st.integers(0, 4), st.integers(0, 1 << 12))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(steps, max_size=40))
 def test_what_trusted_authors_write_gets_to_all_whichever_strangers_they_hold(history: list[Step]) -> None:

@@ -29,12 +29,14 @@ def check_convergence(policy: Policy, history: list[Step], *, honest_are_safe: b
             assert {frozen.author for frozen in replica.frauds} <= story.dishonest
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(policies, histories(40))
 def test_replicas_that_know_the_same_hold_the_same(policy: Policy, history: list[Step]) -> None:
     check_convergence(policy, history)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(policies, histories(40, postponing=True))
 def test_replicas_hold_the_same_though_some_put_replays_off(policy: Policy, history: list[Step]) -> None:
@@ -49,6 +51,7 @@ def test_replicas_hold_the_same_after_long_stories(policy: Policy, history: list
     check_convergence(policy, history)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(policies, histories(40))
 def test_authors_that_have_one_client_id_do_not_keep_replicas_apart(policy: Policy, history: list[Step]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from itertools import pairwise
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ledger_replicas import NOW, SimReplica, converge, key_of
@@ -31,6 +32,7 @@ def tell(replica: SimReplica) -> tuple[object, ...]:
     return replica.digest, replica.state(), replica.replica.tops, replica.replica.ydoc.client_id, stored, refused
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(policies, steps)
 def test_reloaded_replicas_go_on_as_if_nothing_had_happened(policy: Policy, history: list[Step]) -> None:
