@@ -47,6 +47,15 @@ async def folded(desk: Desk) -> None:
             await asyncio.sleep(0.01)
 
 
+async def outrun(alice: Desk, bob: Desk) -> None:
+    """A key is deleted and the document compacted; the other writes it without having heard of the checkpoint."""
+    await put(alice, "k", 1)
+    await remove(alice, "k")
+    await bob.hear(alice)
+    assert await alice.document.compact()
+    await put(bob, "k", 2)
+
+
 @contextlib.asynccontextmanager
 async def pair(folder: Path, genesis: Genesis) -> AsyncIterator[tuple[Desk, Desk]]:
     async with open_desk(folder / "alice", genesis, ALICE) as alice, open_desk(folder / "bob", genesis, BOB) as bob:
@@ -57,11 +66,7 @@ async def test_a_value_of_a_deleted_key_is_written_again_when_the_checkpoint_is_
     tmp_path: Path, genesis: Genesis
 ) -> None:
     async with pair(tmp_path, genesis) as (alice, bob):
-        await put(alice, "k", 1)
-        await remove(alice, "k")
-        await bob.hear(alice)
-        assert await alice.document.compact()
-        await put(bob, "k", 2)
+        await outrun(alice, bob)
         await alice.hear(bob)
         assert values(alice) == {}, "it builds on what the checkpoint has left out"
 
@@ -80,11 +85,7 @@ async def test_a_value_of_a_deleted_key_is_written_again_when_the_checkpoint_is_
 
 async def test_the_state_and_what_is_written_again_get_to_the_disk_together(tmp_path: Path, genesis: Genesis) -> None:
     async with pair(tmp_path, genesis) as (alice, bob):
-        await put(alice, "k", 1)
-        await remove(alice, "k")
-        await bob.hear(alice)
-        assert await alice.document.compact()
-        await put(bob, "k", 2)
+        await outrun(alice, bob)
 
         hearing = asyncio.create_task(bob.hear(alice))
         async with asyncio.timeout(PATIENCE_S):
