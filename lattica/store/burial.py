@@ -11,128 +11,157 @@ order: what is garbage follows from the state and from the entries beyond it.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Container, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from typing import NamedTuple
 
-from lattica.store.arrays import pack, unpack
-from lattica.store.yupdate import HAS_PARENT_SUB, KIND_BITS, ItemId, Kind
-from lattica.store.yupdate_places import NOWHERE, ItemsDump, Place, RunsDump, key_number, renumbered
+from lattica.store.anchors import Anchor, joined
+from lattica.store.arrays import unpack
+from lattica.store.sequence import Block, Neighbours, in_order, neighbours_anew
+from lattica.store.yupdate import HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, KIND_BITS, ItemId, Kind
+from lattica.store.yupdate_places import Displaced, ItemsDump, Place, key_number, list_number
 from lattica.store.yupdate_spans import StructSpan, clients_of
 from lattica.store.yupdate_wire import write_uint
 
 
-def bury_settled(update: bytes, items: ItemsDump) -> tuple[bytes, ItemsDump]:
-    """A document without the values of keys that were replaced or deleted, and where its items are.
+class Settled(NamedTuple):
+    """A document as a checkpoint's state has it.
+
+    Attributes:
+        update: The document.
+        anchors: What stands for elements of lists and texts that are not in it.
+    """
+
+    update: bytes
+    anchors: list[Anchor]
+
+
+def bury_settled(update: bytes, items: ItemsDump) -> Settled:
+    """A document without what was replaced or deleted.
 
     May run in a thread: it takes some seconds for a million items.
 
     Args:
-        update: Of the whole document.
+        update: Of the whole document, as `canonical_update` has it.
         items: Where its items are.
     """
-    keys = KeyBook(items)
+    places = PlaceBook(items)
+    neighbours, anchors = _lists(update, places)
     parts: list[bytes] = []
-    buried: dict[int, list[tuple[int, int]]] = {}
     end = 1  # of the structs, if there is no client
     for span, structs in clients_of(update):
-        reader, written = keys.of(span.client), StructWriter(update)
+        reader, written = places.of(span.client), StructWriter(update)
         for struct in structs:
             end = struct.end
-            number = reader.at(struct.clock)
-            if struct.kind is Kind.GC or (number and struct.kind is Kind.DELETED):
+            key = reader.key_at(struct.clock)
+            near = neighbours.get(ItemId(span.client, struct.clock))
+            if struct.kind is Kind.GC or (struct.kind is Kind.DELETED and (key or reader.list_at(struct.clock))):
                 written.bury(struct)
-            elif number:
-                written.write(keys.first_of_key(update, struct, number))
+            elif key:
+                written.write(places.first_of_key(update, struct, key))
+            elif near is not None:
+                written.write(placed_struct(update, struct, *near, places.name(reader.list_at(struct.clock))[0]))
             else:
                 written.keep(struct)
         parts.append(written.client(span.client, span.clock))
-        buried[span.client] = written.buried
-    return b"".join([write_uint(len(parts)), *parts, update[end:]]), bury_items(items, buried)
+    return Settled(b"".join([write_uint(len(parts)), *parts, update[end:]]), joined(anchors))
 
 
-def without_buried(update: bytes, buried: Mapping[int, Container[int]]) -> bytes:
-    """An update with garbage in place of those structs of some clients that have these clocks."""
+def _lists(update: bytes, places: PlaceBook) -> tuple[dict[ItemId, Neighbours], list[Anchor]]:
+    """The neighbours that elements of all lists and texts get, and what stands for those that are deleted."""
+    neighbours: dict[ItemId, Neighbours] = {}
+    anchors: list[Anchor] = []
+    for root, blocks in sequences(update, places).items():
+        neighbours.update(neighbours_anew([block for block in blocks if block.lives]))
+        anchors += _anchors(root, blocks)
+    return neighbours, anchors
+
+
+def sequences(update: bytes, places: PlaceBook) -> dict[str, list[Block]]:
+    """The elements of all lists and texts, in order."""
+    found: dict[int, list[Block]] = {}
+    for span, structs in clients_of(update):
+        reader = places.of(span.client)
+        for struct in structs:
+            number = reader.list_at(struct.clock)
+            if number:
+                found.setdefault(number, []).append(Block(span.client, struct))
+    return {places.name(number)[0]: in_order(blocks) for number, blocks in found.items()}
+
+
+def _anchors(root: str, blocks: Sequence[Block]) -> Iterator[Anchor]:
+    left: ItemId | None = None
+    dead: list[Block] = []
+    for block in [*blocks, None]:
+        if block is not None and not block.lives:
+            dead.append(block)
+            continue
+        right = None if block is None else block.first
+        for gone in dead:
+            yield Anchor(gone.client, gone.struct.clock, gone.struct.last + 1, root, left, right)
+        dead.clear()
+        left = None if block is None else block.last
+
+
+def as_placed(update: bytes, displaced: Displaced) -> bytes:
+    """An update with its structs where they belong, as `ItemParents.place` tells."""
+    if not displaced:
+        return update
     parts: list[bytes] = []
     end = 1
     for span, structs in clients_of(update):
-        clocks, written = buried.get(span.client, ()), StructWriter(update)
+        others, written = displaced.get(span.client, {}), StructWriter(update)
         for struct in structs:
             end = struct.end
-            if struct.clock in clocks:
+            if struct.clock not in others:
+                written.keep(struct)
+            elif (other := others[struct.clock]) is None:
                 written.bury(struct)
             else:
-                written.keep(struct)
+                root = other.parent if isinstance(other.parent, str) else ""
+                written.write(placed_struct(update, struct, other.origin, other.right_origin, root))
         parts.append(written.client(span.client, span.clock))
     return b"".join([write_uint(len(parts)), *parts, update[end:]])
 
 
-def bury_items(items: ItemsDump, buried: Mapping[int, Sequence[tuple[int, int]]]) -> ItemsDump:
-    """Where items are when some are nowhere any more; places in which nothing is are forgotten.
-
-    Args:
-        items: Where they were.
-        buried: Of clients the first clocks of runs that are buried, and those after the last, in order.
-    """
-    clients = [
-        RunsDump(runs.client, runs.end, *_overlaid(runs, buried.get(runs.client, ())), runs.joints)
-        for runs in items.clients
-    ]
-    return renumbered(items, clients)
-
-
-def _overlaid(runs: RunsDump, buried: Sequence[tuple[int, int]]) -> tuple[bytes, bytes]:
-    """First clocks and codes of a client's runs, with those that are buried."""
-    starts, codes = unpack("I", runs.starts), unpack("I", runs.codes)
-    if not buried:
-        return runs.starts, runs.codes
-    new_starts, new_codes = array("I"), array("I")
-
-    def add(start: int, code: int) -> None:
-        if not new_codes or new_codes[-1] != code:
-            new_starts.append(start)
-            new_codes.append(code)
-
-    at = 0
-    for first, end in buried:
-        upto = bisect_left(starts, first, at)
-        for index in range(at, upto):
-            add(starts[index], codes[index])
-        add(first, NOWHERE)
-        at = bisect_right(starts, end, upto) - 1  # the run in which what comes after it begins
-        if end < runs.end:
-            add(end, codes[at])
-        at += 1
-    for index in range(at, len(starts)):
-        add(starts[index], codes[index])
-    return pack(new_starts), pack(new_codes)
+def placed_struct(
+    update: bytes, struct: StructSpan, origin: ItemId | None, right_origin: ItemId | None, root: str
+) -> bytes:
+    """A struct of an update with other neighbours; in that root if it has none."""
+    parts = [update[struct.start] & KIND_BITS]
+    ids = b""
+    for item, flag in ((origin, HAS_ORIGIN), (right_origin, HAS_RIGHT_ORIGIN)):
+        if item is not None:
+            parts[0] |= flag
+            ids += write_uint(item.client) + write_uint(item.clock)
+    return bytes(parts) + (ids or b"\1" + _name(root)) + update[struct.content : struct.end]
 
 
 def living_values(update: bytes, items: ItemsDump, places: Set[Place]) -> dict[Place, ItemId]:
     """The items that are the values of some keys."""
-    keys = KeyBook(items)
-    named = {number: Place(*keys.name(number)) for number in keys.numbers()}
+    book = PlaceBook(items)
+    named = {number: Place(*book.name(number)) for number in book.numbers()}
     wanted = {number: place for number, place in named.items() if place in places}
     found: dict[Place, ItemId] = {}
     for span, structs in clients_of(update):
-        reader = keys.of(span.client)
+        reader = book.of(span.client)
         for struct in structs:
-            place = wanted.get(reader.at(struct.clock))
+            place = wanted.get(reader.key_at(struct.clock))
             if place is not None and struct.kind not in (Kind.DELETED, Kind.GC):
                 found[place] = ItemId(span.client, struct.clock)
     return found
 
 
-class KeyBook:
-    """Which key each item is a value of, by number; 0: it is in no root map."""
+class PlaceBook:
+    """Which key each item is a value of, or which list or text it is in, by number; 0: none."""
 
     def __init__(self, items: ItemsDump) -> None:
         self._places = items.places
         self._roots = items.roots
         self._clients = {runs.client: (unpack("I", runs.starts), unpack("I", runs.codes)) for runs in items.clients}
 
-    def of(self, client: int) -> KeyReader:
+    def of(self, client: int) -> PlaceReader:
         """The same for one client's items, asked for in order."""
-        return KeyReader(*self._clients[client])
+        return PlaceReader(*self._clients[client])
 
     def numbers(self) -> range:
         """Of all places."""
@@ -145,28 +174,39 @@ class KeyBook:
 
     def first_of_key(self, update: bytes, struct: StructSpan, number: int) -> bytes:
         """A value as if it was the first one of its key."""
-        if not struct.has_origins:
+        if struct.origin is None and struct.right_origin is None:
             return update[struct.start : struct.end]
         info = update[struct.start] & KIND_BITS | HAS_PARENT_SUB
-        names = b"".join(write_uint(len(name)) + name for name in map(str.encode, self.name(number)))
-        return bytes((info, 1)) + names + update[struct.content : struct.end]
+        return bytes((info, 1)) + b"".join(map(_name, self.name(number))) + update[struct.content : struct.end]
 
 
-class KeyReader:
-    """Tells the keys of one client's items, asked for in order."""
+def _name(name: str) -> bytes:
+    raw = name.encode()
+    return write_uint(len(raw)) + raw
+
+
+class PlaceReader:
+    """Tells the places of one client's items, asked for in order."""
 
     def __init__(self, starts: array[int], codes: array[int]) -> None:
         self._starts = starts
         self._codes = codes
         self._at = 0
 
-    def at(self, clock: int) -> int:
+    def key_at(self, clock: int) -> int:
         """Number of the key; 0: in no root map."""
+        return key_number(self._code(clock))
+
+    def list_at(self, clock: int) -> int:
+        """Number of the list or text; 0: in none."""
+        return list_number(self._code(clock))
+
+    def _code(self, clock: int) -> int:
         starts, at = self._starts, self._at
         while at + 1 < len(starts) and starts[at + 1] <= clock:
             at += 1
         self._at = at
-        return key_number(self._codes[at])
+        return self._codes[at]
 
 
 class StructWriter:

@@ -21,7 +21,7 @@ import msgspec
 from pycrdt import Doc
 
 from lattica.store.arrays import pack, unpack
-from lattica.store.burial import KeyBook, StructWriter
+from lattica.store.burial import PlaceBook, StructWriter
 from lattica.store.yupdate import ItemId, Kind, YUpdate
 from lattica.store.yupdate_places import ItemsDump
 from lattica.store.yupdate_spans import StructSpan, clients_of
@@ -131,19 +131,19 @@ def bury(update: bytes, items: ItemsDump) -> Content | None:
         update: Of a whole document.
         items: Where its items are.
     """
-    keys = KeyBook(items)
+    keys = PlaceBook(items)
     burial = _Burial(update, keys, _living(update, keys))
     small = burial.update()
     return Content(small, burial.graves()) if burial.found else None
 
 
-def _living(update: bytes, keys: KeyBook) -> set[int]:
+def _living(update: bytes, keys: PlaceBook) -> set[int]:
     """The keys that have a value."""
     found = set()
     for span, structs in clients_of(update):
         reader = keys.of(span.client)
         for struct in structs:
-            number = reader.at(struct.clock)
+            number = reader.key_at(struct.clock)
             if number and struct.kind is not Kind.DELETED and struct.kind is not Kind.GC:
                 found.add(number)
     return found
@@ -156,7 +156,7 @@ class _Burial:
         found: Numbers of the keys of which there are such.
     """
 
-    def __init__(self, update: bytes, keys: KeyBook, living: set[int]) -> None:
+    def __init__(self, update: bytes, keys: PlaceBook, living: set[int]) -> None:
         self._update = update
         self._keys = keys
         self._living = living
@@ -179,7 +179,7 @@ class _Burial:
         reader, written = self._keys.of(client), StructWriter(self._update)
         for struct in structs:
             self._end = struct.end
-            number = reader.at(struct.clock)
+            number = reader.key_at(struct.clock)
             if number not in self._living:
                 written.keep(struct)
             elif struct.kind not in (Kind.DELETED, Kind.GC):

@@ -42,7 +42,7 @@ from lattica.store.roots import RootKind, TextRoots, parse_root
 from lattica.store.state import State
 from lattica.store.yupdate import Kind as Content
 from lattica.store.yupdate import UpdateLimits, YUpdate, check_own, read_update
-from lattica.store.yupdate_places import ItemParents, ItemsDump, Place
+from lattica.store.yupdate_places import Displaced, ItemParents, ItemsDump, Place
 
 MAX_STRUCTS = 1 << 13
 """Structs of one entry: two authors who put thousands at one place make yrs compare each with each."""
@@ -125,7 +125,7 @@ class Ledger:
         rights: Who may write what, by the control entries that are here.
         touched: The places that the latest data entry wrote to.
         update: The latest update that was added.
-        buried: Of it, the clients and clocks of what refers to garbage, and is garbage itself.
+        displaced: Those of its structs that belong elsewhere than they say.
         revision: Changes whenever anything is added; no two ledgers have the same.
         base: Number of the owner's checkpoint whose state stands for what it covers; 0: there is none.
         crowd: Whom of those that write it takes in.
@@ -140,7 +140,7 @@ class Ledger:
         self.rights = Rights(genesis)
         self.touched: set[Place] = set()
         self.update = YUpdate({}, {})
-        self.buried: Mapping[int, Set[int]] = {}
+        self.displaced: Displaced = {}
         self.revision = next(_REVISIONS)
         self._places = ItemParents(TextRoots())
         self._clients: dict[int, ChainId] = {}
@@ -161,10 +161,7 @@ class Ledger:
             self._clients.update((client, chain) for _, client, _ in fold.epochs)
         update = read_update(base.state.update, limits=STATE_LIMITS)
         _check_flat(update, _FLAT | {Content.GC})
-        placement = self._places.place(update)
-        if placement.buried:
-            raise EntryRefusedError("a checkpoint's state has values that refer to garbage")
-        self._places.add(placement)
+        self._places.begin(update, base.state.anchors)
 
     def forget(self, base: int, folds: Iterable[Fold], items: ItemParents) -> None:
         """Remember no more of what a checkpoint covers, all of which is here, than its state does.
@@ -406,7 +403,7 @@ class Ledger:
             return None
         self._places.add(placement)
         self.touched = placement.touched
-        self.update, self.buried = update, placement.buried
+        self.update, self.displaced = update, placement.displaced
         return end
 
     def _check_capability(self, entry: Entry, chain: Chain) -> Right:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pycrdt import Doc, TransactionEvent
 
 from lattica.identity import IdentityKey
-from lattica.store.burial import without_buried
+from lattica.store.burial import as_placed
 from lattica.store.canonical import STATE_LIMITS
 from lattica.store.chain import client_id
 from lattica.store.control import Action, encode_action, kind_of
@@ -114,7 +114,7 @@ class Replica:
         if verdict is Verdict.ADDED and entry.body.kind is Kind.UPDATE:
             if self._book is not None and self._book.concerns(self.ledger.update):
                 self.unbury()
-            self.ydoc.apply_update(_sound(entry.body.payload, self.ledger.buried))
+            self.ydoc.apply_update(as_placed(entry.body.payload, self.ledger.displaced))
             if entry.body.author == self.own:
                 self.renew_client()
         return verdict
@@ -256,9 +256,5 @@ def add_beyond(folded: Folded, beyond: Iterable[Entry]) -> ItemParents:
         if entry.body.kind is Kind.UPDATE:
             placement = items.place(read_update(entry.body.payload))
             items.add(placement)
-            folded.document.apply_update(_sound(entry.body.payload, placement.buried))
+            folded.document.apply_update(as_placed(entry.body.payload, placement.displaced))
     return items
-
-
-def _sound(update: bytes, buried: Mapping[int, Set[int]]) -> bytes:
-    return without_buried(update, buried) if buried else update

@@ -19,7 +19,7 @@ from lattica.store.namespace import Genesis
 from lattica.store.replica import Replica
 from lattica.store.yupdate_wire import read_uint
 
-VERSION: Final = 5
+VERSION: Final = 6
 """Changes with what a snapshot holds, and with the rules by which entries count: then all are judged anew."""
 
 _MAGIC = b"LatS" + VERSION.to_bytes(4)

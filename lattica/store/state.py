@@ -14,27 +14,32 @@ from blake3 import blake3
 from pycrdt import Doc
 
 from lattica.errors import EntryRefusedError
+from lattica.store.anchors import Anchor
 from lattica.store.burial import bury_settled
-from lattica.store.canonical import canonical_update
+from lattica.store.canonical import STATE_LIMITS, canonical_update
 from lattica.store.chain import Fold
 from lattica.store.graves import Content
-from lattica.store.yupdate_places import ItemsDump
+from lattica.store.roots import TextRoots
+from lattica.store.yupdate import read_update
+from lattica.store.yupdate_places import ItemParents, ItemsDump
 
-_VERSION = 2
+_VERSION = 3
 
 
 class State(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """A document and its chains at a cut.
 
     Attributes:
-        version: 2.
+        version: 3.
         folds: Of each author's chain of data, in order of the authors.
-        update: The document, as `canonical_update` has it, without values of keys that were replaced or deleted.
+        update: The document, as `canonical_update` has it, without what was replaced or deleted.
+        anchors: What stands for elements of lists and texts that were deleted since the state before.
     """
 
     version: int
     folds: tuple[Fold, ...]
     update: bytes
+    anchors: tuple[Anchor, ...] = ()
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -76,11 +81,14 @@ def make_state(folds: Sequence[Fold], content: Content, items: ItemsDump, client
         items: Where its items are.
         client: As which the document of the state is to write.
     """
-    update, items = bury_settled(canonical_update(content.whole()), items)
-    raw = _encode(State(_VERSION, tuple(sorted(folds, key=lambda fold: fold.author)), update))
+    settled = bury_settled(canonical_update(content.whole()), items)
+    update = canonical_update(settled.update)  # neighbours that were parted by what is gone are joined
+    raw = _encode(State(_VERSION, tuple(sorted(folds, key=lambda fold: fold.author)), update, tuple(settled.anchors)))
+    known = ItemParents(TextRoots())
+    known.begin(read_update(update, limits=STATE_LIMITS), settled.anchors)
     document: Doc[Any] = Doc(client_id=client)
     document.apply_update(update)
-    return Made(raw, Folded(folds, items, document))
+    return Made(raw, Folded(folds, known.dump(), document))
 
 
 def read_state(raw: bytes, digest: bytes) -> State:
@@ -91,6 +99,6 @@ def read_state(raw: bytes, digest: bytes) -> State:
         state = _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EntryRefusedError("a checkpoint's state is malformed") from error
-    if not 1 <= state.version <= _VERSION:  # those of version 1 hold values that were replaced, too
+    if not 1 <= state.version <= _VERSION:  # older ones hold more of what was deleted
         raise EntryRefusedError(f"a checkpoint's state is of version {state.version}; a newer program made it")
     return state

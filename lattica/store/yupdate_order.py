@@ -6,7 +6,9 @@ find its place among items written at the same time by comparing these, and beli
     r's origin <= o < r                                                                              (1)
 
 It holds for what honest authors write: r came right after o, and an item comes after its origin. One x without (1) is
-enough to make documents differ that get it in different orders. It is refused here.
+enough to make documents differ that get it in different orders. So such an x is put directly before r instead, as if
+its origin was r's, for which (1) holds. A checkpoint writes items with other neighbours (`sequence.py`): then this also
+happens to honest authors' items, where the one has folded the checkpoint and the other has not.
 
 **The order.** The items form a tree, each below its origin, those without one below the start of what they are in. They
 are ordered as this is walked: an item, then all that is below it. By (1) a right one is either the item's sibling or
@@ -165,7 +167,7 @@ class ItemOrder:
         self._drafted.clear()
         self._new_heads.clear()
 
-    def add(self, client: int, struct: Struct, *, nowhere: bool) -> None:
+    def add(self, client: int, struct: Struct, *, nowhere: bool) -> Struct:
         """Draft items. What they refer to, and what their client wrote before, must have been added.
 
         Args:
@@ -173,8 +175,11 @@ class ItemOrder:
             struct: The items.
             nowhere: They have no order: they are garbage, below such, or a key's values.
 
+        Returns:
+            Them, with the origin that they have to have so that their neighbours are in order.
+
         Raises:
-            DocumentUpdateError: Their neighbours are not in order, or not in one list or text.
+            DocumentUpdateError: A neighbour is nowhere.
         """
         runs = self._clients.get(client)
         if runs is None:
@@ -183,7 +188,7 @@ class ItemOrder:
         self._drafted.setdefault(client, len(runs.starts))
         goes_on = struct.origin == (client, struct.clock - 1)
         if goes_on and struct.right_origin == runs.right:
-            return
+            return struct
         if nowhere:
             origin, following = _NONE, _NONE
         elif struct.parent is not None:
@@ -194,7 +199,15 @@ class ItemOrder:
         if origin == _NONE:
             runs.append(struct.clock, _NOWHERE)
         elif not goes_on or following != _NONE:
+            struct = self._below(struct, origin)
             runs.append(struct.clock, self._new_node(runs.number, struct.clock, origin, following))
+        return struct
+
+    def _below(self, struct: Struct, origin: _Item) -> Struct:
+        """The items, if they are below that one."""
+        at = origin.node * _FIELDS
+        found = ItemId(self._ids[self._nodes[at + _CLIENT]], origin.clock) if self._nodes[at + _DEPTH] else None
+        return struct if found == struct.origin else struct._replace(origin=found)
 
     def _between(self, struct: Struct) -> tuple[_Item, _Item]:
         """What the items are below, and the next in their chain."""
@@ -206,8 +219,6 @@ class ItemOrder:
             return origin, _NONE
         above = self._origin(right)
         if struct.origin is None:
-            if self._nodes[above.node * _FIELDS + _DEPTH]:
-                raise DocumentUpdateError("an item is put first, and before one that has another on its left")
             return above, right
         if origin == _NONE:
             raise DocumentUpdateError("an item is put after one that is nowhere")
@@ -215,7 +226,7 @@ class ItemOrder:
             return origin, right
         branch = self._branch(above, origin)
         if branch is None or not self._is_before(branch, right):
-            raise DocumentUpdateError("an item is put between two that are not in this order")
+            return above, right
         return origin, _NONE
 
     def _find(self, item: ItemId | None) -> _Item:

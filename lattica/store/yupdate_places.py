@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Mapping, Sequence, Set
+from collections.abc import Container, Mapping, Sequence
 from enum import IntEnum
 from operator import itemgetter
-from typing import Final, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import msgspec
 
 from lattica.errors import DocumentUpdateError
+from lattica.store.anchors import Anchor, Anchors
 from lattica.store.arrays import pack, unpack
 from lattica.store.yupdate import ItemId, Kind, Struct, YUpdate
 from lattica.store.yupdate_order import ItemOrder, OrderDump
@@ -65,6 +66,10 @@ class Run(NamedTuple):
     holds: Holder
 
 
+Displaced = Mapping[int, Mapping[int, Struct | None]]
+"""For clients and first clocks structs as they have to be written; ``None``: as garbage, since they refer to such."""
+
+
 class Placement(NamedTuple):
     """Where an update's items belong.
 
@@ -72,13 +77,13 @@ class Placement(NamedTuple):
         update: The update.
         touched: The places in which it writes or deletes.
         runs: Its items, for each client.
-        buried: For clients the clocks of those of its structs that refer to garbage, and so are garbage themselves.
+        displaced: For clients and clocks those of its structs that belong elsewhere than they say.
     """
 
     update: YUpdate
     touched: set[Place]
     runs: Mapping[int, Sequence[Run]]
-    buried: Mapping[int, Set[int]]
+    displaced: Displaced
 
 
 class RunsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -107,12 +112,14 @@ class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
         places: Number of a root, and the key in it.
         clients: Each one's items.
         order: The order of items in lists and texts.
+        anchors: What stands for some that were deleted.
     """
 
     roots: list[str]
     places: list[tuple[int, str | None]]
     clients: list[RunsDump]
     order: OrderDump
+    anchors: list[Anchor]
 
 
 _HOLDS = {Kind.TEXT: Holder.TEXT, Kind.TYPE: Holder.OTHER, Kind.DELETED: Holder.UNKNOWN, Kind.GC: Holder.UNKNOWN}
@@ -137,9 +144,8 @@ class ItemParents:
     Texts hold strings, embeds and formats, and nothing else does: yrs loops for ever on a list with an emoji from a
     string, and panics when a text with other values is cleared. The format does not tell which roots are texts.
 
-    In lists and texts an item's neighbours must be in order, see `lattica.store.yupdate_order`. Honest authors' are,
-    but for one case: when the deletion of a shared type is undone, yrs writes the type and what it held anew, sometimes
-    with neighbours out of order, and that is refused. Documents of which only roots hold items know no such case.
+    In lists and texts an item whose neighbours are not in order gets others, see `lattica.store.yupdate_order`, and so
+    does one whose neighbours were deleted, see `lattica.store.anchors`.
 
     Args:
         texts: Names of the roots that are texts. ``None``: what roots hold is not checked, only what is below.
@@ -150,7 +156,34 @@ class ItemParents:
         self._clients: dict[int, _Runs] = {}
         self._places: list[Place | None] = [None]
         self._numbers: dict[Place | None, int] = {None: 0}
+        self._anchors = Anchors()
         self.order = ItemOrder()
+
+    def begin(self, update: YUpdate, anchors: Sequence[Anchor]) -> None:
+        """Learn where the items of a checkpoint's state are; nothing must be known yet.
+
+        Args:
+            update: The document.
+            anchors: What stands for items that are deleted.
+
+        Raises:
+            DocumentUpdateError: They do not go together, or are not as a state has them.
+        """
+        placement = self.place(update)
+        if placement.displaced:
+            raise DocumentUpdateError("it has items that do not belong where they are")
+        self.add(placement)
+        before = (-1, 0)
+        for anchor in anchors:
+            runs = self._clients.get(anchor.client)
+            is_run = before <= (anchor.client, anchor.first) and anchor.first < anchor.end
+            if runs is None or not is_run or anchor.end > runs.end or runs.places(anchor.first, anchor.end) != {0}:
+                raise DocumentUpdateError("an anchor is not in the place of deleted items")
+            near = (ItemId(*item) for item in (anchor.left, anchor.right) if item is not None)
+            if any(self.find(item).place != Place(anchor.root, None) for item in near):
+                raise DocumentUpdateError("an anchor is not where it says")
+            before = (anchor.client, anchor.end)
+        self._anchors = Anchors(anchors)
 
     def dump(self) -> ItemsDump:
         """All that is known, for `load`."""
@@ -158,7 +191,7 @@ class ItemParents:
         roots = {root: number for number, root in enumerate(dict.fromkeys(place.root for place in places))}
         named = [(roots[root], key) for root, key in places]
         clients = [runs.dump(client) for client, runs in self._clients.items()]
-        return ItemsDump(list(roots), named, clients, self.order.dump())
+        return ItemsDump(list(roots), named, clients, self.order.dump(), list(self._anchors.all))
 
     def load(self, dump: ItemsDump) -> None:
         """Learn what was dumped; nothing must be known yet."""
@@ -166,6 +199,7 @@ class ItemParents:
         self._numbers = {place: number for number, place in enumerate(self._places)}
         self._clients = {runs.client: _Runs.load(runs) for runs in dump.clients}
         self.order.load(dump.order)
+        self._anchors = Anchors(dump.anchors)
 
     def end(self, client: int) -> int:
         """The client's next clock."""
@@ -199,9 +233,8 @@ class ItemParents:
         """The places in which the update writes or deletes. Nothing is changed; an update refused here has no effect.
 
         Raises:
-            DocumentUpdateError: It refers to unknown items, puts items where they cannot be, between items of
-                different places or not in this order, cuts a character in two, or does not start at its clients' next
-                clocks.
+            DocumentUpdateError: It refers to unknown items, puts items where they cannot be or between items of
+                different places, cuts a character in two, or does not start at its clients' next clocks.
         """
         return self.place(update).touched
 
@@ -222,7 +255,11 @@ class ItemParents:
             if known is not None:
                 for first, end in ranges:
                     touched.update(self._places[number] for number in known.places(first, end))
-        return Placement(update, {place for place in touched if place is not None}, added.runs, added.buried)
+        return Placement(update, {place for place in touched if place is not None}, added.runs, added.displaced)
+
+    def anchored(self, struct: Struct) -> Struct:
+        """A struct with neighbours that live in place of those that a checkpoint has left out."""
+        return self._anchors.placed(struct) if self._anchors.all else struct
 
     def add(self, placement: Placement) -> None:
         """Add the items of the update that was placed last."""
@@ -249,8 +286,6 @@ class ItemParents:
 
 
 _PLACE_SHIFT = 4
-NOWHERE: Final = Within.UNKNOWN << 2 | Holder.UNKNOWN
-"""The code of garbage in `RunsDump`."""
 
 
 def key_number(code: int) -> int:
@@ -258,20 +293,9 @@ def key_number(code: int) -> int:
     return code >> _PLACE_SHIFT if code >> 2 & 3 == Within.KEY else 0
 
 
-def renumbered(items: ItemsDump, clients: Sequence[RunsDump]) -> ItemsDump:
-    """Other runs of the same clients, with those of the places alone that they are in."""
-    codes = [unpack("I", runs.codes) for runs in clients]
-    used = sorted({code >> _PLACE_SHIFT for found in codes for code in found} - {0})
-    numbers = {0: 0} | {number: new for new, number in enumerate(used, 1)}
-    names = [items.places[number - 1] for number in used]
-    roots = {root: new for new, root in enumerate(sorted({root for root, _ in names}))}
-    low = (1 << _PLACE_SHIFT) - 1
-    found = []
-    for runs, own in zip(clients, codes, strict=True):
-        renamed = array("I", (numbers[code >> _PLACE_SHIFT] << _PLACE_SHIFT | code & low for code in own))
-        found.append(RunsDump(runs.client, runs.end, runs.starts, pack(renamed), runs.joints))
-    places = [(roots[root], key) for root, key in names]
-    return ItemsDump([items.roots[root] for root in roots], places, found, items.order)
+def list_number(code: int) -> int:
+    """The place in a code of `RunsDump`, if it is a list's or a text's; else 0."""
+    return code >> _PLACE_SHIFT if code >> 2 & 3 in (Within.LIST, Within.TEXT) else 0
 
 
 class _Runs:
@@ -321,7 +345,7 @@ class _Added:
         self._known = known
         known.order.begin()
         self.runs: dict[int, list[Run]] = {}
-        self.buried: dict[int, set[int]] = {}
+        self.displaced: dict[int, dict[int, Struct | None]] = {}
         for client in update.structs:
             first = update.span(client)[0]
             if first != known.end(client):
@@ -356,18 +380,22 @@ class _Added:
     def _advance(self, client: int, structs: tuple[Struct, ...], done: int) -> int:
         runs = self.runs[client]
         while done < len(structs):
-            struct = structs[done]
-            if not all(self._has(item) for item in (struct.origin, struct.right_origin, struct.parent)):
+            written = structs[done]
+            if not all(self._has(item) for item in (written.origin, written.right_origin, written.parent)):
                 break
             done += 1
+            struct = self._known.anchored(written)
             if self._refers_to_garbage(struct):
-                self.buried.setdefault(client, set()).add(struct.clock)
+                self.displaced.setdefault(client, {})[struct.clock] = None
                 self._known.order.add(client, struct, nowhere=True)
                 runs.append(Run(struct.clock, struct.clock + struct.length, None, Within.UNKNOWN, Holder.UNKNOWN))
                 continue
             place, within = self._place(struct)
             _check_content(struct.kind, within)
-            self._known.order.add(client, struct, nowhere=within is Within.KEY or self._is_gone(struct))
+            nowhere = within is Within.KEY or self._is_gone(struct)
+            placed = self._known.order.add(client, struct, nowhere=nowhere)
+            if placed is not written:
+                self.displaced.setdefault(client, {})[struct.clock] = placed
             holds = _HOLDS.get(struct.kind, Holder.NONE)
             runs.append(Run(struct.clock, struct.clock + struct.length, place, within, holds))
         return done

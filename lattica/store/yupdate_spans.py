@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from lattica.store.yupdate import CONTENTS, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, KIND_BITS, Kind
+from lattica.store.yupdate import CONTENTS, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, KIND_BITS, ItemId, Kind
 from lattica.store.yupdate_wire import read_bytes, read_count, read_uint
 
 
@@ -16,7 +16,8 @@ class StructSpan(NamedTuple):
         clock: Of its first element.
         length: Elements.
         kind: What it holds.
-        has_origins: Whether it names a neighbour, and so no parent.
+        origin: As in `Struct`, and so is the next.
+        right_origin: Who has neither names a parent.
         start: Its first byte.
         content: The first byte of its content.
         end: The byte after it.
@@ -25,10 +26,16 @@ class StructSpan(NamedTuple):
     clock: int
     length: int
     kind: Kind
-    has_origins: bool
+    origin: ItemId | None
+    right_origin: ItemId | None
     start: int
     content: int
     end: int
+
+    @property
+    def last(self) -> int:
+        """Clock of its last element."""
+        return self.clock + self.length - 1
 
 
 class ClientSpan(NamedTuple):
@@ -73,15 +80,22 @@ def _read(raw: bytes, start: int, clock: int) -> StructSpan:
     at = start + 1
     if not info:
         length, end = read_uint(raw, at)
-        return StructSpan(clock, length, Kind.GC, False, start, at, end)
-    has_origins = bool(info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN))
-    if has_origins:
-        for _ in range(2 * bool(info & HAS_ORIGIN) + 2 * bool(info & HAS_RIGHT_ORIGIN)):
-            at = read_uint(raw, at)[1]
-    else:
+        return StructSpan(clock, length, Kind.GC, None, None, start, at, end)
+    origin = right_origin = None
+    if info & HAS_ORIGIN:
+        origin, at = _read_id(raw, at)
+    if info & HAS_RIGHT_ORIGIN:
+        right_origin, at = _read_id(raw, at)
+    if not info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN):
         at = read_bytes(raw, at + 1)[1] if raw[at] else read_uint(raw, read_uint(raw, at + 1)[1])[1]
         if info & HAS_PARENT_SUB:
             at = read_bytes(raw, at)[1]
     kind, read_content = CONTENTS[info & KIND_BITS]
     length, end = read_content(raw, at)
-    return StructSpan(clock, length, kind, has_origins, start, at, end)
+    return StructSpan(clock, length, kind, origin, right_origin, start, at, end)
+
+
+def _read_id(raw: bytes, at: int) -> tuple[ItemId, int]:
+    client, at = read_uint(raw, at)
+    clock, at = read_uint(raw, at)
+    return ItemId(client, clock), at

@@ -89,7 +89,7 @@ def test_what_refers_to_garbage_is_garbage_wherever_else_it_was_to_be(
 
     placement = index.place(read_update(update({8: (0, structs)})))
 
-    assert placement.buried == {8: {0, 1}}
+    assert placement.displaced == {8: {0: None, 1: None}}
     assert [run.place for run in placement.runs[8]] == [None, None, index.find(ItemId(7, 2)).place]
     index.add(placement)
     assert index.find(ItemId(8, 1)) == Run(1, 2, None, Within.UNKNOWN, Holder.UNKNOWN)
