@@ -12,6 +12,7 @@ from lattica.store.burial import PlaceBook, sequences
 from lattica.store.replica import Before, Replica
 from lattica.store.roots import TextRoots
 from lattica.store.sequence import Block
+from lattica.store.values import as_taken
 from lattica.store.yupdate import ItemId, Kind
 from lattica.store.yupdate_wire import read_text
 
@@ -39,7 +40,7 @@ class Lost(NamedTuple):
         if isinstance(self.content, str):
             document.get(self.root, type=Text).insert(self.at, self.content)
         else:
-            document.get(self.root, type=Array)[self.at : self.at] = list(self.content)
+            document.get(self.root, type=Array)[self.at : self.at] = [as_taken(value) for value in self.content]
 
 
 def find_lost(before: Before, replica: Replica, elements: Iterable[tuple[int, int, int]]) -> list[Lost]:

@@ -24,6 +24,7 @@ from lattica.store.ledger import Verdict
 from lattica.store.lost import Lost, find_lost
 from lattica.store.replica import Before, Replica, observed
 from lattica.store.roots import TextRoots, parse_root
+from lattica.store.values import as_taken
 from lattica.store.writers import may_write
 from lattica.store.yupdate import ItemId, read_update
 from lattica.store.yupdate_places import ItemParents, Place, Within
@@ -136,7 +137,7 @@ def write_again(replica: Replica, key: IdentityKey, outdone: Outdone, tick: Call
 
 
 def _set(document: Doc[Any], place: Place, value: Any) -> None:
-    document.get(place.root, type=Map)[place.key or ""] = value
+    document.get(place.root, type=Map)[place.key or ""] = as_taken(value)
 
 
 def _insert(writer: _Writer, lost: Lost) -> None:
@@ -176,8 +177,8 @@ class _Writer:
             return False
         with observed(replica.ydoc, updates):
             change(replica.ydoc)
-        entry = replica.write(self._key, updates[0], self._tick())
         try:
+            entry = replica.write(self._key, updates[0], self._tick())
             if replica.add_own(entry) is Verdict.ADDED:
                 self.entries.append(entry)
                 return True
