@@ -21,15 +21,17 @@ Neighbours = tuple[ItemId | None, ItemId | None]
 
 
 class Block(NamedTuple):
-    """Elements of one client that come one after another: a struct of an update that yrs has written.
+    """Elements of one client that come one after another: a struct of an update that yrs has written, or a part.
 
     Attributes:
         client: Who wrote them.
         struct: They.
+        is_grave: Whether a checkpoint has found them deleted.
     """
 
     client: int
     struct: StructSpan
+    is_grave: bool = False
 
     @property
     def first(self) -> ItemId:

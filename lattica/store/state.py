@@ -32,8 +32,8 @@ class State(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     Attributes:
         version: 3.
         folds: Of each author's chain of data, in order of the authors.
-        update: The document, as `canonical_update` has it, without what was replaced or deleted.
-        anchors: What stands for elements of lists and texts that were deleted since the state before.
+        update: The document, as `canonical_update` has it, as `bury_settled` leaves it.
+        anchors: What stands for elements of lists and texts that were deleted in the state before.
     """
 
     version: int

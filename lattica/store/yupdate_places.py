@@ -298,6 +298,11 @@ def list_number(code: int) -> int:
     return code >> _PLACE_SHIFT if code >> 2 & 3 in (Within.LIST, Within.TEXT) else 0
 
 
+def is_grave(code: int) -> bool:
+    """Whether a code of `RunsDump` is that of elements of a list or text that had been deleted when they came."""
+    return bool(list_number(code)) and code & 3 == Holder.UNKNOWN
+
+
 class _Runs:
     """One client's runs: where each starts, and its place, what it is within and what it holds, in one number."""
 

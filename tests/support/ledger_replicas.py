@@ -30,7 +30,7 @@ from lattica.store.folding import (
 from lattica.store.graves import Worth
 from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
-from lattica.store.outdone import find_outdone, keys_written, write_again
+from lattica.store.outdone import find_outdone, places_written, write_again
 from lattica.store.postponed import PostponedPool
 from lattica.store.replay import replay
 from lattica.store.replica import Before, Replica, add_beyond
@@ -214,8 +214,8 @@ class SimReplica:
         self._write_again(before, beyond)
 
     def _write_again(self, before: Before, beyond: Sequence[Entry]) -> None:
-        again = find_outdone(before, self.replica, keys_written(before.items, beyond, self.replica.own)).own
-        self.stored += write_again(self.replica, self.key, again, lambda: NOW)
+        outdone = find_outdone(before, self.replica, places_written(before.items, beyond, self.replica.own))
+        self.stored += write_again(self.replica, self.key, outdone, lambda: NOW)
 
     def adopt(self, other: SimReplica) -> bool:
         """Take over the state that the other keeps in place of entries, if some of these are not here."""
