@@ -14,7 +14,7 @@ from open_documents import Desk, key_of, open_desk
 from pycrdt import Map
 
 from lattica.background import background_tasks
-from lattica.errors import EntryRefusedError, ReplicaStoreError
+from lattica.errors import ReplicaStoreError, StoreUsageError
 from lattica.identity import IdentityKey
 from lattica.store import Policy, checkpoints
 from lattica.store.disk import open_store_disk
@@ -40,7 +40,7 @@ class FailingKey(IdentityKey):
     """
 
     left: float = math.inf
-    error: Exception = EntryRefusedError("the key is out of reach")
+    error: Exception = StoreUsageError("the key is out of reach")
 
     def sign(self, message: bytes) -> bytes:
         if not self.left:
@@ -179,7 +179,7 @@ async def test_a_fold_that_fails_for_a_bug_ends_with_a_crash_and_all_that_was_ac
 
 @pytest.mark.parametrize(
     ("error", "raised"),
-    [(EntryRefusedError("the key is out of reach"), ReplicaStoreError), (RuntimeError("a bug"), RuntimeError)],
+    [(StoreUsageError("the key is out of reach"), ReplicaStoreError), (RuntimeError("a bug"), RuntimeError)],
 )
 async def test_an_owner_whose_compaction_fails_is_told_and_can_begin_anew(
     tmp_path: Path, genesis: Genesis, making_state: Gate, error: Exception, raised: type[Exception]
@@ -222,7 +222,7 @@ async def test_a_checkpoint_that_cannot_be_signed_changes_nothing(tmp_path: Path
         assert values(alice) == {"k": 2}
 
 
-@pytest.mark.parametrize("error", [EntryRefusedError("the key is out of reach"), RuntimeError("a bug")])
+@pytest.mark.parametrize("error", [StoreUsageError("the key is out of reach"), RuntimeError("a bug")])
 async def test_a_state_that_cannot_be_taken_over_changes_nothing_and_can_be_taken_over_later(
     tmp_path: Path, genesis: Genesis, error: Exception
 ) -> None:
