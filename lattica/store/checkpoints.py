@@ -26,6 +26,7 @@ from lattica.store.folding import (
     folds_of,
     next_to_fold,
     not_covered,
+    own_rejected,
 )
 from lattica.store.graves import Content
 from lattica.store.ledger import Base, Verdict
@@ -34,7 +35,7 @@ from lattica.store.outdone import PlacesWritten, find_outdone, places_written, w
 from lattica.store.replica import Before, Replica, add_beyond
 from lattica.store.snapshot import is_faithful
 from lattica.store.snapshotter import Snapshotter
-from lattica.store.state import Made, make_state, read_state
+from lattica.store.state import Made, Since, make_state, read_state
 from lattica.store.yupdate_places import ItemParents, ItemsDump
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class _Taken(NamedTuple):
 
     def make(self) -> Made:
         """Its state. For a thread: takes seconds for a million values."""
-        return make_state(self.folds, self.content, self.items, self.client)
+        since = Since(self.replica.genesis.owner.raw, self.base)
+        return make_state(self.folds, self.content, self.items, since, self.client)
 
 
 class _Beyond(NamedTuple):
@@ -274,11 +276,13 @@ class Checkpoints:
                 return
             state = read_state(raw, checkpoint.state)
             check_cut(checkpoint, state)
-            stored = not_covered(checkpoint, await stored_entries(self._disk, journal.genesis.namespace))
+            known = await stored_entries(self._disk, journal.genesis.namespace)
+            stored = not_covered(checkpoint, known)
             found = await settled(before, Absorbed(), {}, stored, Base(seq, state))
             batch = batch_of(journal.genesis.namespace, found)
             drop_covered(batch, checkpoint, seq, raw)
             beyond, items = counting_beyond(before, checkpoint, stored), before.ledger.items
+            beyond += own_rejected(before, state, known)
             written = await off_loop(len(beyond), places_written, items, beyond, before.own)
             self._put_back(Before(before.ydoc, items), found.replica, written, batch)
             durable = journal.replace(found, stored, batch)

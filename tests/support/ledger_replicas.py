@@ -25,6 +25,7 @@ from lattica.store.folding import (
     folds_of,
     next_to_fold,
     not_covered,
+    own_rejected,
     state_of,
 )
 from lattica.store.graves import Worth
@@ -226,8 +227,8 @@ class SimReplica:
         state = read_state(other.state_raw, checkpoint.state)
         check_cut(checkpoint, state)
         before = Before(self.replica.ydoc, ledger.items)
-        self.stored = not_covered(checkpoint, self.stored)
-        beyond = counting_beyond(self.replica, checkpoint, self.stored)
+        known, self.stored = self.stored, not_covered(checkpoint, self.stored)
+        beyond = counting_beyond(self.replica, checkpoint, self.stored) + own_rejected(self.replica, state, known)
         self.state_raw = other.state_raw
         self._settle(settle(self.replica, Absorbed(), {}, self.stored, Base(seq, state)))
         self._write_again(before, beyond)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -210,93 +210,163 @@ def test_more_than_one_entry_holds_is_written_again_in_several() -> None:
     assert notes_of(owner) == "y" * (limit * 2 // 3 * 3)
 
 
+def test_what_had_no_effect_at_the_next_checkpoint_either_is_written_again_by_who_takes_that_over() -> None:
+    owner, writer, third = among = replicas()
+    insert(owner, 0, 1, 2, 3)
+    type_in(owner, 0, "abc")
+    converge(among)
+    insert(writer, 1, "x")
+    type_in(writer, 1, "y")
+    sent = writer.counting
+    miss_two(owner, writer, third)
+    owner.receive(sent)
+    for number in range(2):
+        insert(owner, 0, f"more {number}")
+        assert owner.compact()  # covers what had no effect
+        assert owner.base is not None
+        assert owner.base.state.rejected
+    writer.hear(owner)
+    assert log_of(writer)[0] == "x"
+    settle_all(among)
+    assert (log_of(owner)[0], notes_of(owner)) == ("x", "y")
+    for _ in range(2):
+        insert(writer, 0, "and")
+        checkpoint(owner, writer, third)
+    assert owner.base is not None
+    assert owner.base.state.rejected == ()
+
+
 # Everybody alike
 
 Step = tuple[str, int, int, int]
-KINDS = (
-    ("insert",) * 6
-    + ("delete",) * 3
-    + ("type",) * 3
-    + ("erase",) * 2
-    + ("hear",) * 6
-    + ("fold", "compact", "restart", "reload")
-)
-steps = st.lists(
-    st.tuples(st.sampled_from(KINDS), st.integers(0, 2), st.integers(0, 2), st.integers(0, 1 << 12)), max_size=80
-)
+WRITING = ("insert",) * 5 + ("delete",) * 3 + ("type",) * 3 + ("erase",) * 2
+KINDS = (*WRITING, *("hear",) * 6, "fold", "compact", "restart", "reload")
+
+
+def histories(kinds: tuple[str, ...], size: int) -> st.SearchStrategy[list[Step]]:
+    step = st.tuples(st.sampled_from(kinds), st.integers(0, 2), st.integers(0, 2), st.integers(0, 1 << 12))
+    return st.lists(step, max_size=size)
 
 
 class Story:
-    """Three that edit a list and a text; each element is told from all others."""
+    """Three that edit a list and a text; each element of the list is told from all others."""
 
     def __init__(self) -> None:
         self.replicas = replicas()
         self.put: set[int] = set()
         self.taken: set[int] = set()
         self.between: dict[int, tuple[int | None, int | None]] = {}
-        self.written_again = 0
+        self.written = [0, 0, 0]
 
-    def do(self, action: str, who: int, whom: int, number: int) -> None:
-        one, other = self.replicas[who], self.replicas[whom]
+    def tell(self, history: list[Step]) -> None:
+        for action, who, whom, number in history:
+            one, other = self.replicas[who], self.replicas[whom]
+            if action in WRITING:
+                top = one.replica.tops[Lane.DATA]
+                self.write(action, one, number)
+                self.written[who] += one.replica.tops[Lane.DATA] - top
+            elif action == "hear":
+                one.hear(other)
+            elif action == "compact":
+                self.replicas[0].compact()
+            else:
+                {"fold": one.fold, "restart": one.restart, "reload": one.reload}[action]()
+
+    def write(self, action: str, one: SimReplica, number: int) -> None:
         log, notes = log_of(one), notes_of(one)
         if action == "insert":
             at, value = number % (len(log) + 1), len(self.put)
-            insert(one, at, value)
             self.put.add(value)
-            left, right = log[at - 1] if at else None, log[at] if at < len(log) else None
-            self.between[value] = (left, right)
+            self.between[value] = (log[at - 1] if at else None, log[at] if at < len(log) else None)
+            insert(one, at, value)
         elif action == "delete" and log:
-            at = number % len(log)
-            self.taken.add(log[at])
-            delete(one, at)
+            self.taken.add(log[number % len(log)])
+            delete(one, number % len(log))
         elif action == "type":
             type_in(one, number % (len(notes) + 1), "ab😀c"[: 1 + number % 4])
         elif action == "erase" and notes:
             at = number % len(notes)
             erase(one, at, min(at + 1 + number % 5, len(notes)))
-        elif action == "compact":
-            self.noting(self.replicas[0], self.replicas[0].compact)
-        elif action == "fold":
-            self.noting(one, one.fold)
-        elif action == "hear":
-            self.noting(one, lambda: one.hear(other))
-        elif action == "restart":
-            one.restart()
-        elif action == "reload":
-            one.reload()
 
-    def noting(self, one: SimReplica, act: Callable[[], object]) -> None:
-        """Do something, and note if elements were written again in that."""
-        before = one.replica.tops[Lane.DATA]
-        act()
-        self.written_again += one.replica.tops[Lane.DATA] - before
+    @property
+    def written_again(self) -> int:
+        """Entries by which something was written again."""
+        return sum(replica.replica.tops[Lane.DATA] for replica in self.replicas) - sum(self.written)
 
-    def check(self) -> None:
+    def check_lost(self) -> None:
+        """Whatever nobody has deleted is there once."""
         settle_all(self.replicas)
         log = log_of(self.replicas[0])
         assert len(set(log)) == len(log)
         assert self.put - self.taken <= set(log)
+
+    def check_order(self) -> None:
+        """Nothing had to be written again, and all is between what it was put between."""
+        assert not self.written_again
+        log = log_of(self.replicas[0])
         for value, (left, right) in self.between.items():
-            if value in log and not self.written_again:
+            if value in log:
                 assert left not in log or log.index(left) < log.index(value)
                 assert right not in log or log.index(value) < log.index(right)
 
 
 @settings(deadline=None, max_examples=60)
-@given(steps)
-def test_what_nobody_deletes_is_there_in_the_end_between_what_it_was_put(history: list[Step]) -> None:
+@given(histories(KINDS, 80))
+def test_what_nobody_deletes_is_there_in_the_end(history: list[Step]) -> None:
     story = Story()
-    for step in history:
-        story.do(*step)
-    story.check()
+    story.tell(history)
+    story.check_lost()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(deadline=None, max_examples=1500)
-@given(steps)
-def test_what_nobody_deletes_is_there_in_the_end_in_long_stories(history: list[Step]) -> None:
+@pytest.mark.parametrize("seed", range(300))
+def test_what_nobody_deletes_is_there_in_the_end_of_long_stories(seed: int) -> None:
+    chance = Random(seed)
+    kinds = (*KINDS, *chance.choice((("compact",) * 4, ("delete",) * 8, ("compact", "compact", "delete", "delete"))))
+    steps = [
+        (chance.choice(kinds), chance.randrange(3), chance.randrange(3), chance.randrange(4096))
+        for _ in range(chance.randrange(60, 160))
+    ]
     story = Story()
-    for step in history:
-        story.do(*step)
-    story.check()
+    story.tell(steps)
+    story.check_lost()
+
+
+def check_in_flight(rounds: list[tuple[list[Step], bool, list[Step], list[Step]]]) -> None:
+    """Checkpoints that come while all write, each before the next."""
+    story = Story()
+    for before, hears, meanwhile, after in rounds:
+        story.tell(before)
+        if hears:
+            story.tell([("hear", 0, 1, 0), ("hear", 0, 2, 0)])
+        story.tell(meanwhile)
+        story.replicas[0].compact()
+        story.tell(after)
+        settle_all(story.replicas)
+    story.check_lost()
+    story.check_order()
+
+
+HEARING = (*WRITING, *("hear",) * 4)
+rounds = st.lists(
+    st.tuples(histories(HEARING, 20), st.booleans(), histories(WRITING, 8), histories(WRITING, 15)), max_size=5
+)
+
+
+@settings(deadline=None, max_examples=12)
+@given(rounds)
+def test_who_has_the_checkpoint_before_is_not_disturbed(
+    history: list[tuple[list[Step], bool, list[Step], list[Step]]],
+) -> None:
+    check_in_flight(history)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(deadline=None, max_examples=500)
+@given(rounds)
+def test_who_has_the_checkpoint_before_is_not_disturbed_in_many_stories(
+    history: list[tuple[list[Step], bool, list[Step], list[Step]]],
+) -> None:
+    check_in_flight(history)
