@@ -16,7 +16,7 @@ from pycrdt import Map
 from lattica.background import background_tasks
 from lattica.errors import ReplicaStoreError, StoreUsageError
 from lattica.identity import IdentityKey
-from lattica.store import Policy, checkpoints
+from lattica.store import Document, Policy, checkpoints
 from lattica.store.disk import open_store_disk
 from lattica.store.entry import Lane
 from lattica.store.journal import Journal
@@ -25,6 +25,7 @@ from lattica.store.namespace import Genesis, create_genesis
 from lattica.store.replica import Replica
 from lattica.store.snapshotter import SNAPSHOT_AT_CLOSE
 from lattica.store.state import make_state
+from lattica.store.testing import MemoryNetwork, converged
 
 ALICE, BOB, CAROL = key_of(1), key_of(2), key_of(3)
 LARGE = bytes(60_000)
@@ -175,6 +176,39 @@ async def test_a_fold_that_fails_for_a_bug_ends_with_a_crash_and_all_that_was_ac
             assert values(bob) == {"k": 2}
             assert bob.journal.replica.ledger.base == 0
             await check_it_goes_on(alice, bob)
+
+
+async def test_a_document_that_fails_leaves_others_alone_and_catches_up_when_it_is_opened_again(tmp_path: Path) -> None:
+    network, key = MemoryNetwork(), failing_key(2)
+    async with network.open(ALICE, tmp_path) as home, network.open(key, tmp_path) as away:
+        ours, other = await home.create(policy=Policy.OPEN), await home.create(policy=Policy.OPEN)
+        theirs, others = await away.open(ours.namespace), await away.open(other.namespace)
+        await write(ours, "k", 1)
+        async with ours.transaction():
+            del ours.map("m")["k"]
+        await converged([ours, theirs])
+        network.partition([ALICE.peer_id], [key.peer_id])
+        assert await ours.compact()
+        await write(theirs, "k", 2)
+        key.left = 0
+        network.heal()
+        await until(lambda: theirs._journal.commits.failure)
+
+        key.left = math.inf
+        await write(ours, "later", 3)
+        await write(others, "a", 1)
+        await converged([other, others])
+        with pytest.raises(ReplicaStoreError, match="open it again"):
+            await write(theirs, "late", 1)
+        await away.close(ours.namespace)
+        theirs = await away.open(ours.namespace)
+        await until(lambda: ours.state() == theirs.state() == {"map:m": {"k": 2, "later": 3}})
+        await converged([ours, theirs])
+
+
+async def write(document: Document, key: str, value: int) -> None:
+    async with document.transaction():
+        document.map("m")[key] = value
 
 
 @pytest.mark.parametrize(
