@@ -91,9 +91,9 @@ class Commits:
 
     @contextlib.contextmanager
     def ahead(self) -> Iterator[None]:
-        """In this block memory gets ahead of the disk, until a batch with the same is started.
+        """In this block memory gets ahead of the disk, which is given the same in a batch.
 
-        If it raises, memory and disk differ for good: then the document cannot be used any more.
+        If it raises, there is none, and the two differ for good: then the document cannot be used any more.
 
         Raises:
             ReplicaStoreError: In place of an error of ours that is about something else.

@@ -280,7 +280,8 @@ class Journal:
         entries = checked.entries
         async with self.lock:
             self.commits.check()
-            absorbed = absorb(self._replica, entries)
+            with self.commits.ahead():
+                absorbed = absorb(self._replica, entries)
             if absorbed.left_out:
                 self.feed.report(Problem.FULL)
             if absorbed.must_replay or absorbed.forks or checked.proven or self._early:
@@ -301,7 +302,8 @@ class Journal:
         """
         async with self.lock:
             self.commits.check()
-            absorbed = absorb(self._replica, self._postponed.pool.take_entries())
+            with self.commits.ahead():
+                absorbed = absorb(self._replica, self._postponed.pool.take_entries())
             durable = await self._unbroken(self._settle_anew(absorbed, (), waits=waits))
         await durable.wait()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from held_calls import PATIENCE_S, Gate
 from open_documents import Desk, key_of, open_desk
-from pycrdt import Map
+from pycrdt import Doc, Map
 
 from lattica.background import background_tasks
 from lattica.errors import ReplicaStoreError, StoreUsageError
@@ -324,3 +324,35 @@ async def test_what_comes_when_all_is_ending_is_in_no_snapshot(tmp_path: Path, g
         await journal.close()
         assert not await disk.snapshot(genesis.namespace.raw)
         assert told(await load_replica(disk, genesis, BOB.peer_id.raw)) == before
+
+
+class FailingDoc(Doc[Any]):  # type: ignore[misc]
+    """Takes one update, and no other: what is to be taken in with it is half in memory."""
+
+    taken = 0
+
+    def apply_update(self, update: bytes) -> None:
+        self.taken += 1
+        if self.taken > 1:
+            raise RuntimeError("a bug")
+        super().apply_update(update)
+
+
+async def test_entries_that_were_taken_in_before_one_failed_are_in_no_snapshot(
+    tmp_path: Path, genesis: Genesis
+) -> None:
+    async with open_desk(tmp_path / "alice", genesis, ALICE) as alice:
+        async with open_desk(tmp_path / "bob", genesis, BOB) as bob:
+            before = await as_stored(bob)
+            await put(alice, "a", 1)
+            await put(alice, "b", 2)
+            bob.journal.replica.ydoc = FailingDoc(client_id=bob.journal.replica.ydoc.client_id)
+            with pytest.raises(RuntimeError, match="a bug"):
+                await bob.hear(alice)
+            assert bob.journal.replica.ledger.size == 2
+            bob.journal.upkeep.added(SNAPSHOT_AT_CLOSE + 1)
+            await check_it_takes_no_more(bob)
+        async with open_desk(tmp_path / "bob", genesis, BOB) as bob:
+            assert told(bob.journal.replica) == before
+            await bob.hear(alice)
+            assert values(bob) == {"a": 1, "b": 2}
