@@ -282,8 +282,9 @@ class Checkpoints:
             batch = batch_of(journal.genesis.namespace, found)
             drop_covered(batch, checkpoint, seq, raw)
             beyond, items = counting_beyond(before, checkpoint, stored), before.ledger.items
-            beyond += own_rejected(before, state, known)
+            rejected = own_rejected(before, state, known)
             written = await off_loop(len(beyond), places_written, items, beyond, before.own)
+            written |= await off_loop(len(rejected), places_written, items, rejected, before.own, state.rejected)
             self._put_back(Before(before.ydoc, items), found.replica, written, batch)
             durable = journal.replace(found, stored, batch)
             self._snapshotter.folded(journal.replica, len(raw))

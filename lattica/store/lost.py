@@ -14,6 +14,7 @@ from lattica.store.roots import TextRoots
 from lattica.store.sequence import Block
 from lattica.store.values import as_taken
 from lattica.store.yupdate import ItemId, Kind
+from lattica.store.yupdate_places import Range
 from lattica.store.yupdate_wire import read_text
 
 
@@ -43,13 +44,13 @@ class Lost(NamedTuple):
             document.get(self.root, type=Array)[self.at : self.at] = [as_taken(value) for value in self.content]
 
 
-def find_lost(before: Before, replica: Replica, elements: Iterable[tuple[int, int, int]]) -> list[Lost]:
+def find_lost(before: Before, replica: Replica, elements: Iterable[Range]) -> list[Lost]:
     """Which of some elements lists and texts have lost, from first to last. Each comes after what was on its left.
 
     Args:
         before: What the replica has held.
         replica: As it is now.
-        elements: Client, first clock, and the one after the last, of such that all stay or none.
+        elements: Of each range all stay, or none.
     """
     items = replica.ledger.items
     gone = [(client, first, end) for client, first, end in elements if items.find(ItemId(client, first)).place is None]
@@ -67,9 +68,7 @@ def find_lost(before: Before, replica: Replica, elements: Iterable[tuple[int, in
     ]
 
 
-def _lost_of(
-    root: str, blocks: Sequence[Block], reader: _Reader, gone: Iterable[tuple[int, int, int]], spots: _Spots
-) -> list[Lost]:
+def _lost_of(root: str, blocks: Sequence[Block], reader: _Reader, gone: Iterable[Range], spots: _Spots) -> list[Lost]:
     ranges: dict[int, list[tuple[int, int]]] = {}
     for client, first, end in sorted(gone):
         ranges.setdefault(client, []).append((first, end))

@@ -10,7 +10,7 @@ meanwhile stands. Elements of lists and texts are all written again (`lost.py`):
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from lattica.store.roots import TextRoots, parse_root
 from lattica.store.values import as_taken
 from lattica.store.writers import may_write
 from lattica.store.yupdate import ItemId, read_update
-from lattica.store.yupdate_places import ItemParents, Place, Within
+from lattica.store.yupdate_places import ItemParents, Place, Range, Within
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +40,35 @@ class PlacesWritten(NamedTuple):
     Attributes:
         places: All keys, lists and texts.
         own_keys: The keys that we have written.
-        own_elements: What we have put into lists and texts: client ID, first clock, and the one after the last.
-        spans: All our items, in the same way.
+        own_values: Our values of these.
+        own_elements: What we have put into lists and texts.
     """
 
     places: set[Place]
     own_keys: set[Place]
-    own_elements: list[tuple[int, int, int]]
-    spans: list[tuple[int, int, int]]
+    own_values: list[Range]
+    own_elements: list[Range]
+
+    def __or__(self, other: PlacesWritten) -> PlacesWritten:
+        """What both have written."""
+        return PlacesWritten(
+            self.places | other.places,
+            self.own_keys | other.own_keys,
+            self.own_values + other.own_values,
+            self.own_elements + other.own_elements,
+        )
 
 
-def places_written(items: ItemParents, entries: Iterable[Entry], own: bytes) -> PlacesWritten:
+def places_written(
+    items: ItemParents, entries: Iterable[Entry], own: bytes, ranges: Sequence[Range] | None = None
+) -> PlacesWritten:
     """What entries have written. For a thread, too: takes 10 us for each.
 
     Args:
         items: Where their items are.
         entries: Of data.
         own: Our peer ID.
+        ranges: Which of their items count; ``None``: all.
     """
     written = PlacesWritten(set(), set(), [], [])
     for entry in entries:
@@ -65,17 +77,17 @@ def places_written(items: ItemParents, entries: Iterable[Entry], own: bytes) -> 
         is_own = entry.body.author == own
         update = read_update(entry.body.payload)
         for client, structs in update.structs.items():
-            if is_own:
-                written.spans.append((client, *update.span(client)))
             for struct in structs:
                 run = items.find(ItemId(client, struct.clock))
-                if run.place is None:
+                if run.place is None or not _is_in(ranges, client, struct.clock):
                     continue
                 written.places.add(run.place)
+                span = (client, struct.clock, struct.clock + struct.length)
                 if is_own and run.within is Within.KEY:
                     written.own_keys.add(run.place)
+                    written.own_values.append(span)
                 elif is_own:
-                    written.own_elements.append((client, struct.clock, struct.clock + struct.length))
+                    written.own_elements.append(span)
     return written
 
 
@@ -115,8 +127,7 @@ def _own_values(before: Before, replica: Replica, candidates: set[Place], writte
     return {
         place: _value(before.document, place)
         for place, item in were.items()
-        if any(item.client == client and first <= item.clock < end for client, first, end in written.spans)
-        and _had_seen(before.items, are.get(place))
+        if _is_in(written.own_values, item.client, item.clock) and _had_seen(before.items, are.get(place))
     }
 
 
@@ -188,6 +199,10 @@ class _Writer:
         for update in (self._document, *(entry.body.payload for entry in self.entries)):
             replica.ydoc.apply_update(update)
         return False
+
+
+def _is_in(ranges: Iterable[Range] | None, client: int, clock: int) -> bool:
+    return ranges is None or any(of == client and first <= clock < end for of, first, end in ranges)
 
 
 def _had_seen(items: ItemParents, item: ItemId | None) -> bool:
