@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from lattica.errors import DocumentUpdateError
-from lattica.store.anchors import Anchor, Anchors
+from lattica.store.anchors import Anchor, Anchors, Gap, packed, unpacked
 from lattica.store.arrays import pack, unpack
 from lattica.store.yupdate import ItemId, Kind, Struct, YUpdate
 from lattica.store.yupdate_order import ItemOrder, OrderDump
@@ -125,7 +125,7 @@ class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     places: list[tuple[int, str | None]]
     clients: list[RunsDump]
     order: OrderDump
-    anchors: list[Anchor]
+    anchors: list[Gap]
     rejected: list[Range]
     rejected_before: list[Range]
 
@@ -193,7 +193,7 @@ class ItemParents:
         self._check_gone(rejected)
         for anchor in anchors:
             near = (ItemId(*item) for item in (anchor.left, anchor.right) if item is not None)
-            if any(self.find(item).place != Place(anchor.root, None) for item in near):
+            if any(item.clock < 0 or self.find(item).place != Place(anchor.root, None) for item in near):
                 raise DocumentUpdateError("an anchor is not where it says")
         self._anchors = Anchors(anchors)
         self.rejected_before = list(rejected)
@@ -202,7 +202,7 @@ class ItemParents:
         before = (-1, 0)
         for client, first, end in ranges:
             runs = self._clients.get(client)
-            in_order = before <= (client, first) and first < end
+            in_order = before <= (client, first) and 0 <= first < end
             if runs is None or not in_order or end > runs.end or runs.places(first, end) != {0}:
                 raise DocumentUpdateError("it says of items that they are gone which are not, or twice")
             before = (client, end)
@@ -213,7 +213,7 @@ class ItemParents:
         roots = {root: number for number, root in enumerate(dict.fromkeys(place.root for place in places))}
         named = [(roots[root], key) for root, key in places]
         clients = [runs.dump(client) for client, runs in self._clients.items()]
-        anchors, rejected = list(self._anchors.all), list(self.rejected)
+        anchors, rejected = packed(self._anchors), list(self.rejected)
         return ItemsDump(list(roots), named, clients, self.order.dump(), anchors, rejected, list(self.rejected_before))
 
     def load(self, dump: ItemsDump) -> None:
@@ -222,7 +222,7 @@ class ItemParents:
         self._numbers = {place: number for number, place in enumerate(self._places)}
         self._clients = {runs.client: _Runs.load(runs) for runs in dump.clients}
         self.order.load(dump.order)
-        self._anchors = Anchors(dump.anchors)
+        self._anchors = Anchors(unpacked(dump.anchors))
         self.rejected, self.rejected_before = dump.rejected, dump.rejected_before
 
     def end(self, client: int) -> int:
@@ -283,7 +283,7 @@ class ItemParents:
 
     def anchored(self, struct: Struct) -> Struct:
         """A struct with neighbours that live in place of those that a checkpoint has left out."""
-        return self._anchors.placed(struct) if self._anchors.all else struct
+        return self._anchors.placed(struct) if self._anchors else struct
 
     def add(self, placement: Placement) -> None:
         """Add the items of the update that was placed last."""
