@@ -136,9 +136,10 @@ class Team:
         self.chance = chance
         self.added = 0
         self.last: dict[tuple[int, str], int] = {}
+        self.queued: set[str] = set()
 
     async def write(self, number: int, step: int) -> None:
-        """One transaction: a counter, a key of ours, one that all write, and one that comes and goes."""
+        """One transaction: a counter, a key of ours, one that all write, one that comes and goes, and a list."""
         document = self.documents[number]
         async with document.transaction():
             document.counter("steps").add(1)
@@ -146,8 +147,19 @@ class Team:
             document.map("shared")[f"{step % 2}"] = step
             jobs = document.set("jobs")
             (jobs.discard if self.chance.random() < 0.5 else jobs.add)(f"job {self.chance.randrange(4)}")
+            self.queue(document, f"{number}/{step}")
         self.added += 1
         self.last[number, f"{number}/{step % 3}"] = step
+
+    def queue(self, document: Document, element: str) -> None:
+        """Put something anywhere into a list, and take some of what is ours there out again."""
+        queue = document.list("queue")
+        queue.insert(self.chance.choice((0, len(queue), self.chance.randrange(len(queue) + 1))), element)
+        self.queued.add(element)
+        ours = [place for place, other in enumerate(queue) if str(other).partition("/")[0] == element.partition("/")[0]]
+        for place in sorted(self.chance.sample(ours, len(ours) * 2 // 3), reverse=True):
+            self.queued.discard(str(queue[place]))
+            del queue[place]
 
     def check(self) -> None:
         """All hold the same, and whatever only one of them writes is what that one has written last."""
@@ -156,6 +168,7 @@ class Team:
             assert document.state() == first.state()
             assert document.counter("steps").value == self.added
             assert dict(document.map("own")) == {key: step for (_, key), step in self.last.items()}
+            assert sorted(map(str, document.list("queue"))) == sorted(self.queued)
 
 
 async def check_story(folder: Path, seed: int, steps: int) -> None:
