@@ -7,12 +7,13 @@ from random import Random
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
+from placed_updates import Settlement, document_of, no_items
 from pycrdt import Array, Doc, Text
 from yjs_bytes import item, text, uint, update
 
 from lattica.store.burial import as_placed
 from lattica.store.yupdate import Struct, read_update
-from lattica.store.yupdate_places import Displaced, ItemParents
+from lattica.store.yupdate_places import Displaced
 
 ANY, STRING = 8, 4
 CLIENTS = (5, 3, 2**33, 2**53 - 1)
@@ -21,6 +22,7 @@ Step = tuple[int, int | None, int | None, int]
 """Number of a client, the neighbours, and how many elements; 0: the neighbours are deleted; -1: garbage is sent."""
 
 OWN = -1
+_COVERED = -1
 DELETES, GARBAGE = 0, -1
 _sides = st.none() | st.integers(0, 3) | st.integers(0, 20)  # how many items ago the neighbour was written
 
@@ -61,19 +63,30 @@ class Strangers:
     """What they write: each update after those that it needs.
 
     Attributes:
-        origins: Of all items that are not garbage, those that they come after where they have been put.
+        log: All of it, since documents begin as they do.
+        origins: Of items that are not garbage, those that they come after where they have been put.
         rights: The same on the other side.
         known: Where all items are.
+        base: What documents begin with.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.known = ItemParents(texts={"text"})
+        self.known = no_items()
         self.log: list[Sent] = []
         self.origins: dict[Id, Id | None] = {}
         self.rights: dict[Id, Id | None] = {}
+        self.base: list[bytes] = []
         self._in: dict[Id, int] = {}
         self._ends = dict.fromkeys(CLIENTS, 0)
+
+    def go_on(self, base: Settlement) -> None:
+        """Let documents begin with a state of all that was written; it is known where what is not in it was."""
+        self.log.clear()
+        self.origins.clear()
+        self.rights.clear()
+        self.known, self.base = base.known(), [base.update]
+        self._in = dict.fromkeys(self._in, _COVERED)
 
     def do(self, steps: Iterable[Step]) -> None:
         """Write what the steps mean."""
@@ -110,7 +123,7 @@ class Strangers:
     def _send(self, client: int, raw: bytes, needed: Iterable[Id]) -> Sent:
         placement = self.known.place(read_update(raw))
         self.known.add(placement)
-        sent = Sent(client, raw, placement.displaced, frozenset(self._in[near] for near in needed))
+        sent = Sent(client, raw, placement.displaced, frozenset(self._in[near] for near in needed) - {_COVERED})
         self.log.append(sent)
         return sent
 
@@ -152,7 +165,8 @@ class Strangers:
 
     def document(self, order: Iterable[int] | None = None) -> Doc[Any]:
         """One that gets the updates with these numbers; without them all."""
-        return document_of(self.log[number].placed for number in (range(len(self.log)) if order is None else order))
+        numbers = range(len(self.log)) if order is None else order
+        return document_of([*self.base, *(self.log[number].placed for number in numbers)])
 
     def state(self, doc: Doc[Any]) -> list[str]:
         """The names of what it shows."""
@@ -163,22 +177,7 @@ class Strangers:
     def places(self, doc: Doc[Any]) -> dict[Id | None, int]:
         """Where the document shows each item; ``None``, the start of all, is before the first."""
         at = {name: number for number, name in enumerate(self.state(doc))}
-        return {None: -1, **{near: at[self.name(near)] for near in self.origins if self.name(near) in at}}
-
-
-def document_of(updates: Iterable[bytes]) -> Doc[Any]:
-    """A document that gets them in this order."""
-    doc: Doc[Any] = Doc(client_id=77)
-    for raw in updates:
-        doc.apply_update(raw)
-    return doc
-
-
-def take(index: ItemParents, raw: bytes) -> bytes:
-    """What a document gets of an update that is the next to be known."""
-    placement = index.place(read_update(raw))
-    index.add(placement)
-    return as_placed(raw, placement.displaced)
+        return {None: -1, **{near: at[self.name(near)] for near in self._in if self.name(near) in at}}
 
 
 def _ranges(items: Sequence[Id]) -> Mapping[int, Sequence[tuple[int, int]]]:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from placed_updates import document_of, no_items, take
 from pycrdt import Array, Doc
 from sequence_authors import ACTIONS, SequenceAuthors
-from sequence_strangers import ANY, Id, Sent, Step, Strangers, changes, document_of, insertions, take
+from sequence_strangers import ANY, Id, Sent, Step, Strangers, changes, insertions
 from yjs_bytes import item, text, uint, update
 
 from lattica.store.burial import as_placed
@@ -58,7 +59,7 @@ def check_documents_agree(root: str, history: list[Step], random: Random) -> Non
 
     for _ in range(3):
         order = strangers.shuffled(random)
-        index = ItemParents(texts={"text"})
+        index = no_items()
         for number in order:
             sent = strangers.log[number]
             assert displaced(index, sent.raw) == sent.displaced
@@ -116,7 +117,7 @@ def test_where_one_is_placed_hangs_on_what_it_refers_to_alone(history: list[Step
         sent = strangers.write(step)
         if sent is None:
             continue
-        index = ItemParents(texts={"text"})
+        index = no_items()
         for number in strangers.past(sent):
             index.accept(read_update(strangers.log[number].raw))
         assert displaced(index, sent.raw) == sent.displaced
@@ -130,7 +131,7 @@ def sent_by(nears: Sequence[Near]) -> list[Sent]:
     """An update for each client and its item's neighbours; its value is its number."""
     found: list[Sent] = []
     ids: list[Id] = []
-    index = ItemParents(texts={"text"})
+    index = no_items()
     for number, (client, origin, right) in enumerate(nears):
         clock = sum(client == other for other, _, _ in nears[:number])
         raw = update(
@@ -208,7 +209,7 @@ def test_what_honest_authors_write_stays_where_it_is(story: list[tuple[int, int,
     authors.do(story)
 
     for known in (range(len(authors.log)), *(author.known for author in authors.authors)):
-        index = ItemParents(texts={"text"})
+        index = no_items()
         for number in known:
             assert take(index, authors.log[number]) is authors.log[number]
 
@@ -219,7 +220,7 @@ def value(**near: Id | str) -> bytes:
 
 
 def test_what_was_only_looked_at_leaves_no_trace() -> None:
-    index = ItemParents(texts={"text"})
+    index = no_items()
     for clock, items in (
         (0, [value(), value(right=(5, 0))]),
         (0, [value(root="more"), value(), value(right=(5, 1))]),
@@ -234,7 +235,7 @@ def test_what_was_only_looked_at_leaves_no_trace() -> None:
 
 
 def test_what_an_item_dropped_had_on_its_right_is_no_excuse_for_the_next() -> None:
-    index = ItemParents(texts={"text"})
+    index = no_items()
     index.accept(read_update(update({9: (0, [value()]), 5: (0, [value(origin=(9, 0))])})))
 
     index.roots_touched(read_update(update({5: (1, [value(right=(9, 0))])})))
@@ -245,7 +246,7 @@ def test_what_an_item_dropped_had_on_its_right_is_no_excuse_for_the_next() -> No
 
 def test_one_may_go_on_before_what_another_has_put_there() -> None:
     """With the lower client ID, the other's item would come first if it was not named."""
-    index = ItemParents(texts={"text"})
+    index = no_items()
     index.accept(read_update(update({5: (0, [value()]), 3: (0, [value(origin=(5, 0))])})))
     assert take(index, raw := update({5: (1, [value(origin=(5, 0), right=(3, 0))])})) is raw
 
@@ -256,7 +257,7 @@ def test_one_may_go_on_before_what_another_has_put_there() -> None:
 
 def test_one_goes_on_after_its_item_where_that_was_placed() -> None:
     """The first does not belong after what it names; the next ones come after it, before the same one."""
-    index = ItemParents(texts={"text"})
+    index = no_items()
     index.accept(read_update(update({5: (0, [value(), value(origin=(5, 0)), value(origin=(5, 1))])})))
     run = [value(origin=(5, 2), right=(5, 1)), value(origin=(9, 0), right=(5, 1)), value(origin=(9, 1), right=(5, 1))]
     raw = update({9: (0, run)})
@@ -269,7 +270,7 @@ def test_one_goes_on_after_its_item_where_that_was_placed() -> None:
 
 
 def test_two_lists_below_one_key_are_two() -> None:
-    index = ItemParents(texts={"text"})
+    index = no_items()
     lists = [item(TYPE, b"\0", root="map", key="key"), item(TYPE, b"\0", origin=(5, 0))]
     below = [item(ANY, b"\x01\x7e", parent=(5, 0)), item(ANY, b"\x01\x7e", parent=(5, 1))]
     index.accept(read_update(update({5: (0, lists + below)})))
@@ -280,7 +281,7 @@ def test_two_lists_below_one_key_are_two() -> None:
 
 def test_the_way_up_a_deep_tree_is_found() -> None:
     """Two that take turns, each after the other's last item; a third's first item is beside the first of these."""
-    index = ItemParents(texts={"text"})
+    index = no_items()
     turns, aside = (5, 6), (7, 0)
     index.accept(read_update(update({7: (0, [item(ANY, b"\x01\x7e", root="list")])})))
     index.accept(read_update(update({5: (0, [item(ANY, b"\x01\x7e", root="list")])})))
