@@ -176,11 +176,11 @@ class ItemParents:
         before = (-1, 0)
         for anchor in anchors:
             runs = self._clients.get(anchor.client)
-            is_run = before <= (anchor.client, anchor.first) and anchor.first < anchor.end
+            is_run = before <= (anchor.client, anchor.first) and 0 <= anchor.first < anchor.end
             if runs is None or not is_run or anchor.end > runs.end or runs.places(anchor.first, anchor.end) != {0}:
                 raise DocumentUpdateError("an anchor is not in the place of deleted items")
             near = (ItemId(*item) for item in (anchor.left, anchor.right) if item is not None)
-            if any(self.find(item).place != Place(anchor.root, None) for item in near):
+            if any(item.clock < 0 or self.find(item).place != Place(anchor.root, None) for item in near):
                 raise DocumentUpdateError("an anchor is not where it says")
             before = (anchor.client, anchor.end)
         self._anchors = Anchors(anchors)
