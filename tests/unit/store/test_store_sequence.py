@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from itertools import count
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,16 +22,19 @@ from placed_updates import (
     take,
     without_deletions,
 )
-from pycrdt import Doc
-from sequence_authors import ACTIONS, SequenceAuthors
+from pycrdt import Array, Doc, Text
+from sequence_authors import ACTIONS, CLIENTS, SequenceAuthor, SequenceAuthors
 from sequence_strangers import Step, Strangers, changes, deletions
+from yjs_bytes import item, text, update
 
 from lattica.store.burial import bury_settled
 from lattica.store.canonical import canonical_update
+from lattica.store.sequence import Block, in_order, neighbours_anew
 from lattica.store.yupdate import ItemId, Kind
 from lattica.store.yupdate_places import ItemParents
 from lattica.store.yupdate_spans import clients_of
 
+Id = tuple[int, int]
 Action = tuple[int, int, int]
 
 actions = st.lists(
@@ -97,10 +103,58 @@ def test_the_order_of_what_strangers_write_is_the_document_s_in_many_stories(roo
     check_order_of_strangers(root, history)
 
 
+def blocks_of(items: Mapping[int, list[bytes]]) -> tuple[bytes, list[Block]]:
+    """Blocks as they are in an update, each client's in order of their clocks."""
+    raw = update({client: (0, structs) for client, structs in items.items()})
+    return raw, [Block(span.client, struct) for span, structs in clients_of(raw) for struct in structs]
+
+
+def string(value: str, origin: Id | None = None, right: Id | None = None) -> bytes:
+    return item(4, text(value), root="text", origin=origin, right=right)
+
+
+@pytest.mark.parametrize(
+    ("items", "order"),
+    [
+        pytest.param({}, "", id="nothing"),
+        pytest.param({5: [string("ab")], 3: [string("cd")]}, "cdab", id="the lower client first"),
+        pytest.param({3: [string("ab")], 5: [string("c", (3, 0)), string("d", (3, 1))]}, "abdc", id="below the last"),
+        pytest.param({3: [string("a"), string("b")]}, "ba", id="one client's later one first"),
+        pytest.param(
+            {3: [string("a")], 5: [string("b", (3, 0), None)], 9: [string("c", (3, 0), (5, 0))]}, "acb", id="its right"
+        ),
+        pytest.param(
+            {3: [string("a")], 5: [string("b")], 9: [string("d", None, (3, 0))], 4: [string("c", None, (5, 0))]},
+            "dacb",
+            id="by the lowest in their chains",
+        ),
+        pytest.param({3: [string("a"), string("c", (3, 0))], 5: [string("b", (3, 0), (3, 1))]}, "abc", id="in a run"),
+    ],
+)
+def test_blocks_are_ordered_as_a_document_orders_them(items: Mapping[int, list[bytes]], order: str) -> None:
+    raw, blocks = blocks_of(items)
+    assert "".join(strings_of(raw, in_order(blocks))) == order
+    assert str(document_of([raw]).get("text", type=Text)) == order
+
+
+def test_neighbours_are_those_of_a_lower_id() -> None:
+    """As if they had been written by client 3, then 5, then 7, each client's in order of their clocks."""
+    _, blocks = blocks_of({5: [string("ab"), string("c")], 3: [string("de")], 7: [string("f"), string("g")]})
+    first_of_5, last_of_5, of_3, first_of_7, last_of_7 = blocks
+    assert neighbours_anew([last_of_7, last_of_5, of_3, first_of_7, first_of_5]) == {
+        (7, 1): (None, (5, 2)),
+        (5, 2): (None, (3, 0)),
+        (3, 0): (None, None),
+        (7, 0): ((3, 1), (5, 0)),
+        (5, 0): ((3, 1), None),
+    }
+    assert neighbours_anew([]) == {}
+
+
 # States
 
 
-def check_settled(doc: Doc[object], known: ItemParents) -> Settlement:
+def check_settled(doc: Doc[Any], known: ItemParents) -> Settlement:
     """A state shows what its document showed, and holds what lives and nothing else, in one way only."""
     raw = bury_settled(canonical_update(doc.get_update()), known.dump()).update
     state = settle(doc, known)
@@ -119,9 +173,8 @@ def check_settled(doc: Doc[object], known: ItemParents) -> Settlement:
     return state
 
 
-def _living(doc: Doc[object], known: ItemParents) -> dict[str, list[ItemId]]:
-    update = canonical_update(doc.get_update())
-    found = ordered(document_of([update]), known)
+def _living(doc: Doc[Any], known: ItemParents) -> dict[str, list[ItemId]]:
+    found = ordered(document_of([canonical_update(doc.get_update())]), known)
     return ids_of({root: [block for block in blocks if block.lives] for root, blocks in found.items()})
 
 
@@ -183,3 +236,71 @@ def test_states_show_what_strangers_have_written_in_many_stories(
     root: str, histories: list[list[Step]], random: Random
 ) -> None:
     check_rounds_of_strangers(root, histories, random)
+
+
+# How large
+
+
+def edited(root: str, number: int, at: Callable[[int, Random], int]) -> tuple[Doc[Any], ItemParents]:
+    """A document into which three authors have put elements in turns, and deleted all but ten."""
+    random = Random(number)
+    doc, known = document_of([]), no_items()
+    order: list[Id] = []
+    for written in range(number):
+        client, clock, place = CLIENTS[written % 3], written // 3, at(len(order), random)
+        left, right = order[place - 1] if place else None, order[place] if place < len(order) else None
+        kind, content = (4, text("v")) if root == "text" else (8, b"\1\x77\1v")
+        struct = item(kind, content, root=root, origin=left, right=right)
+        doc.apply_update(take(known, update({client: (clock, [struct])})))
+        order.insert(place, (client, clock))
+    gone: dict[int, list[Id]] = {}
+    for client, clock in sorted(set(order) - set(order[:: number // 10])):
+        gone.setdefault(client, []).append((clock, 1))
+    doc.apply_update(take(known, update({}, gone)))
+    return doc, known
+
+
+@pytest.mark.parametrize("root", ["list", "text"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        pytest.param(lambda size, random: size, id="at the end"),
+        pytest.param(lambda size, random: 0, id="at the start"),
+        pytest.param(lambda size, random: random.randint(0, size), id="anywhere"),
+    ],
+)
+def test_a_state_is_as_large_as_what_is_left(root: str, at: Callable[[int, Random], int]) -> None:
+    """Whatever was there; clocks of 2,000 elements have a byte more than those of 200."""
+    sizes = {}
+    for number in (200, 2000):
+        doc, known = edited(root, number, at)
+        before = len(canonical_update(doc.get_update()))
+        state = check_settled(doc, known)
+        values, parts = shown(document_of([state.update]))
+        assert "".join([*values, *(part for part, _ in parts)]) == "v" * 10
+        sizes[number] = len(state.update)
+        assert sizes[number] < min(before, 250)
+    assert sizes[2000] - sizes[200] < 6 * 10
+
+
+def test_what_stands_for_the_deleted_is_one_for_each_run_that_an_author_has_written() -> None:
+    """Three authors' turns between each two of those that are left: three, however long they are."""
+    for number in (200, 2000):
+        doc, known = edited("list", number, lambda size, random: size)
+        assert len(settle(doc, known).anchors) == 3 * 10
+
+
+def test_rounds_of_writing_and_deleting_leave_nothing_behind() -> None:
+    """Each goes on with the state of the one before; all is deleted in the end."""
+    author = SequenceAuthor(CLIENTS[1], [], count())
+    sizes = []
+    for _ in range(20):
+        for number in range(1, 100):
+            author.write(number % 6, number + (not number % 10))
+        for root in author.doc.get("list", type=Array), author.doc.get("text", type=Text):
+            del root[:]
+        state = check_settled(author.doc, author.items)
+        sizes.append(len(state.update))
+        author = author.folded(state, author.known)
+    assert max(sizes) < 40
+    assert shown(author.doc) == ([], [])
