@@ -1,8 +1,8 @@
-"""What stands in the place of deleted elements of lists and texts in a checkpoint's state, until the next one.
+"""What stands for elements of lists and texts that a checkpoint has left out, until the next one.
 
-Who has not heard of the checkpoint may put something between elements that were deleted, and are not in its state. So
-that says for each run of them between which ones that live it was, and what refers to the run gets these for neighbours
-instead. The next checkpoint forgets them: by then, who has heard of this one refers to none of them any more.
+A checkpoint's state still has what was deleted since the one before, but as deleted; the next one has not. Who has not
+heard of that may put something between such elements. So its state says for each run of them between which others it
+was, and what refers to the run gets these for neighbours instead. The one after the next knows nothing of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lattica.store.yupdate import ItemId, Struct
 
 
 class Anchor(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, order=True):
-    """A run of deleted elements.
+    """A run of elements that are not there any more.
 
     Attributes:
         client: Who wrote them.

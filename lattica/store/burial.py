@@ -18,7 +18,7 @@ from lattica.store.anchors import Anchor, joined
 from lattica.store.arrays import unpack
 from lattica.store.sequence import Block, Neighbours, in_order, neighbours_anew
 from lattica.store.yupdate import HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, KIND_BITS, ItemId, Kind
-from lattica.store.yupdate_places import Displaced, ItemsDump, Place, key_number, list_number
+from lattica.store.yupdate_places import Displaced, ItemsDump, Place, is_grave, key_number, list_number
 from lattica.store.yupdate_spans import StructSpan, clients_of
 from lattica.store.yupdate_wire import write_uint
 
@@ -28,7 +28,7 @@ class Settled(NamedTuple):
 
     Attributes:
         update: The document.
-        anchors: What stands for elements of lists and texts that are not in it.
+        anchors: What stands for elements of lists and texts that are not in it any more.
     """
 
     update: bytes
@@ -37,6 +37,8 @@ class Settled(NamedTuple):
 
 def bury_settled(update: bytes, items: ItemsDump) -> Settled:
     """A document without what was replaced or deleted.
+
+    Elements of lists and texts that were deleted since the checkpoint before stay, as such, until the next one.
 
     May run in a thread: it takes some seconds for a million items.
 
@@ -53,13 +55,17 @@ def bury_settled(update: bytes, items: ItemsDump) -> Settled:
         for struct in structs:
             end = struct.end
             key = reader.key_at(struct.clock)
-            near = neighbours.get(ItemId(span.client, struct.clock))
-            if struct.kind is Kind.GC or (struct.kind is Kind.DELETED and (key or reader.list_at(struct.clock))):
+            if struct.kind is Kind.GC or (struct.kind is Kind.DELETED and key):
                 written.bury(struct)
             elif key:
                 written.write(places.first_of_key(update, struct, key))
-            elif near is not None:
-                written.write(placed_struct(update, struct, *near, places.name(reader.list_at(struct.clock))[0]))
+            elif number := reader.list_at(struct.clock):
+                for block in _blocks(span.client, struct, reader):
+                    if block.is_grave:
+                        written.bury(block.struct)
+                    else:
+                        near = neighbours[block.first]
+                        written.write(placed_struct(update, block.struct, *near, places.name(number)[0]))
             else:
                 written.keep(struct)
         parts.append(written.client(span.client, span.clock))
@@ -67,13 +73,27 @@ def bury_settled(update: bytes, items: ItemsDump) -> Settled:
 
 
 def _lists(update: bytes, places: PlaceBook) -> tuple[dict[ItemId, Neighbours], list[Anchor]]:
-    """The neighbours that elements of all lists and texts get, and what stands for those that are deleted."""
+    """The neighbours that elements get, of all lists and texts, and what stands for those that get none."""
     neighbours: dict[ItemId, Neighbours] = {}
     anchors: list[Anchor] = []
     for root, blocks in sequences(update, places).items():
-        neighbours.update(neighbours_anew([block for block in blocks if block.lives]))
+        neighbours.update(neighbours_anew([block for block in blocks if not block.is_grave]))
         anchors += _anchors(root, blocks)
     return neighbours, anchors
+
+
+def _anchors(root: str, blocks: Sequence[Block]) -> Iterator[Anchor]:
+    left: ItemId | None = None
+    graves: list[Block] = []
+    for block in [*blocks, None]:
+        if block is not None and block.is_grave:
+            graves.append(block)
+            continue
+        right = None if block is None else block.first
+        for grave in graves:
+            yield Anchor(grave.client, grave.struct.clock, grave.struct.last + 1, root, left, right)
+        graves.clear()
+        left = None if block is None else block.last
 
 
 def sequences(update: bytes, places: PlaceBook) -> dict[str, list[Block]]:
@@ -84,22 +104,18 @@ def sequences(update: bytes, places: PlaceBook) -> dict[str, list[Block]]:
         for struct in structs:
             number = reader.list_at(struct.clock)
             if number:
-                found.setdefault(number, []).append(Block(span.client, struct))
+                found.setdefault(number, []).extend(_blocks(span.client, struct, reader))
     return {places.name(number)[0]: in_order(blocks) for number, blocks in found.items()}
 
 
-def _anchors(root: str, blocks: Sequence[Block]) -> Iterator[Anchor]:
-    left: ItemId | None = None
-    dead: list[Block] = []
-    for block in [*blocks, None]:
-        if block is not None and not block.lives:
-            dead.append(block)
-            continue
-        right = None if block is None else block.first
-        for gone in dead:
-            yield Anchor(gone.client, gone.struct.clock, gone.struct.last + 1, root, left, right)
-        dead.clear()
-        left = None if block is None else block.last
+def _blocks(client: int, struct: StructSpan, reader: PlaceReader) -> Iterator[Block]:
+    """A struct of a list or text; if it is deleted, by whether it was so before the last checkpoint."""
+    if struct.kind is not Kind.DELETED:
+        yield Block(client, struct)
+        return
+    for first, end, was_deleted in reader.graves(struct.clock, struct.last + 1):
+        origin = struct.origin if first == struct.clock else ItemId(client, first - 1)
+        yield Block(client, struct._replace(clock=first, length=end - first, origin=origin), was_deleted)
 
 
 def as_placed(update: bytes, displaced: Displaced) -> bytes:
@@ -133,7 +149,9 @@ def placed_struct(
         if item is not None:
             parts[0] |= flag
             ids += write_uint(item.client) + write_uint(item.clock)
-    return bytes(parts) + (ids or b"\1" + _name(root)) + update[struct.content : struct.end]
+    # A part of a deleted struct is one with another length.
+    content = write_uint(struct.length) if struct.kind is Kind.DELETED else update[struct.content : struct.end]
+    return bytes(parts) + (ids or b"\1" + _name(root)) + content
 
 
 def living_values(update: bytes, items: ItemsDump, places: Set[Place]) -> dict[Place, ItemId]:
@@ -200,6 +218,15 @@ class PlaceReader:
     def list_at(self, clock: int) -> int:
         """Number of the list or text; 0: in none."""
         return list_number(self._code(clock))
+
+    def graves(self, clock: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """First clocks, and those after the last, of what was and was not deleted when it came, and whether it was."""
+        while clock < end:
+            was_deleted = is_grave(self._code(clock))
+            first = clock
+            while clock < end and is_grave(self._code(clock)) == was_deleted:
+                clock = self._starts[self._at + 1] if self._at + 1 < len(self._starts) else end
+            yield first, min(clock, end), was_deleted
 
     def _code(self, clock: int) -> int:
         starts, at = self._starts, self._at

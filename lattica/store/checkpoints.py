@@ -26,15 +26,16 @@ from lattica.store.folding import (
     folds_of,
     next_to_fold,
     not_covered,
+    own_rejected,
 )
 from lattica.store.graves import Content
 from lattica.store.ledger import Base, Verdict
 from lattica.store.loading import batch_of, off_loop, record_of, settled, stored_base, stored_entries
-from lattica.store.outdone import KeysWritten, find_outdone, keys_written, write_again
+from lattica.store.outdone import PlacesWritten, find_outdone, places_written, write_again
 from lattica.store.replica import Before, Replica, add_beyond
 from lattica.store.snapshot import is_faithful
 from lattica.store.snapshotter import Snapshotter
-from lattica.store.state import Made, make_state, read_state
+from lattica.store.state import Made, Since, make_state, read_state
 from lattica.store.yupdate_places import ItemParents, ItemsDump
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class _Taken(NamedTuple):
 
     def make(self) -> Made:
         """Its state. For a thread: takes seconds for a million values."""
-        return make_state(self.folds, self.content, self.items, self.client)
+        since = Since(self.replica.genesis.owner.raw, self.base)
+        return make_state(self.folds, self.content, self.items, since, self.client)
 
 
 class _Beyond(NamedTuple):
@@ -83,11 +85,11 @@ class _Beyond(NamedTuple):
 
     Attributes:
         items: Where all items are then.
-        written: Which keys it has written.
+        written: Where it has written.
     """
 
     items: ItemParents
-    written: KeysWritten
+    written: PlacesWritten
 
 
 class Checkpoints:
@@ -173,7 +175,7 @@ class Checkpoints:
         replica = self._journal.replica
         beyond = counting_beyond(replica, checkpoint, entries)
         items = await off_loop(len(beyond), add_beyond, made.folded, beyond)
-        return _Beyond(items, await off_loop(len(beyond), keys_written, replica.ledger.items, beyond, replica.own))
+        return _Beyond(items, await off_loop(len(beyond), places_written, replica.ledger.items, beyond, replica.own))
 
     def _fold(self, batch: Batch, checkpoint: Checkpoint, seq: int, made: Made, beyond: _Beyond) -> Durable:
         """Put a checkpoint's state in the place of what it covers."""
@@ -186,12 +188,12 @@ class Checkpoints:
         changes = self._put_back(before, replica, beyond.written, batch)
         return journal.commits.start(batch, News(heads={}, frontier=replica.ledger.frontier(), changes=changes))
 
-    def _put_back(self, before: Before, replica: Replica, written: KeysWritten, batch: Batch) -> list[Change]:
-        """Write again what of ours has become garbage, though it was the last word on its key; what has changed."""
+    def _put_back(self, before: Before, replica: Replica, written: PlacesWritten, batch: Batch) -> list[Change]:
+        """Write again what of ours has become garbage, but for values that others outdo; what has changed."""
         journal = self._journal
         outdone = find_outdone(before, replica, written)
         changes = [Change(author=None, everything=True)] if outdone.others else []
-        for entry in write_again(replica, journal.key, outdone.own, journal.tick):
+        for entry in write_again(replica, journal.key, outdone, journal.tick):
             batch.put(record_of(entry))
             metrics.ENTRIES_WRITTEN.inc()
             self._snapshotter.since += 1
@@ -273,12 +275,15 @@ class Checkpoints:
                 return
             state = read_state(raw, checkpoint.state)
             check_cut(checkpoint, state)
-            stored = not_covered(checkpoint, await stored_entries(self._disk, journal.genesis.namespace))
+            known = await stored_entries(self._disk, journal.genesis.namespace)
+            stored = not_covered(checkpoint, known)
             found = await settled(before, Absorbed(), {}, stored, Base(seq, state))
             batch = batch_of(journal.genesis.namespace, found)
             drop_covered(batch, checkpoint, seq, raw)
             beyond, items = counting_beyond(before, checkpoint, stored), before.ledger.items
-            written = await off_loop(len(beyond), keys_written, items, beyond, before.own)
+            rejected = own_rejected(before, state, known)
+            written = await off_loop(len(beyond), places_written, items, beyond, before.own)
+            written |= await off_loop(len(rejected), places_written, items, rejected, before.own, state.rejected)
             self._put_back(Before(before.ydoc, items), found.replica, written, batch)
             durable = journal.replace(found, stored, batch)
             self._snapshotter.folded(journal.replica, len(raw))

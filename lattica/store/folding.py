@@ -10,12 +10,13 @@ from lattica.errors import EntryRefusedError
 from lattica.store.chain import Fold
 from lattica.store.control import Checkpoint, Cut, read_action
 from lattica.store.disk_batch import Batch
-from lattica.store.entry import MARK_BYTES, ChainId, Entry, Lane
+from lattica.store.entry import MARK_BYTES, ChainId, Entry, Kind, Lane
 from lattica.store.ledger import Base, Fraud, Ledger
 from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
-from lattica.store.state import Made, State, make_state, read_state
+from lattica.store.state import Made, Since, State, make_state, read_state
+from lattica.store.yupdate import read_update
 
 
 def folds_of(ledger: Ledger) -> list[Fold]:
@@ -78,7 +79,13 @@ def fold_at(
 
 def state_of(replica: Replica, client: int) -> Made:
     """The state of all that a replica holds; its document is to write as ``client``."""
-    return make_state(folds_of(replica.ledger), replica.content(), replica.ledger.items.dump(), client)
+    ledger = replica.ledger
+    return make_state(folds_of(ledger), replica.content(), ledger.items.dump(), since_of(ledger), client)
+
+
+def since_of(ledger: Ledger) -> Since:
+    """The checkpoint that a state follows which is made now."""
+    return Since(ledger.genesis.owner.raw, ledger.base)
 
 
 def next_to_fold(ledger: Ledger) -> int:
@@ -94,6 +101,22 @@ def counting_beyond(replica: Replica, checkpoint: Checkpoint, entries: Sequence[
     return [
         entry for entry in not_covered(checkpoint, entries) if entry.body.lane is Lane.DATA and replica.counts(entry)
     ]
+
+
+def own_rejected(replica: Replica, state: State, entries: Sequence[Entry]) -> list[Entry]:
+    """Of entries those of our own that have no effect in a state, though it stands for them."""
+    found = []
+    for entry in entries:
+        if entry.chain == (replica.own, Lane.DATA) and entry.body.kind is Kind.UPDATE and replica.counts(entry):
+            update = read_update(entry.body.payload)
+            spans = {client: update.span(client) for client in update.structs}
+            if any(client in spans and _overlap(spans[client], (first, end)) for client, first, end in state.rejected):
+                found.append(entry)
+    return found
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
 
 
 def drop_covered(batch: Batch, checkpoint: Checkpoint, seq: int, raw: bytes) -> None:

@@ -161,7 +161,7 @@ class Ledger:
             self._clients.update((client, chain) for _, client, _ in fold.epochs)
         update = read_update(base.state.update, limits=STATE_LIMITS)
         _check_flat(update, _FLAT | {Content.GC})
-        self._places.begin(update, base.state.anchors)
+        self._places.begin(update, base.state.anchors, base.state.rejected)
 
     def forget(self, base: int, folds: Iterable[Fold], items: ItemParents) -> None:
         """Remember no more of what a checkpoint covers, all of which is here, than its state does.

@@ -1,81 +1,111 @@
 """What a checkpoint changes beyond its cut, and which of our own values we have to write again.
 
-A value that refers to garbage of a checkpoint's state is garbage itself. Its author did not know of the checkpoint. If
-it had seen what others wrote of that key, its value was the later one, and has to stand: it writes it again. If not, it
-was written at the same time as the one that stands, and one of two has to lose. One that was deleted meanwhile stands.
+What refers to garbage of a checkpoint's state is garbage itself. Its author did not know of the checkpoint.
+
+Of a key: if it had seen what others wrote of that key, its value was the later one, and has to stand: it writes it
+again. If not, it was written at the same time as the one that stands, and one of two has to lose. One that was deleted
+meanwhile stands. Elements of lists and texts are all written again (`lost.py`): none of them excludes another.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from pycrdt import Doc, Map
+from pycrdt import Array, Doc, Map, Text
 
 from lattica.errors import EntryRefusedError
 from lattica.identity import IdentityKey
 from lattica.store.burial import living_values
 from lattica.store.entry import Entry, Kind
 from lattica.store.ledger import Verdict
+from lattica.store.lost import Lost, find_lost
 from lattica.store.replica import Before, Replica, observed
+from lattica.store.roots import TextRoots, parse_root
+from lattica.store.values import as_taken
 from lattica.store.writers import may_write
-from lattica.store.yupdate import ItemId, YUpdate, read_update
-from lattica.store.yupdate_places import ItemParents, Place, Within
+from lattica.store.yupdate import ItemId, read_update
+from lattica.store.yupdate_places import ItemParents, Place, Range, Within
 
 logger = logging.getLogger(__name__)
 
 _NO_VALUE = object()
 
 
-class KeysWritten(NamedTuple):
-    """Which keys entries have written.
+class PlacesWritten(NamedTuple):
+    """Where entries have put values and elements.
 
     Attributes:
-        keys: All of them.
-        own: Those that we have written.
-        spans: Our items: client ID, first clock, and the one after the last, of each entry.
+        places: All keys, lists and texts.
+        own_keys: The keys that we have written.
+        own_values: Our values of these.
+        own_elements: What we have put into lists and texts.
     """
 
-    keys: set[Place]
-    own: set[Place]
-    spans: list[tuple[int, int, int]]
+    places: set[Place]
+    own_keys: set[Place]
+    own_values: list[Range]
+    own_elements: list[Range]
+
+    def __or__(self, other: PlacesWritten) -> PlacesWritten:
+        """What both have written."""
+        return PlacesWritten(
+            self.places | other.places,
+            self.own_keys | other.own_keys,
+            self.own_values + other.own_values,
+            self.own_elements + other.own_elements,
+        )
 
 
-def keys_written(items: ItemParents, entries: Iterable[Entry], own: bytes) -> KeysWritten:
+def places_written(
+    items: ItemParents, entries: Iterable[Entry], own: bytes, ranges: Sequence[Range] | None = None
+) -> PlacesWritten:
     """What entries have written. For a thread, too: takes 10 us for each.
 
     Args:
         items: Where their items are.
         entries: Of data.
         own: Our peer ID.
+        ranges: Which of their items count; ``None``: all.
     """
-    written = KeysWritten(set(), set(), [])
+    written = PlacesWritten(set(), set(), [], [])
     for entry in entries:
         if entry.body.kind is not Kind.UPDATE:
             continue
+        is_own = entry.body.author == own
         update = read_update(entry.body.payload)
-        keys = set(_keys(items, update))
-        written.keys.update(keys)
-        if entry.body.author == own:
-            written.own.update(keys)
-            written.spans.extend((client, *update.span(client)) for client in update.structs)
+        for client, structs in update.structs.items():
+            for struct in structs:
+                run = items.find(ItemId(client, struct.clock))
+                if run.place is None or not _is_in(ranges, client, struct.clock):
+                    continue
+                written.places.add(run.place)
+                span = (client, struct.clock, struct.clock + struct.length)
+                if is_own and run.within is Within.KEY:
+                    written.own_keys.add(run.place)
+                    written.own_values.append(span)
+                elif is_own:
+                    written.own_elements.append(span)
     return written
 
 
 class Outdone(NamedTuple):
-    """Keys that have other values by a checkpoint, or none.
+    """What is not as it was before a checkpoint was folded.
 
     Attributes:
-        own: Those that have to get back what we wrote, and that value.
+        own: Keys that have to get back what we wrote, and that value.
+        lost: Our elements that lists and texts have to get back.
         others: The rest.
     """
 
     own: dict[Place, Any]
+    lost: list[Lost]
     others: set[Place]
 
 
-def find_outdone(before: Before, replica: Replica, written: KeysWritten) -> Outdone:
+def find_outdone(before: Before, replica: Replica, written: PlacesWritten) -> Outdone:
     """What a checkpoint changes.
 
     Args:
@@ -83,60 +113,105 @@ def find_outdone(before: Before, replica: Replica, written: KeysWritten) -> Outd
         replica: With the checkpoint's state, and what is beyond.
         written: By what is beyond.
     """
-    changed = {place for place in written.keys if _value(before.document, place) != _value(replica.ydoc, place)}
-    candidates = changed & written.own
+    changed = {place for place in written.places if _value(before.document, place) != _value(replica.ydoc, place)}
+    again = _own_values(before, replica, changed & written.own_keys, written)
+    lost = find_lost(before, replica, written.own_elements)
+    return Outdone(again, lost, changed - again.keys())
+
+
+def _own_values(before: Before, replica: Replica, candidates: set[Place], written: PlacesWritten) -> dict[Place, Any]:
     if not candidates:
-        return Outdone({}, changed)
+        return {}
     were = living_values(before.document.get_update(), before.items.dump(), candidates)
     are = living_values(replica.ydoc.get_update(), replica.ledger.items.dump(), candidates)
-    again = {
+    return {
         place: _value(before.document, place)
         for place, item in were.items()
-        if any(item.client == client and first <= item.clock < end for client, first, end in written.spans)
-        and _had_seen(before.items, are.get(place))
+        if _is_in(written.own_values, item.client, item.clock) and _had_seen(before.items, are.get(place))
     }
-    return Outdone(again, changed - again.keys())
 
 
-def write_again(
-    replica: Replica, key: IdentityKey, values: Mapping[Place, Any], tick: Callable[[], int]
-) -> list[Entry]:
-    """Give keys back our values: an entry for each, added to the replica, which are to be made durable.
+def write_again(replica: Replica, key: IdentityKey, outdone: Outdone, tick: Callable[[], int]) -> list[Entry]:
+    """Give keys, lists and texts back what was ours: entries, added to the replica, which are to be made durable.
 
     What is refused, or not ours to write any more, is left as it is.
     """
-    entries: list[Entry] = []
-    for place, value in values.items():
-        if not may_write(replica.ledger, replica.own):
-            break
-        document, updates = replica.ydoc.get_update(), list[bytes]()
-        with observed(replica.ydoc, updates):
-            replica.ydoc.get(place.root, type=Map)[place.key or ""] = value
-        entry = replica.write(key, updates[0], tick())
-        try:
-            added = replica.add_own(entry) is Verdict.ADDED
-        except EntryRefusedError:
-            added = False
-        if not added:
+    if not (outdone.own or outdone.lost):
+        return []
+    writer = _Writer(replica, key, tick)
+    for place, value in outdone.own.items():
+        if not writer.write(place.root, partial(_set, place=place, value=value)):
             logger.warning("value not written again root=%s key=%s", place.root, place.key)
-            replica.ydoc = Doc(client_id=replica.ydoc.client_id)
-            replica.ydoc.apply_update(document)
-            break
-        entries.append(entry)
-    return entries
+    for lost in reversed(outdone.lost):  # so that what comes before each stays where it was
+        _insert(writer, lost)
+    return writer.entries
+
+
+def _set(document: Doc[Any], place: Place, value: Any) -> None:
+    document.get(place.root, type=Map)[place.key or ""] = as_taken(value)
+
+
+def _insert(writer: _Writer, lost: Lost) -> None:
+    """Insert elements; in halves, if that is too much for one entry."""
+    if writer.write(lost.root, lost.insert):
+        return
+    if len(lost.content) > 1 and writer.may_write(lost.root):
+        first, second = lost.halves()
+        _insert(writer, second)
+        _insert(writer, first)
+    else:
+        logger.warning("elements not written again root=%s count=%d", lost.root, len(lost.content))
+
+
+class _Writer:
+    """Writes to a replica's document, an entry at a time.
+
+    Attributes:
+        entries: Those that were added.
+    """
+
+    def __init__(self, replica: Replica, key: IdentityKey, tick: Callable[[], int]) -> None:
+        self.entries: list[Entry] = []
+        self._replica = replica
+        self._key = key
+        self._tick = tick
+        self._document = replica.ydoc.get_update()
+
+    def may_write(self, root: str) -> bool:
+        """Whether we may write there."""
+        return may_write(self._replica.ledger, self._replica.own, parse_root(root)[1])
+
+    def write(self, root: str, change: Callable[[Doc[Any]], None]) -> bool:
+        """Change a root; whether that is allowed. What is refused leaves no trace."""
+        replica, updates = self._replica, list[bytes]()
+        if not self.may_write(root):
+            return False
+        with observed(replica.ydoc, updates):
+            change(replica.ydoc)
+        try:
+            entry = replica.write(self._key, updates[0], self._tick())
+            if replica.add_own(entry) is Verdict.ADDED:
+                self.entries.append(entry)
+                return True
+        except EntryRefusedError:
+            pass
+        replica.ydoc = Doc(client_id=replica.ydoc.client_id)
+        for update in (self._document, *(entry.body.payload for entry in self.entries)):
+            replica.ydoc.apply_update(update)
+        return False
+
+
+def _is_in(ranges: Iterable[Range] | None, client: int, clock: int) -> bool:
+    return ranges is None or any(of == client and first <= clock < end for of, first, end in ranges)
 
 
 def _had_seen(items: ItemParents, item: ItemId | None) -> bool:
     return item is None or item.clock < items.end(item.client)
 
 
-def _keys(items: ItemParents, update: YUpdate) -> Iterable[Place]:
-    for client, structs in update.structs.items():
-        for struct in structs:
-            run = items.find(ItemId(client, struct.clock))
-            if run.within is Within.KEY and run.place is not None:
-                yield run.place
-
-
 def _value(document: Doc[Any], place: Place) -> Any:
-    return document.get(place.root, type=Map).get(place.key or "", _NO_VALUE)
+    if place.key is not None:
+        return document.get(place.root, type=Map).get(place.key, _NO_VALUE)
+    if place.root in TextRoots():
+        return str(document.get(place.root, type=Text))
+    return document.get(place.root, type=Array).to_py()

@@ -6,8 +6,8 @@ them can check them against the hash in the owner's checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from blake3 import blake3
@@ -18,12 +18,16 @@ from lattica.store.anchors import Anchor
 from lattica.store.burial import bury_settled
 from lattica.store.canonical import STATE_LIMITS, canonical_update
 from lattica.store.chain import Fold
+from lattica.store.entry import Lane
 from lattica.store.graves import Content
 from lattica.store.roots import TextRoots
 from lattica.store.yupdate import read_update
-from lattica.store.yupdate_places import ItemParents, ItemsDump
+from lattica.store.yupdate_places import ItemParents, ItemsDump, Range
 
 _VERSION = 3
+
+MAX_REJECTED: Final = 1 << 10
+"""Of one author: nobody may fill states with what has no effect."""
 
 
 class State(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -32,14 +36,16 @@ class State(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     Attributes:
         version: 3.
         folds: Of each author's chain of data, in order of the authors.
-        update: The document, as `canonical_update` has it, without what was replaced or deleted.
-        anchors: What stands for elements of lists and texts that were deleted since the state before.
+        update: The document, as `canonical_update` has it, as `bury_settled` leaves it.
+        anchors: What stands for elements of lists and texts that were deleted in the state before.
+        rejected: What had no effect, since it referred to garbage, and whose authors may not know that yet.
     """
 
     version: int
     folds: tuple[Fold, ...]
     update: bytes
     anchors: tuple[Anchor, ...] = ()
+    rejected: tuple[Range, ...] = ()
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -72,23 +78,61 @@ class Made(NamedTuple):
     folded: Folded
 
 
-def make_state(folds: Sequence[Fold], content: Content, items: ItemsDump, client: int) -> Made:
+class Since(NamedTuple):
+    """After which checkpoint a state is made.
+
+    Attributes:
+        owner: Whose.
+        base: Its number; 0: none.
+    """
+
+    owner: bytes
+    base: int
+
+
+def make_state(folds: Sequence[Fold], content: Content, items: ItemsDump, since: Since, client: int) -> Made:
     """The state at the heads of all chains. Takes some seconds for a million items; may run in a thread.
 
     Args:
         folds: Of every chain of data.
         content: The document's.
         items: Where its items are.
+        since: The checkpoint before.
         client: As which the document of the state is to write.
     """
     settled = bury_settled(canonical_update(content.whole()), items)
     update = canonical_update(settled.update)  # neighbours that were parted by what is gone are joined
-    raw = _encode(State(_VERSION, tuple(sorted(folds, key=lambda fold: fold.author)), update, tuple(settled.anchors)))
+    rejected = _rejected(folds, items, since)
+    in_order = tuple(sorted(folds, key=lambda fold: fold.author))
+    raw = _encode(State(_VERSION, in_order, update, tuple(settled.anchors), rejected))
     known = ItemParents(TextRoots())
-    known.begin(read_update(update, limits=STATE_LIMITS), settled.anchors)
+    known.begin(read_update(update, limits=STATE_LIMITS), settled.anchors, rejected)
     document: Doc[Any] = Doc(client_id=client)
     document.apply_update(update)
     return Made(raw, Folded(folds, known.dump(), document))
+
+
+def _rejected(folds: Sequence[Fold], items: ItemsDump, since: Since) -> tuple[Range, ...]:
+    """What was garbage when it came, until its author has seen a checkpoint that says so."""
+    found: list[Range] = []
+    for fold in folds:
+        has_heard = any(
+            (author, lane) == (since.owner, Lane.CONTROL) and seq >= since.base for author, lane, seq in fold.seen
+        )
+        ranges = items.rejected if has_heard else [*items.rejected_before, *items.rejected]
+        clients = {client for _, client, _ in fold.epochs}
+        found += _merged(one for one in ranges if one[0] in clients)[-MAX_REJECTED:]
+    return tuple(sorted(found))
+
+
+def _merged(ranges: Iterable[Range]) -> list[Range]:
+    found: list[Range] = []
+    for client, first, end in sorted(ranges):
+        if found and found[-1][0] == client and found[-1][2] == first:
+            found[-1] = client, found[-1][1], end
+        else:
+            found.append((client, first, end))
+    return found
 
 
 def read_state(raw: bytes, digest: bytes) -> State:

@@ -75,6 +75,17 @@ def decode_value(raw: object) -> Value:
     return raw if isinstance(raw, (int, str)) else None
 
 
+def as_taken(raw: object) -> object:
+    """The value that pycrdt gave, as it takes it: bytes, which it gives as such that can be changed, too."""
+    if isinstance(raw, bytearray):
+        return bytes(raw)
+    if isinstance(raw, list):
+        return [as_taken(one) for one in raw]
+    if isinstance(raw, dict):
+        return {key: as_taken(one) for key, one in raw.items()}
+    return raw
+
+
 def check_key(key: object, where: str) -> str:
     """The key, if a map can have it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from enum import IntEnum
 from operator import itemgetter
 from typing import NamedTuple, Self
@@ -28,6 +28,10 @@ class Place(NamedTuple):
 
     root: str
     key: str | None
+
+
+Range = tuple[int, int, int]
+"""Items of a client: its ID, the first clock, and the one after the last."""
 
 
 class Holder(IntEnum):
@@ -113,6 +117,8 @@ class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
         clients: Each one's items.
         order: The order of items in lists and texts.
         anchors: What stands for some that were deleted.
+        rejected: See `ItemParents`.
+        rejected_before: See `ItemParents`.
     """
 
     roots: list[str]
@@ -120,6 +126,8 @@ class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     clients: list[RunsDump]
     order: OrderDump
     anchors: list[Anchor]
+    rejected: list[Range]
+    rejected_before: list[Range]
 
 
 _HOLDS = {Kind.TEXT: Holder.TEXT, Kind.TYPE: Holder.OTHER, Kind.DELETED: Holder.UNKNOWN, Kind.GC: Holder.UNKNOWN}
@@ -147,6 +155,11 @@ class ItemParents:
     In lists and texts an item whose neighbours are not in order gets others, see `lattica.store.yupdate_order`, and so
     does one whose neighbours were deleted, see `lattica.store.anchors`.
 
+    Attributes:
+        order: The order of items in lists and texts.
+        rejected: What was garbage when it came.
+        rejected_before: The same, by the checkpoint's state.
+
     Args:
         texts: Names of the roots that are texts. ``None``: what roots hold is not checked, only what is below.
     """
@@ -158,13 +171,16 @@ class ItemParents:
         self._numbers: dict[Place | None, int] = {None: 0}
         self._anchors = Anchors()
         self.order = ItemOrder()
+        self.rejected: list[Range] = []
+        self.rejected_before: list[Range] = []
 
-    def begin(self, update: YUpdate, anchors: Sequence[Anchor]) -> None:
+    def begin(self, update: YUpdate, anchors: Sequence[Anchor], rejected: Sequence[Range] = ()) -> None:
         """Learn where the items of a checkpoint's state are; nothing must be known yet.
 
         Args:
             update: The document.
             anchors: What stands for items that are deleted.
+            rejected: What was garbage when it came.
 
         Raises:
             DocumentUpdateError: They do not go together, or are not as a state has them.
@@ -173,17 +189,23 @@ class ItemParents:
         if placement.displaced:
             raise DocumentUpdateError("it has items that do not belong where they are")
         self.add(placement)
-        before = (-1, 0)
+        self._check_gone([(anchor.client, anchor.first, anchor.end) for anchor in anchors])
+        self._check_gone(rejected)
         for anchor in anchors:
-            runs = self._clients.get(anchor.client)
-            is_run = before <= (anchor.client, anchor.first) and 0 <= anchor.first < anchor.end
-            if runs is None or not is_run or anchor.end > runs.end or runs.places(anchor.first, anchor.end) != {0}:
-                raise DocumentUpdateError("an anchor is not in the place of deleted items")
             near = (ItemId(*item) for item in (anchor.left, anchor.right) if item is not None)
             if any(item.clock < 0 or self.find(item).place != Place(anchor.root, None) for item in near):
                 raise DocumentUpdateError("an anchor is not where it says")
-            before = (anchor.client, anchor.end)
         self._anchors = Anchors(anchors)
+        self.rejected_before = list(rejected)
+
+    def _check_gone(self, ranges: Iterable[Range]) -> None:
+        before = (-1, 0)
+        for client, first, end in ranges:
+            runs = self._clients.get(client)
+            in_order = before <= (client, first) and 0 <= first < end
+            if runs is None or not in_order or end > runs.end or runs.places(first, end) != {0}:
+                raise DocumentUpdateError("it says of items that they are gone which are not, or twice")
+            before = (client, end)
 
     def dump(self) -> ItemsDump:
         """All that is known, for `load`."""
@@ -191,7 +213,8 @@ class ItemParents:
         roots = {root: number for number, root in enumerate(dict.fromkeys(place.root for place in places))}
         named = [(roots[root], key) for root, key in places]
         clients = [runs.dump(client) for client, runs in self._clients.items()]
-        return ItemsDump(list(roots), named, clients, self.order.dump(), list(self._anchors.all))
+        anchors, rejected = list(self._anchors.all), list(self.rejected)
+        return ItemsDump(list(roots), named, clients, self.order.dump(), anchors, rejected, list(self.rejected_before))
 
     def load(self, dump: ItemsDump) -> None:
         """Learn what was dumped; nothing must be known yet."""
@@ -200,6 +223,7 @@ class ItemParents:
         self._clients = {runs.client: _Runs.load(runs) for runs in dump.clients}
         self.order.load(dump.order)
         self._anchors = Anchors(dump.anchors)
+        self.rejected, self.rejected_before = dump.rejected, dump.rejected_before
 
     def end(self, client: int) -> int:
         """The client's next clock."""
@@ -269,6 +293,8 @@ class ItemParents:
             for run in added:
                 runs.append(run, self._number(run.place))
             runs.joints.extend(joint for struct in placement.update.structs[client] for joint in struct.joints)
+            displaced = placement.displaced.get(client, {})
+            self.rejected += [(client, run.clock, run.end) for run in added if displaced.get(run.clock, run) is None]
 
     def cuts(self, client: int, clock: int) -> bool:
         """Whether a character would be cut in two before this clock."""
@@ -296,6 +322,11 @@ def key_number(code: int) -> int:
 def list_number(code: int) -> int:
     """The place in a code of `RunsDump`, if it is a list's or a text's; else 0."""
     return code >> _PLACE_SHIFT if code >> 2 & 3 in (Within.LIST, Within.TEXT) else 0
+
+
+def is_grave(code: int) -> bool:
+    """Whether a code of `RunsDump` is that of elements of a list or text that had been deleted when they came."""
+    return bool(list_number(code)) and code & 3 == Holder.UNKNOWN
 
 
 class _Runs:

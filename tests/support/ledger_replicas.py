@@ -25,12 +25,13 @@ from lattica.store.folding import (
     folds_of,
     next_to_fold,
     not_covered,
+    own_rejected,
     state_of,
 )
 from lattica.store.graves import Worth
 from lattica.store.ledger import Base, Fraud
 from lattica.store.namespace import Genesis
-from lattica.store.outdone import find_outdone, keys_written, write_again
+from lattica.store.outdone import PlacesWritten, find_outdone, places_written, write_again
 from lattica.store.postponed import PostponedPool
 from lattica.store.replay import replay
 from lattica.store.replica import Before, Replica, add_beyond
@@ -211,11 +212,11 @@ class SimReplica:
         self.replica.fold(seq, made.folded, add_beyond(made.folded, beyond))
         self.stored = not_covered(checkpoint, entries)
         self.state_raw = made.raw
-        self._write_again(before, beyond)
+        self._write_again(before, places_written(before.items, beyond, self.replica.own))
 
-    def _write_again(self, before: Before, beyond: Sequence[Entry]) -> None:
-        again = find_outdone(before, self.replica, keys_written(before.items, beyond, self.replica.own)).own
-        self.stored += write_again(self.replica, self.key, again, lambda: NOW)
+    def _write_again(self, before: Before, written: PlacesWritten) -> None:
+        outdone = find_outdone(before, self.replica, written)
+        self.stored += write_again(self.replica, self.key, outdone, lambda: NOW)
 
     def adopt(self, other: SimReplica) -> bool:
         """Take over the state that the other keeps in place of entries, if some of these are not here."""
@@ -226,11 +227,14 @@ class SimReplica:
         state = read_state(other.state_raw, checkpoint.state)
         check_cut(checkpoint, state)
         before = Before(self.replica.ydoc, ledger.items)
-        self.stored = not_covered(checkpoint, self.stored)
-        beyond = counting_beyond(self.replica, checkpoint, self.stored)
+        known, self.stored = self.stored, not_covered(checkpoint, self.stored)
+        beyond, own = counting_beyond(self.replica, checkpoint, self.stored), self.replica.own
+        rejected = own_rejected(self.replica, state, known)
+        written = places_written(before.items, beyond, own)
+        written |= places_written(before.items, rejected, own, state.rejected)
         self.state_raw = other.state_raw
         self._settle(settle(self.replica, Absorbed(), {}, self.stored, Base(seq, state)))
-        self._write_again(before, beyond)
+        self._write_again(before, written)
         return True
 
     def hear(self, other: SimReplica) -> bool:

@@ -75,7 +75,7 @@ def ids_of(blocks: dict[str, list[Block]]) -> dict[str, list[ItemId]]:
 def strings_of(update: bytes, blocks: Iterable[Block]) -> list[str]:
     """What the blocks of an update hold: its strings."""
     found = []
-    for _, struct in blocks:
+    for struct in (block.struct for block in blocks):
         if struct.kind is Kind.STRING:
             found += list(read_text(update, struct.content)[0])
         elif struct.kind is Kind.ANY:
@@ -87,11 +87,11 @@ def strings_of(update: bytes, blocks: Iterable[Block]) -> list[str]:
 
 
 class Settlement(NamedTuple):
-    """A document with nothing in it but what lives.
+    """A checkpoint's state, but for its chains.
 
     Attributes:
         update: The document.
-        anchors: What stands for what was deleted.
+        anchors: What stands for what had been deleted before the state before.
     """
 
     update: bytes

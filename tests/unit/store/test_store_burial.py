@@ -32,7 +32,7 @@ def replicas() -> list[SimReplica]:
     return [SimReplica(genesis, key_of(number)) for number in AUTHORS]
 
 
-def put(replica: SimReplica, key: str, value: int) -> Entry:
+def put(replica: SimReplica, key: str, value: Any) -> Entry:
     def write(doc: Doc[Any]) -> None:
         doc.get("map:settings", type=Map)[key] = value
 
@@ -62,12 +62,12 @@ def unlog(replica: SimReplica, at: int) -> None:
     assert replica.change(write) is not None
 
 
-def values(replica: SimReplica) -> dict[str, float]:
-    found: dict[str, float] = replica.state()["map:settings"]
+def values(replica: SimReplica) -> dict[str, Any]:
+    found: dict[str, Any] = replica.state()["map:settings"]
     return found
 
 
-def settle_all(among: list[SimReplica]) -> dict[str, float]:
+def settle_all(among: list[SimReplica]) -> dict[str, Any]:
     """Let all hear all and fold; what each of them holds then."""
     converge(among)
     fold_all(among)
@@ -166,6 +166,19 @@ def test_the_last_word_on_a_key_stands_though_it_builds_on_garbage() -> None:
     owner.hear(third)
     assert owner.compact()
     assert settle_all(among) == {"k": 4}
+
+
+def test_bytes_are_written_again_too() -> None:
+    owner, writer, _ = among = replicas()
+    put(owner, "k", 1)
+    put(owner, "l", 1)
+    converge(among)
+    remove(owner, "k")
+    remove(owner, "l")
+    assert owner.compact()
+    put(writer, "k", b"raw")
+    put(writer, "l", [{"in": b"it"}])
+    assert settle_all(among) == {"k": b"raw", "l": [{"in": b"it"}]}
 
 
 def test_who_was_away_for_several_checkpoints_brings_what_it_has_written_of_its_own_keys() -> None:

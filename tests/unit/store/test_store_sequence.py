@@ -154,28 +154,57 @@ def test_neighbours_are_those_of_a_lower_id() -> None:
 # States
 
 
-def check_settled(doc: Doc[Any], known: ItemParents) -> Settlement:
-    """A state shows what its document showed, and holds what lives and nothing else, in one way only."""
+def check_settled(doc: Doc[Any], known: ItemParents) -> tuple[Settlement, Settlement]:
+    """A document's state, and the next one if nothing is written meanwhile.
+
+    Both show the same. The first one has what lives and what was deleted since the state before, the second one only
+    what lives, and one after that is no other.
+    """
+    state = check_state(doc, known, keeps_deleted=True)
+    bare = check_state(document_of([state.update]), state.known(), keeps_deleted=False)
+    assert settle(document_of([bare.update]), bare.known()) == Settlement(bare.update, [])
+    assert gone_in(doc, known) == anchored_in(state)
+    assert gone_in(document_of([state.update]), state.known()) == anchored_in(bare)
+    assert state.known().ends() == bare.known().ends() == known.ends()
+    return state, bare
+
+
+def check_state(doc: Doc[Any], known: ItemParents, *, keeps_deleted: bool) -> Settlement:
+    """It shows what the document shows, in one way only."""
     raw = bury_settled(canonical_update(doc.get_update()), known.dump()).update
     state = settle(doc, known)
     assert state.update == canonical_update(raw) == canonical_update(state.update)
     for made in (raw, state.update):
-        kinds = {struct.kind for _, structs in clients_of(made) for struct in structs}
-        assert Kind.DELETED not in kinds
         assert shown(document_of([made])) == shown(doc)
-
-    anew = state.known()
-    assert anew.ends() == known.ends()
-    living = ids_of(ordered(document_of([state.update]), anew))
-    assert living == {root: ids for root, ids in _living(doc, known).items() if ids}
-    again = settle(document_of([state.update]), anew)
-    assert again == Settlement(state.update, [])
+        kinds = {struct.kind for _, structs in clients_of(made) for struct in structs}
+        assert keeps_deleted or Kind.DELETED not in kinds
+    stays = {
+        root: [block for block in blocks if not block.is_grave] for root, blocks in settled_order(doc, known).items()
+    }
+    is_deleted = {block.first for blocks in stays.values() for block in blocks if not block.lives}
+    found = settled_order(document_of([state.update]), state.known())
+    assert ids_of(found) == {root: ids for root, ids in ids_of(stays).items() if ids}
+    assert is_deleted <= {item for items in ids_of(only_deleted(found)).values() for item in items}
     return state
 
 
-def _living(doc: Doc[Any], known: ItemParents) -> dict[str, list[ItemId]]:
-    found = ordered(document_of([canonical_update(doc.get_update())]), known)
-    return ids_of({root: [block for block in blocks if block.lives] for root, blocks in found.items()})
+def settled_order(doc: Doc[Any], known: ItemParents) -> dict[str, list[Block]]:
+    """What is in it, in order; authors' documents keep deleted elements whole, to undo that."""
+    return ordered(document_of([canonical_update(doc.get_update())]), known)
+
+
+def only_deleted(blocks: Mapping[str, list[Block]]) -> dict[str, list[Block]]:
+    return {root: [block for block in found if not block.lives] for root, found in blocks.items()}
+
+
+def gone_in(doc: Doc[Any], known: ItemParents) -> set[ItemId]:
+    """What the state before has found deleted already."""
+    graves = {root: [block for block in found if block.is_grave] for root, found in settled_order(doc, known).items()}
+    return {item for items in ids_of(graves).values() for item in items}
+
+
+def anchored_in(state: Settlement) -> set[ItemId]:
+    return {ItemId(anchor.client, clock) for anchor in state.anchors for clock in range(anchor.first, anchor.end)}
 
 
 def check_rounds_of_authors(stories: list[list[Action]]) -> None:
@@ -186,7 +215,7 @@ def check_rounds_of_authors(stories: list[list[Action]]) -> None:
         authors.meet()
         docs = [author.doc for author in authors.authors]
         [content] = {repr(shown(doc)) for doc in docs}
-        states = [check_settled(author.doc, author.items) for author in authors.authors]
+        states = [check_settled(author.doc, author.items)[0] for author in authors.authors]
         assert states == [states[0]] * len(states)
         for who, author in enumerate(authors.authors):
             authors.fold(who, states[0], list(author.known))
@@ -199,7 +228,7 @@ def check_rounds_of_strangers(root: str, histories: list[list[Step]], random: Ra
     for history in histories:
         strangers.do(history)
         doc = strangers.document()
-        state = check_settled(doc, strangers.known)
+        state = check_settled(doc, strangers.known)[0]
         other = strangers.document(strangers.shuffled(random))
         assert settle(other, strangers.known) == state
         strangers.go_on(state)
@@ -275,7 +304,7 @@ def test_a_state_is_as_large_as_what_is_left(root: str, at: Callable[[int, Rando
     for number in (200, 2000):
         doc, known = edited(root, number, at)
         before = len(canonical_update(doc.get_update()))
-        state = check_settled(doc, known)
+        state = check_settled(doc, known)[1]
         values, parts = shown(document_of([state.update]))
         assert "".join([*values, *(part for part, _ in parts)]) == "v" * 10
         sizes[number] = len(state.update)
@@ -287,7 +316,9 @@ def test_what_stands_for_the_deleted_is_one_for_each_run_that_an_author_has_writ
     """Three authors' turns between each two of those that are left: three, however long they are."""
     for number in (200, 2000):
         doc, known = edited("list", number, lambda size, random: size)
-        assert len(settle(doc, known).anchors) == 3 * 10
+        state, bare = check_settled(doc, known)
+        assert len(state.anchors) == 0
+        assert len(bare.anchors) == 3 * 10
 
 
 def test_rounds_of_writing_and_deleting_leave_nothing_behind() -> None:
@@ -299,8 +330,9 @@ def test_rounds_of_writing_and_deleting_leave_nothing_behind() -> None:
             author.write(number % 6, number + (not number % 10))
         for root in author.doc.get("list", type=Array), author.doc.get("text", type=Text):
             del root[:]
-        state = check_settled(author.doc, author.items)
+        state, bare = check_settled(author.doc, author.items)
         sizes.append(len(state.update))
+        assert len(bare.update) < 40
         author = author.folded(state, author.known)
-    assert max(sizes) < 40
+    assert max(sizes) < sizes[0] + 200  # what was deleted since the one before, by longer numbers than at first
     assert shown(author.doc) == ([], [])
