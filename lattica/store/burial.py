@@ -74,12 +74,9 @@ def bury_settled(update: bytes, items: ItemsDump) -> Settled:
 
 def _lists(update: bytes, places: PlaceBook) -> tuple[dict[ItemId, Neighbours], list[Anchor]]:
     """The neighbours that elements get, of all lists and texts, and what stands for those that get none."""
-    neighbours: dict[ItemId, Neighbours] = {}
-    anchors: list[Anchor] = []
-    for root, blocks in sequences(update, places).items():
-        neighbours.update(neighbours_anew([block for block in blocks if not block.is_grave]))
-        anchors += _anchors(root, blocks)
-    return neighbours, anchors
+    lists = sequences(update, places)
+    neighbours = neighbours_anew([block for block in blocks if not block.is_grave] for blocks in lists.values())
+    return neighbours, [anchor for root, blocks in lists.items() for anchor in _anchors(root, blocks)]
 
 
 def _anchors(root: str, blocks: Sequence[Block]) -> Iterator[Anchor]:

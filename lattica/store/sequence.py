@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -63,27 +63,40 @@ def in_order(blocks: Sequence[Block]) -> list[Block]:
     return list(_Tree(blocks).walk())
 
 
-def neighbours_anew(order: Sequence[Block]) -> dict[ItemId, Neighbours]:
+def neighbours_anew(lists: Iterable[Sequence[Block]]) -> dict[ItemId, Neighbours]:
     """For the first elements of blocks the neighbours that they get; others come after the ones before them.
 
     Those that have neighbours which stay keep them, so that what comes later finds its place among them as before. If
-    the order does not follow from these and the new ones of the others, all get new ones.
+    the order of a list does not follow from these and the new ones of the others, all in it get new ones; and all in
+    all lists do if a document could not take them in, since each has to wait for another.
 
     Args:
-        order: Blocks in their order, without graves.
+        lists: The blocks of each list or text in their order, without graves.
     """
-    lower = dict(zip((block.first for block in order), zip(_lefts(order), _rights(order), strict=True), strict=True))
-    tree = _Tree(order)
-    mended = [
+    anew: dict[ItemId, Neighbours] = {}
+    kept: list[Block] = []
+    for order in lists:
+        lower = dict(
+            zip((block.first for block in order), zip(_lefts(order), _rights(order), strict=True), strict=True)
+        )
+        anew.update(lower)
+        mended = _mended(order, lower)
+        kept += mended if _is_in_order(mended) else [block.between(*lower[block.first]) for block in order]
+    if _can_be_taken_in(kept):
+        return {block.first: (block.struct.origin, block.struct.right_origin) for block in kept}
+    return anew
+
+
+def _mended(order: Sequence[Block], lower: Mapping[ItemId, Neighbours]) -> list[Block]:
+    finder = _Finder(order)
+    return [
         block.between(
-            lower[block.first][0] if tree.lacks(block.struct.origin) else block.struct.origin,
-            lower[block.first][1] if tree.lacks(block.struct.right_origin) else block.struct.right_origin,
+            near[0] if finder.lacks(block.struct.origin) else block.struct.origin,
+            near[1] if finder.lacks(block.struct.right_origin) else block.struct.right_origin,
         )
         for block in order
+        for near in (lower[block.first],)
     ]
-    if _follows(mended):
-        return {block.first: (block.struct.origin, block.struct.right_origin) for block in mended}
-    return lower
 
 
 def _lefts(order: Sequence[Block]) -> list[ItemId | None]:
@@ -104,10 +117,63 @@ def _earlier(order: Iterable[Block]) -> Iterator[Block | None]:
         lower.append(block)
 
 
-def _follows(order: Sequence[Block]) -> bool:
-    """Whether a document that gets these blocks has them in this order, and can take them in at all."""
+def _can_be_taken_in(blocks: Sequence[Block]) -> bool:
+    """Whether there is an order in which each block comes after its neighbours, and its client's earlier ones."""
+    finder = _Finder(blocks)
+    after: dict[int, list[int]] = {}
+    needs = [0] * len(blocks)
+    pairs = [pair for own in finder.clients.values() for pair in pairwise(own)]
+    for number, block in enumerate(blocks):
+        near = (finder.find(block.struct.origin), finder.find(block.struct.right_origin))
+        pairs += [(other, number) for other in near if other is not None]
+    for one, other in pairs:
+        after.setdefault(one, []).append(other)
+        needs[other] += 1
+    ready = [number for number, count in enumerate(needs) if not count]
+    done = 0
+    while ready:
+        done += 1
+        for number in after.get(ready.pop(), ()):
+            needs[number] -= 1
+            if not needs[number]:
+                ready.append(number)
+    return done == len(blocks)
+
+
+def _is_in_order(order: Sequence[Block]) -> bool:
+    """Whether documents that take these blocks in have them in this order, and each has its neighbours in order."""
+    if not _can_be_taken_in(order):
+        return False
     tree = _Tree(order)
-    return tree.is_proper() and [block.first for block in tree.walk()] == [block.first for block in order]
+    return all(map(tree.is_between, range(len(order)))) and [block.first for block in tree.walk()] == [
+        block.first for block in order
+    ]
+
+
+class _Finder:
+    """Tells in which of some blocks an element is.
+
+    Attributes:
+        clients: The numbers of each client's blocks, by their clocks.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks = blocks
+        self.clients: dict[int, list[int]] = {}
+        for number in sorted(range(len(blocks)), key=lambda number: blocks[number].first):
+            self.clients.setdefault(blocks[number].client, []).append(number)
+
+    def find(self, item: ItemId | None) -> int | None:
+        """Number of the block that has the element, if one has."""
+        if item is None or item.client not in self.clients:
+            return None
+        numbers = self.clients[item.client]
+        at = bisect_right(numbers, item.clock, key=lambda number: self._blocks[number].struct.clock) - 1
+        return numbers[at] if at >= 0 and item.clock <= self._blocks[numbers[at]].struct.last else None
+
+    def lacks(self, item: ItemId | None) -> bool:
+        """Whether there is no such element, though there should be one."""
+        return item is not None and self.find(item) is None
 
 
 _END: Final = (math.inf, 0)
@@ -121,9 +187,7 @@ class _Tree:
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self._blocks = blocks
-        self._clients: dict[int, list[int]] = {}
-        for number in sorted(range(len(blocks)), key=lambda number: blocks[number].first):
-            self._clients.setdefault(blocks[number].client, []).append(number)
+        self._finder = _Finder(blocks)
         self._next = [self._sibling(block) for block in blocks]
         self._keys: dict[int, _Key] = {}
         self._below: dict[ItemId | None, list[int]] = {}
@@ -131,22 +195,12 @@ class _Tree:
             self._below.setdefault(block.struct.origin, []).append(number)
         self._having: dict[int, list[int]] = {}
         for above in self._below:
-            holder = self._find(above)
+            holder = self._finder.find(above)
             if above is not None and holder is not None:
                 self._having.setdefault(holder, []).append(above.clock)
 
-    def lacks(self, item: ItemId | None) -> bool:
-        """Whether there is no such element, though there should be one."""
-        return item is not None and self._find(item) is None
-
-    def is_proper(self) -> bool:
-        """Whether a document can take the blocks in one after another, and each has its neighbours in order.
-
-        The blocks must be in the order that is claimed.
-        """
-        return all(map(self._is_between, range(len(self._blocks)))) and self._has_beginning()
-
-    def _is_between(self, number: int) -> bool:
+    def is_between(self, number: int) -> bool:
+        """Whether a block is between its neighbours, and these are in order; the blocks must be in theirs."""
         struct = self._blocks[number].struct
         left, right = self._place(struct.origin), self._place(struct.right_origin)
         if right is None:
@@ -156,29 +210,8 @@ class _Tree:
         return (above or _START) <= (left or _START) and (left or _START)[0] < number < right[0]
 
     def _place(self, item: ItemId | None) -> tuple[int, int] | None:
-        number = self._find(item)
+        number = self._finder.find(item)
         return None if item is None or number is None else (number, item.clock)
-
-    def _has_beginning(self) -> bool:
-        """Whether there is an order in which each block comes after its neighbours, and its client's earlier ones."""
-        after: dict[int, list[int]] = {}
-        needs = [0] * len(self._blocks)
-        before = [pair for own in self._clients.values() for pair in pairwise(own)]
-        for number, block in enumerate(self._blocks):
-            near = (self._find(block.struct.origin), self._find(block.struct.right_origin))
-            before += [(other, number) for other in near if other is not None]
-        for one, other in before:
-            after.setdefault(one, []).append(other)
-            needs[other] += 1
-        ready = [number for number, count in enumerate(needs) if not count]
-        done = 0
-        while ready:
-            done += 1
-            for number in after.get(ready.pop(), ()):
-                needs[number] -= 1
-                if not needs[number]:
-                    ready.append(number)
-        return done == len(self._blocks)
 
     def walk(self) -> Iterator[Block]:
         """A block, then all that is below its elements: below the last one first."""
@@ -193,17 +226,9 @@ class _Tree:
     def _sorted(self, above: ItemId | None) -> list[int]:
         return sorted(self._below.get(above, ()), key=self._key)
 
-    def _find(self, item: ItemId | None) -> int | None:
-        """Number of the block that has the element, if one has."""
-        numbers = self._clients.get(item.client, []) if item is not None else []
-        if item is None or not numbers:
-            return None
-        at = bisect_right(numbers, item.clock, key=lambda number: self._blocks[number].struct.clock) - 1
-        return numbers[at] if at >= 0 and item.clock <= self._blocks[numbers[at]].struct.last else None
-
     def _sibling(self, block: Block) -> int | None:
         """The block on its right, if that is below the same element."""
-        number = self._find(block.struct.right_origin)
+        number = self._finder.find(block.struct.right_origin)
         if number is None:
             return None
         right = self._blocks[number]

@@ -107,6 +107,8 @@ def make_state(folds: Sequence[Fold], content: Content, items: ItemsDump, since:
     raw = _encode(State(_VERSION, in_order, update, tuple(settled.anchors), rejected))
     known = ItemParents(TextRoots())
     known.begin(read_update(update, limits=STATE_LIMITS), settled.anchors, rejected)
+    if known.ends() != {runs.client: runs.end for runs in items.clients}:
+        raise EntryRefusedError("a checkpoint's state would not hold all that it stands for")
     document: Doc[Any] = Doc(client_id=client)
     document.apply_update(update)
     return Made(raw, Folded(folds, known.dump(), document))

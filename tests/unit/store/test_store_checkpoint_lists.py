@@ -82,7 +82,7 @@ def checkpoint(owner: SimReplica, *others: SimReplica) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("times", [20, 200])
+@pytest.mark.parametrize("times", [10, 50])
 def test_a_state_is_as_large_as_what_lives_of_lists_and_texts_that_several_write(times: int) -> None:
     owner, *others = among = replicas()
     for number in range(times):
@@ -301,8 +301,7 @@ class Story:
         assert self.put - self.taken <= set(log)
 
     def check_order(self) -> None:
-        """Nothing had to be written again, and all is between what it was put between."""
-        assert not self.written_again
+        """All is between what it was put between."""
         log = log_of(self.replicas[0])
         for value, (left, right) in self.between.items():
             if value in log:
@@ -333,7 +332,11 @@ def test_what_nobody_deletes_is_there_in_the_end_of_long_stories(seed: int) -> N
     story.check_lost()
 
 
-def check_in_flight(rounds: list[tuple[list[Step], bool, list[Step], list[Step]]]) -> None:
+Round = tuple[list[Step], bool, list[Step], list[Step]]
+HEARING = (*WRITING, *("hear",) * 4)
+
+
+def tell_in_flight(rounds: list[Round]) -> Story:
     """Checkpoints that come while all write, each before the next."""
     story = Story()
     for before, hears, meanwhile, after in rounds:
@@ -345,28 +348,48 @@ def check_in_flight(rounds: list[tuple[list[Step], bool, list[Step], list[Step]]
         story.tell(after)
         settle_all(story.replicas)
     story.check_lost()
-    story.check_order()
-
-
-HEARING = (*WRITING, *("hear",) * 4)
-rounds = st.lists(
-    st.tuples(histories(HEARING, 20), st.booleans(), histories(WRITING, 8), histories(WRITING, 15)), max_size=5
-)
+    return story
 
 
 @settings(deadline=None, max_examples=12)
-@given(rounds)
-def test_who_has_the_checkpoint_before_is_not_disturbed(
-    history: list[tuple[list[Step], bool, list[Step], list[Step]]],
+@given(
+    st.lists(
+        st.tuples(histories(HEARING, 20), st.booleans(), histories(WRITING, 8), histories(WRITING, 15)), max_size=5
+    )
+)
+def test_who_has_the_checkpoint_before_has_to_write_nothing_again(rounds: list[Round]) -> None:
+    assert not tell_in_flight(rounds).written_again
+
+
+def check_order_in_flight(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever IDs the authors have: in rare cases it is their order that tells where something goes."""
+    chance = Random(seed)
+    monkeypatch.setattr("secrets.token_bytes", chance.randbytes)
+
+    def steps(kinds: tuple[str, ...], size: int) -> list[Step]:
+        numbers = (0, 0, 1, 2, chance.randrange(4096))
+        return [
+            (chance.choice(kinds), chance.randrange(3), chance.randrange(3), chance.choice(numbers))
+            for _ in range(chance.randrange(size))
+        ]
+
+    rounds = [
+        (steps(HEARING, 20), chance.random() < 0.5, steps(WRITING, 8), steps(WRITING, 15))
+        for _ in range(chance.randrange(1, 6))
+    ]
+    tell_in_flight(rounds).check_order()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_was_written_while_a_checkpoint_came_is_where_it_was_put(
+    seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_in_flight(history)
+    check_order_in_flight(seed, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-@settings(deadline=None, max_examples=500)
-@given(rounds)
-def test_who_has_the_checkpoint_before_is_not_disturbed_in_many_stories(
-    history: list[tuple[list[Step], bool, list[Step], list[Step]]],
+@pytest.mark.parametrize("seed", range(100, 250))
+def test_what_was_written_while_a_checkpoint_came_is_where_it_was_put_in_long_stories(
+    seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_in_flight(history)
+    check_order_in_flight(seed, monkeypatch)
