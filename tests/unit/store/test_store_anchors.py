@@ -11,7 +11,7 @@ from blake3 import blake3
 from ledger_replicas import SimReplica, converge, fold_all, key_of
 from msgspec.msgpack import decode, encode
 from msgspec.structs import replace
-from placed_updates import document_of, no_items, shown, take
+from placed_updates import document_of, no_items, settle, shown, take
 from pycrdt import Array, Doc
 from yjs_bytes import item, update
 
@@ -95,6 +95,30 @@ def test_what_is_between_others_stays_as_it_is(near: Near) -> None:
     written = struct(*near)
     assert anchors.placed(written) is written
     assert Anchors().placed(written) is written
+
+
+def test_a_state_says_where_was_what_had_been_deleted_by_the_state_before() -> None:
+    """Of abcdXYefghi the first and the last are gone, and what is between c and g."""
+    known = no_items()
+    doc = document_of([])
+    letters = item(8, b"\x09" + b"".join(b"\x77\1" + letter.encode() for letter in "abcdefghi"), root=LIST)
+    inserted = item(8, b"\2\x77\1X\x77\1Y", origin=(5, 3), right=(5, 4))
+    for raw in (
+        update({5: (0, [letters])}),
+        update({9: (0, [inserted])}),
+        update({}, {5: [(0, 1), (3, 3), (8, 1)], 9: [(0, 2)]}),
+    ):
+        doc.apply_update(take(known, raw))
+    state = settle(doc, known)
+    assert state.anchors == []
+    bare = settle(document_of([state.update]), state.known())
+    assert shown(document_of([bare.update]))[0] == list("bcgh")
+    assert bare.anchors == [
+        anchor(5, 0, 1, None, (5, 1)),
+        anchor(5, 3, 6, (5, 2), (5, 6)),
+        anchor(5, 8, 9, (5, 7), None),
+        anchor(9, 0, 2, (5, 2), (5, 6)),
+    ]
 
 
 # With a state
