@@ -114,7 +114,7 @@ $(ORIGINAL)/.installed:
 bench-rpc: $(TORCH) $(ORIGINAL)/.installed
 	$(BIN)/python -m benchmarks.rpc $(RPC)
 
-# STORE passes options on: make bench-store STORE="--opened 0"
+# STORE passes options on: make bench-store STORE="--only lists"
 bench-store: $(STAMP)
 	$(BIN)/python -m benchmarks.store $(STORE)
 

@@ -1,6 +1,6 @@
 """How fast documents are written, replicated and opened, against plain pycrdt in memory, in one run.
 
-Usage: python -m benchmarks.store [--rounds N] [--synced N] [--opened N] [--replicas N ...]
+Usage: python -m benchmarks.store [--only CASES] [--rounds N] [--synced N] [--opened N] [--edited N] [--replicas N ...]
 
 All of ours is on disk, with an fsync before anything counts as written, and each entry is signed and checked. pycrdt is
 the floor: the same edits, the same updates applied, without signatures, rules, disk or network. Cases are interleaved.
@@ -21,7 +21,8 @@ import uvloop
 
 from benchmarks import store_cases, store_sync
 from benchmarks.report import Row, report
-from benchmarks.store_documents import edits, plain_update, write_document
+from benchmarks.store_documents import edits, open_genesis, plain_update, store_entries, write_document
+from benchmarks.store_edits import TURNS, edited
 from lattica.identity import IdentityKey
 from lattica.node.home import DOCUMENTS_FILE
 from lattica.store import Genesis
@@ -30,14 +31,16 @@ from lattica.store.testing import measure_traffic
 ROUNDS = 7
 SYNCED = 100_000
 OPENED = 1_000_000
+EDITED = 100_000
 SYNC_ROUNDS = 3
 AUTHORS = 3
+GROUPS = ("alone", "sync", "open", "lists", "replicas")
 REPLICAS = (5, 10, 20, 50)
 WRITERS = 10
 WRITE_ROUNDS = 10
 MEMORY = Path("/dev/shm")
 """Where fsync takes no time: many replicas in one process would measure nothing else."""
-MB = 10**6
+KB, MB = 10**3, 10**6
 
 Measure = Callable[[Path], float | Awaitable[float]]
 CASES: dict[tuple[str, str], Measure] = {
@@ -109,25 +112,52 @@ async def measure_open(count: int, series: Series) -> None:
         series.add(f"{case}: disk", "lattica", "MB", await store_sync.disk_size(path) / MB)
         series.add(f"{case}, first", "pycrdt, in memory", "s", store_cases.plain_apply_s(list(edits(1, count))))
         store_sync.plain_file(path).write_bytes(plain_update(authors, genesis, count))
-        await measure_compacted(path, genesis, count, series)
+        await measure_compacting(path, genesis, f"{count:,} entries, compacted", series)
+        await measure_compacted(path, genesis, f"open {count:,} compacted entries", series)
 
 
-async def measure_compacted(path: Path, genesis: Genesis, count: int, series: Series) -> None:
-    """The same document is compacted, and opened by new processes; plain pycrdt opens its own of the same writes."""
-    case = f"compact {count:,} entries"
+async def measure_lists(count: int, series: Series) -> None:
+    """A list and a text that three edit in turns are compacted again and again: what is left, and what that costs.
+
+    A state has what was deleted since the one before as such. The next has a note of where it was, and the one after
+    that nothing. A few writes are between.
+    """
+    for noun, turns in TURNS.items():
+        case = f"{count:,} {noun}"
+        with tempfile.TemporaryDirectory(prefix="lattica-bench-") as folder:
+            path = Path(folder) / DOCUMENTS_FILE
+            print(f"{case}: writing them", file=sys.stderr, flush=True)
+            genesis = open_genesis(store_sync.OWNER)
+            authors = [store_sync.OWNER, *(IdentityKey.generate() for _ in range(AUTHORS - 1))]
+            entries, plain = edited(authors, genesis, turns(count))
+            await store_entries(path, genesis, entries)
+            store_sync.plain_file(path).write_bytes(plain)
+            series.add(f"{case}: disk", "lattica", "KB", await store_sync.disk_size(path) / KB)
+            await measure_compacting(path, genesis, f"{case}, compacted once", series)
+            for time in ("twice", "3 times"):
+                await store_sync.edit_once(path, genesis, count)
+                await measure_compacting(path, genesis, f"{case}, compacted {time}", series)
+            await measure_compacted(path, genesis, f"open {count:,} compacted {noun}", series)
+
+
+async def measure_compacting(path: Path, genesis: Genesis, case: str, series: Series) -> None:
+    """A document is compacted."""
     compacted = await store_sync.compact_once(path, genesis)
     series.add(case, "lattica", "s", compacted.seconds)
     series.add(f"{case}: writers wait", "lattica", "s", compacted.held)
-    case = f"open {count:,} compacted entries"
+    series.add(f"{case}: state", "lattica", "KB", compacted.state / KB)
+    series.add(f"{case}: state", "pycrdt, one update", "KB", store_sync.plain_file(path).stat().st_size / KB)
+    series.add(f"{case}: disk", "lattica", "KB", await store_sync.disk_size(path) / KB)
+
+
+async def measure_compacted(path: Path, genesis: Genesis, case: str, series: Series) -> None:
+    """It is opened by new processes; plain pycrdt opens its own document of the same writes."""
     for _ in range(SYNC_ROUNDS):
         for how, system in (("open", "lattica"), ("plain", "pycrdt, one update")):
             opened = await store_sync.open_once(path, genesis, how)
             series.add(case, system, "s", opened.seconds)
             series.add(f"{case}: memory at the peak", system, "MB", opened.memory / MB)
             series.add(f"{case}: memory then", system, "MB", opened.held / MB)
-    series.add(f"{case}: disk", "lattica", "MB", await store_sync.disk_size(path) / MB)
-    series.add(f"{case}: disk", "pycrdt, one update", "MB", store_sync.plain_file(path).stat().st_size / MB)
-    series.add(f"{case}: state", "lattica", "MB", compacted.state / MB)
 
 
 async def measure_swarm(replicas: int, series: Series) -> None:
@@ -148,14 +178,21 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of what one replica does by itself ({ROUNDS})")
     parser.add_argument("--synced", type=int, default=SYNCED, help=f"writes that are replicated ({SYNCED:,})")
     parser.add_argument("--opened", type=int, default=OPENED, help=f"entries of a document that is opened ({OPENED:,})")
+    parser.add_argument("--edited", type=int, default=EDITED, help=f"edits of a list, and of a text ({EDITED:,})")
     parser.add_argument("--replicas", type=int, nargs="*", default=REPLICAS, help="in one process (5 10 20 50)")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, metavar="CASES", help=" ".join(GROUPS))
     options = parser.parse_args()
     series = Series()
-    await measure_alone(options.rounds, series)
-    for measure, count in ((measure_sync, options.synced), (measure_open, options.opened)):
-        if count:
+    if "alone" in options.only:
+        await measure_alone(options.rounds, series)
+    for group, measure, count in (
+        ("sync", measure_sync, options.synced),
+        ("open", measure_open, options.opened),
+        ("lists", measure_lists, options.edited),
+    ):
+        if group in options.only and count:
             await measure(count, series)
-    for replicas in options.replicas:
+    for replicas in options.replicas if "replicas" in options.only else ():
         await measure_swarm(replicas, series)
     report("store", list(series.rows()))
 

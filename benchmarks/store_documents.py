@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
 from pycrdt import Doc, Map, TransactionEvent
@@ -13,7 +13,7 @@ from lattica.identity import IdentityKey
 from lattica.store.chain import client_id
 from lattica.store.clock import HybridClock
 from lattica.store.disk import Batch, open_store_disk
-from lattica.store.entry import Body, Entry, Kind, Lane, sign_entry
+from lattica.store.entry import Body, Dep, Entry, Kind, Lane, sign_entry
 from lattica.store.loading import record_of
 from lattica.store.namespace import Genesis, Policy, create_genesis
 
@@ -43,25 +43,41 @@ def edits(client: int, count: int) -> Iterator[bytes]:
         yield updates.pop()
 
 
-def entries_of(key: IdentityKey, genesis: Genesis, count: int) -> Iterator[Entry]:
-    """An author's first entries, one write each."""
-    namespace, author = genesis.namespace, key.peer_id.raw
-    prev, clock = namespace.raw, HybridClock()
-    for number, update in enumerate(edits(client_id(namespace, author, 1), count)):
+class EntryWriter:
+    """Signs one author's entries, from the first one on.
+
+    Attributes:
+        last: The latest one.
+    """
+
+    def __init__(self, key: IdentityKey, genesis: Genesis) -> None:
+        self.last: Entry | None = None
+        self._key = key
+        self._namespace = genesis.namespace
+        self._clock = HybridClock()
+
+    def write(self, update: bytes, deps: tuple[Dep, ...] = ()) -> Entry:
+        """The next entry, which depends on those."""
+        after, prev = (self.last.body.seq, self.last.hash) if self.last is not None else (0, self._namespace.raw)
         body = Body(
-            author=author,
+            author=self._key.peer_id.raw,
             lane=Lane.DATA,
             kind=Kind.UPDATE,
-            seq=number + 1,
-            after=number,
+            seq=after + 1,
+            after=after,
             prev=prev,
-            time=clock.tick(time.time()),
-            deps=(),
+            time=self._clock.tick(time.time()),
+            deps=deps,
             payload=update,
         )
-        entry = sign_entry(key, namespace, body)
-        prev = entry.hash
-        yield entry
+        self.last = sign_entry(self._key, self._namespace, body)
+        return self.last
+
+
+def entries_of(key: IdentityKey, genesis: Genesis, count: int) -> Iterator[Entry]:
+    """An author's first entries, one write each."""
+    writer = EntryWriter(key, genesis)
+    return map(writer.write, edits(client_id(genesis.namespace, key.peer_id.raw, 1), count))
 
 
 def plain_update(keys: Sequence[IdentityKey], genesis: Genesis, count: int) -> bytes:
@@ -80,14 +96,19 @@ async def write_document(path: Path, keys: Sequence[IdentityKey], count: int) ->
     The first one owns it.
     """
     genesis = open_genesis(keys[0])
+    await store_entries(path, genesis, chain(*(entries_of(key, genesis, count // len(keys)) for key in keys)))
+    return genesis
+
+
+async def store_entries(path: Path, genesis: Genesis, entries: Iterable[Entry]) -> None:
+    """Write a store's file with one document of these entries."""
+    left = iter(entries)
     async with open_store_disk(path) as disk:
         batch = Batch(genesis.namespace.raw)
         batch.genesis(genesis.raw)
-        for key in keys:
-            entries = entries_of(key, genesis, count // len(keys))
-            while some := list(islice(entries, BATCH)):
-                for entry in some:
-                    batch.put(record_of(entry))
-                await disk.commit(batch)
-                batch = Batch(genesis.namespace.raw)
-    return genesis
+        await disk.commit(batch)
+        while some := list(islice(left, BATCH)):
+            batch = Batch(genesis.namespace.raw)
+            for entry in some:
+                batch.put(record_of(entry))
+            await disk.commit(batch)

@@ -27,6 +27,7 @@ from lattica.store.disk import open_store_disk
 
 SYNC_LIMIT_S = 120.0
 WRITE_PAUSE_S = 0.02
+MORE_EDITS = 5
 OWNER = IdentityKey.from_seed(bytes(32))
 """Who opens documents here; owns those that are compacted."""
 
@@ -137,6 +138,17 @@ async def compact_here(path: Path, namespace: str) -> None:
         raw, _ = await disk.base(NamespaceId.parse(namespace).raw) or (b"", 0)
     assert raw
     print(json.dumps(asdict(Compacted(seconds, held, len(raw)))), flush=True)
+
+
+async def edit_once(path: Path, genesis: Genesis, count: int) -> None:
+    """Write a little more into the list and the text of a document of ours, in which ``count`` entries count."""
+    async with open_store(OWNER, path, Alone(), Alone()) as store:
+        document = await store.open(genesis.namespace)
+        assert entries_in(document.frontier()) >= count
+        for number in range(MORE_EDITS):
+            async with document.transaction():
+                document.list("log").append(number)
+                document.text("notes").append(f"more{number} ")
 
 
 async def compact_once(path: Path, genesis: Genesis) -> Compacted:

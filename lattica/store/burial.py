@@ -59,7 +59,7 @@ def bury_settled(update: bytes, items: ItemsDump) -> Settled:
                 written.bury(struct)
             elif key:
                 written.write(places.first_of_key(update, struct, key))
-            elif number := reader.list_at(struct.clock):
+            elif neighbours is not None and (number := reader.list_at(struct.clock)):
                 for block in _blocks(span.client, struct, reader):
                     if block.is_grave:
                         written.bury(block.struct)
@@ -72,9 +72,15 @@ def bury_settled(update: bytes, items: ItemsDump) -> Settled:
     return Settled(b"".join([write_uint(len(parts)), *parts, update[end:]]), joined(anchors))
 
 
-def _lists(update: bytes, places: PlaceBook) -> tuple[dict[ItemId, Neighbours], list[Anchor]]:
-    """The neighbours that elements get, of all lists and texts, and what stands for those that get none."""
-    lists = sequences(update, places)
+def _lists(update: bytes, places: PlaceBook) -> tuple[dict[ItemId, Neighbours] | None, list[Anchor]]:
+    """The neighbours that elements get, of all lists and texts, and what stands for those that get none.
+
+    ``None``: all stay as they are.
+    """
+    blocks = list_blocks(update, places)
+    if not any(block.is_grave for found in blocks.values() for block in found):
+        return None, []
+    lists = {root: in_order(found) for root, found in blocks.items()}
     neighbours = neighbours_anew([block for block in blocks if not block.is_grave] for blocks in lists.values())
     return neighbours, [anchor for root, blocks in lists.items() for anchor in _anchors(root, blocks)]
 
@@ -95,6 +101,11 @@ def _anchors(root: str, blocks: Sequence[Block]) -> Iterator[Anchor]:
 
 def sequences(update: bytes, places: PlaceBook) -> dict[str, list[Block]]:
     """The elements of all lists and texts, in order."""
+    return {root: in_order(blocks) for root, blocks in list_blocks(update, places).items()}
+
+
+def list_blocks(update: bytes, places: PlaceBook) -> dict[str, list[Block]]:
+    """The elements of all lists and texts, each client's in order of their clocks."""
     found: dict[int, list[Block]] = {}
     for span, structs in clients_of(update):
         reader = places.of(span.client)
@@ -102,7 +113,7 @@ def sequences(update: bytes, places: PlaceBook) -> dict[str, list[Block]]:
             number = reader.list_at(struct.clock)
             if number:
                 found.setdefault(number, []).extend(_blocks(span.client, struct, reader))
-    return {places.name(number)[0]: in_order(blocks) for number, blocks in found.items()}
+    return {places.name(number)[0]: blocks for number, blocks in found.items()}
 
 
 def _blocks(client: int, struct: StructSpan, reader: PlaceReader) -> Iterator[Block]:

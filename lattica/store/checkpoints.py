@@ -160,15 +160,15 @@ class Checkpoints:
         await journal.commits.flush()
         entries = await stored_entries(self._disk, journal.genesis.namespace, row)
         beyond = await self._add_beyond(checkpoint, made, entries)
+        batch = Batch(journal.genesis.namespace.raw)
         try:
             entry = journal.replica.control(journal.key, checkpoint, journal.tick())
+            batch.put(record_of(entry))
             if journal.replica.add_own(entry) not in (Verdict.ADDED, Verdict.CUTS):
                 raise EntryRefusedError("what our identity writes is frozen")
         except EntryRefusedError as error:
             raise StoreUsageError(f"this document cannot be compacted here: {error.reason}") from error
-        batch = Batch(journal.genesis.namespace.raw)
-        batch.put(record_of(entry))
-        return self._fold(batch, checkpoint, entry.body.seq, made, beyond)
+        return self._fold(batch, checkpoint, entry.body.seq, made, beyond)  # from here on memory is ahead
 
     async def _add_beyond(self, checkpoint: Checkpoint, made: Made, entries: Sequence[Entry]) -> _Beyond:
         """Add to a state's document what is beyond it, of entries that may be; the lock is held."""
@@ -181,12 +181,13 @@ class Checkpoints:
         """Put a checkpoint's state in the place of what it covers."""
         journal, replica = self._journal, self._journal.replica
         before = Before(replica.ydoc, replica.ledger.items)
-        replica.fold(seq, made.folded, beyond.items)
-        drop_covered(batch, checkpoint, seq, made.raw)
-        self._snapshotter.folded(replica, len(made.raw))
-        metrics.FOLDS.inc()
-        changes = self._put_back(before, replica, beyond.written, batch)
-        return journal.commits.start(batch, News(heads={}, frontier=replica.ledger.frontier(), changes=changes))
+        with journal.commits.ahead():
+            replica.fold(seq, made.folded, beyond.items)
+            drop_covered(batch, checkpoint, seq, made.raw)
+            self._snapshotter.folded(replica, len(made.raw))
+            metrics.FOLDS.inc()
+            changes = self._put_back(before, replica, beyond.written, batch)
+            return journal.commits.start(batch, News(heads={}, frontier=replica.ledger.frontier(), changes=changes))
 
     def _put_back(self, before: Before, replica: Replica, written: PlacesWritten, batch: Batch) -> list[Change]:
         """Write again what of ours has become garbage, but for values that others outdo; what has changed."""

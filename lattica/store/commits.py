@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lattica.background import Background
@@ -88,9 +89,40 @@ class Commits:
         if self.failure is not None:
             raise _copy(self.failure)
 
+    @contextlib.contextmanager
+    def ahead(self) -> Iterator[None]:
+        """In this block memory gets ahead of the disk, which is given the same in a batch.
+
+        If it raises, there is none, and the two differ for good: then the document cannot be used any more.
+
+        Raises:
+            ReplicaStoreError: In place of an error of ours that is about something else.
+        """
+        try:
+            yield
+        except (ReplicaStoreError, BatchRefusedError) as error:
+            self._go_astray(error)
+            raise
+        except LatticaError as error:
+            failure = self._not_written(error)
+            self._go_astray(failure)
+            raise failure from error
+        except BaseException as error:
+            self._go_astray(self._not_written(error))
+            raise
+
+    def _go_astray(self, failure: LatticaError) -> None:
+        self.is_astray = True
+        self.fail(failure)
+
+    def _not_written(self, error: BaseException) -> ReplicaStoreError:
+        reason = f"what has changed in memory could not be written ({error!r}); close the document, and open it again"
+        return ReplicaStoreError(self._disk.path, reason)
+
     def start(self, batch: Batch, news: News) -> Durable:
         """Have a batch made durable after all before it, cancelled or not."""
-        self._latest = Durable(self._tasks.start(self._make_durable(batch, news, self._latest)))
+        with self.ahead():  # everything may be ending
+            self._latest = Durable(self._tasks.start(self._make_durable(batch, news, self._latest)))
         return self._latest
 
     async def flush(self) -> None:
@@ -110,8 +142,7 @@ class Commits:
             elif before is not None:  # durable is what comes before, too
                 await before.wait()
         except (ReplicaStoreError, BatchRefusedError) as error:
-            self.is_astray = True
-            self.fail(error)
+            self._go_astray(error)
             return error
         frontier = news.frontier or self.frontier.with_heads(news.heads)
         if frontier != self.frontier:

@@ -42,6 +42,9 @@ class StoreDisk(StoreView):
     """The store on disk; made by `open_store_disk`. For one event loop.
 
     Every method raises `ReplicaStoreError` if the file cannot be read or written.
+
+    Attributes:
+        path: The file.
     """
 
     def __init__(self, path: Path, writer: DiskWriter, reader: DiskReader, threads: _Threads) -> None:
@@ -56,7 +59,7 @@ class StoreDisk(StoreView):
     @property
     def size(self) -> int:
         """Bytes that the database and its log occupy."""
-        return sum(_file_size(self._path.with_name(self._path.name + suffix)) for suffix in ("", "-wal"))
+        return sum(_file_size(self.path.with_name(self.path.name + suffix)) for suffix in ("", "-wal"))
 
     async def commit(self, batch: Batch) -> int:
         """Return once ``batch`` is durable, with the row of its last new entry; 0 if it had none.

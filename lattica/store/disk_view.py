@@ -27,10 +27,13 @@ class StoreView:
     """What the store's file holds. For one event loop.
 
     Every method raises `ReplicaStoreError` if the file cannot be read.
+
+    Attributes:
+        path: The file.
     """
 
     def __init__(self, path: Path, reader: DiskReader, thread: ThreadPoolExecutor) -> None:
-        self._path = path
+        self.path = path
         self._reader = reader
         self._thread = thread
         self._closed = False
@@ -83,7 +86,7 @@ class StoreView:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ReplicaStoreError(self._path, "it is closed")
+            raise ReplicaStoreError(self.path, "it is closed")
 
     async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._check_open()

@@ -241,12 +241,11 @@ class Journal:
 
         If it fails, memory and disk differ for good: then the document cannot be used any more.
         """
-        try:
-            return await outlast(asyncio.get_running_loop().create_task(work))
-        except LatticaError as error:
-            self.commits.is_astray = True
-            self.commits.fail(error)
-            raise
+        return await outlast(asyncio.get_running_loop().create_task(self._whole(work)))
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        with self.commits.ahead():
+            return await work
 
     # what others write
 
@@ -281,7 +280,8 @@ class Journal:
         entries = checked.entries
         async with self.lock:
             self.commits.check()
-            absorbed = absorb(self._replica, entries)
+            with self.commits.ahead():
+                absorbed = absorb(self._replica, entries)
             if absorbed.left_out:
                 self.feed.report(Problem.FULL)
             if absorbed.must_replay or absorbed.forks or checked.proven or self._early:
@@ -302,7 +302,8 @@ class Journal:
         """
         async with self.lock:
             self.commits.check()
-            absorbed = absorb(self._replica, self._postponed.pool.take_entries())
+            with self.commits.ahead():
+                absorbed = absorb(self._replica, self._postponed.pool.take_entries())
             durable = await self._unbroken(self._settle_anew(absorbed, (), waits=waits))
         await durable.wait()
 
@@ -359,16 +360,18 @@ class Journal:
 
     def replace(self, settled: Settled, entries: Sequence[Entry], batch: Batch) -> Durable:
         """Go on with another replica."""
-        before, self._replica = self._replica, settled.replica
-        metrics.REPLAYS.inc()
-        metrics.FRAUDS.inc(len(settled.frauds))
-        self.upkeep.replaced()
+        before = self._replica
         lost = sum(
             entry.body.author == before.own and before.counts(entry) and not settled.replica.counts(entry)
             for entry in entries
         )
         change = Change(author=None, everything=True, lost=lost)
-        return self.commits.start(batch, News(heads={}, frontier=settled.replica.ledger.frontier(), changes=[change]))
+        news = News(heads={}, frontier=settled.replica.ledger.frontier(), changes=[change])
+        self._replica = settled.replica
+        self.upkeep.replaced()
+        metrics.REPLAYS.inc()
+        metrics.FRAUDS.inc(len(settled.frauds))
+        return self.commits.start(batch, news)
 
 
 def _may_thaw(replica: Replica, absorbed: Absorbed) -> bool:

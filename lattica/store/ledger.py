@@ -16,6 +16,7 @@ import msgspec
 
 from lattica.errors import EntryRefusedError
 from lattica.identity import PeerId
+from lattica.store.anchors import unpacked
 from lattica.store.canonical import STATE_LIMITS
 from lattica.store.capability import MAX_CAPABILITIES, read_capability
 from lattica.store.chain import MAX_EPOCHS, Chain, ChainDump, Epoch, Fold, new_client
@@ -161,7 +162,7 @@ class Ledger:
             self._clients.update((client, chain) for _, client, _ in fold.epochs)
         update = read_update(base.state.update, limits=STATE_LIMITS)
         _check_flat(update, _FLAT | {Content.GC})
-        self._places.begin(update, base.state.anchors, base.state.rejected)
+        self._places.begin(update, unpacked(base.state.anchors), base.state.rejected)
 
     def forget(self, base: int, folds: Iterable[Fold], items: ItemParents) -> None:
         """Remember no more of what a checkpoint covers, all of which is here, than its state does.

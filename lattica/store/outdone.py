@@ -113,7 +113,9 @@ def find_outdone(before: Before, replica: Replica, written: PlacesWritten) -> Ou
         replica: With the checkpoint's state, and what is beyond.
         written: By what is beyond.
     """
-    changed = {place for place in written.places if _value(before.document, place) != _value(replica.ydoc, place)}
+    changed = {
+        place for place in written.places if _differ(_value(before.document, place), _value(replica.ydoc, place))
+    }
     again = _own_values(before, replica, changed & written.own_keys, written)
     lost = find_lost(before, replica, written.own_elements)
     return Outdone(again, lost, changed - again.keys())
@@ -207,6 +209,10 @@ def _is_in(ranges: Iterable[Range] | None, client: int, clock: int) -> bool:
 
 def _had_seen(items: ItemParents, item: ItemId | None) -> bool:
     return item is None or item.clock < items.end(item.client)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return bool(one != other) and repr(one) != repr(other)  # no NaN equals itself
 
 
 def _value(document: Doc[Any], place: Place) -> Any:

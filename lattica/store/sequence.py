@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -76,27 +76,26 @@ def neighbours_anew(lists: Iterable[Sequence[Block]]) -> dict[ItemId, Neighbours
     anew: dict[ItemId, Neighbours] = {}
     kept: list[Block] = []
     for order in lists:
-        lower = dict(
-            zip((block.first for block in order), zip(_lefts(order), _rights(order), strict=True), strict=True)
-        )
-        anew.update(lower)
-        mended = _mended(order, lower)
-        kept += mended if _is_in_order(mended) else [block.between(*lower[block.first]) for block in order]
+        lower = list(zip(_lefts(order), _rights(order), strict=True))
+        anew.update((block.first, near) for block, near in zip(order, lower, strict=True))
+        finder = _Finder(order)
+        mended = [_mended(block, near, finder) for block, near in zip(order, lower, strict=True)]
+        if mended == order or _is_in_order(mended):
+            kept += mended
+        else:
+            kept += [block.between(*near) for block, near in zip(order, lower, strict=True)]
     if _can_be_taken_in(kept):
         return {block.first: (block.struct.origin, block.struct.right_origin) for block in kept}
     return anew
 
 
-def _mended(order: Sequence[Block], lower: Mapping[ItemId, Neighbours]) -> list[Block]:
-    finder = _Finder(order)
-    return [
-        block.between(
-            near[0] if finder.lacks(block.struct.origin) else block.struct.origin,
-            near[1] if finder.lacks(block.struct.right_origin) else block.struct.right_origin,
-        )
-        for block in order
-        for near in (lower[block.first],)
-    ]
+def _mended(block: Block, near: Neighbours, finder: _Finder) -> Block:
+    """The block with other neighbours in place of those that there are not."""
+    struct = block.struct
+    lacks_left, lacks_right = finder.lacks(struct.origin), finder.lacks(struct.right_origin)
+    if not (lacks_left or lacks_right):
+        return block
+    return block.between(near[0] if lacks_left else struct.origin, near[1] if lacks_right else struct.right_origin)
 
 
 def _lefts(order: Sequence[Block]) -> list[ItemId | None]:
@@ -159,17 +158,23 @@ class _Finder:
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self._blocks = blocks
+        self._clocks: dict[int, list[int]] = {}
         self.clients: dict[int, list[int]] = {}
-        for number in sorted(range(len(blocks)), key=lambda number: blocks[number].first):
-            self.clients.setdefault(blocks[number].client, []).append(number)
+        for client, clock, number in sorted(
+            (block.client, block.struct.clock, number) for number, block in enumerate(blocks)
+        ):
+            self.clients.setdefault(client, []).append(number)
+            self._clocks.setdefault(client, []).append(clock)
 
     def find(self, item: ItemId | None) -> int | None:
         """Number of the block that has the element, if one has."""
         if item is None or item.client not in self.clients:
             return None
-        numbers = self.clients[item.client]
-        at = bisect_right(numbers, item.clock, key=lambda number: self._blocks[number].struct.clock) - 1
-        return numbers[at] if at >= 0 and item.clock <= self._blocks[numbers[at]].struct.last else None
+        at = bisect_right(self._clocks[item.client], item.clock) - 1
+        if at < 0:
+            return None
+        number = self.clients[item.client][at]
+        return number if item.clock <= self._blocks[number].struct.last else None
 
     def lacks(self, item: ItemId | None) -> bool:
         """Whether there is no such element, though there should be one."""

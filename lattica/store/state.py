@@ -14,7 +14,7 @@ from blake3 import blake3
 from pycrdt import Doc
 
 from lattica.errors import EntryRefusedError
-from lattica.store.anchors import Anchor
+from lattica.store.anchors import Gap, packed
 from lattica.store.burial import bury_settled
 from lattica.store.canonical import STATE_LIMITS, canonical_update
 from lattica.store.chain import Fold
@@ -44,7 +44,7 @@ class State(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
     version: int
     folds: tuple[Fold, ...]
     update: bytes
-    anchors: tuple[Anchor, ...] = ()
+    anchors: tuple[Gap, ...] = ()
     rejected: tuple[Range, ...] = ()
 
 
@@ -104,7 +104,7 @@ def make_state(folds: Sequence[Fold], content: Content, items: ItemsDump, since:
     update = canonical_update(settled.update)  # neighbours that were parted by what is gone are joined
     rejected = _rejected(folds, items, since)
     in_order = tuple(sorted(folds, key=lambda fold: fold.author))
-    raw = _encode(State(_VERSION, in_order, update, tuple(settled.anchors), rejected))
+    raw = _encode(State(_VERSION, in_order, update, tuple(packed(settled.anchors)), rejected))
     known = ItemParents(TextRoots())
     known.begin(read_update(update, limits=STATE_LIMITS), settled.anchors, rejected)
     if known.ends() != {runs.client: runs.end for runs in items.clients}:

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 import msgspec
 
 from lattica.errors import DocumentUpdateError
-from lattica.store.anchors import Anchor, Anchors
+from lattica.store.anchors import Anchor, Anchors, Gap, packed, unpacked
 from lattica.store.arrays import pack, unpack
 from lattica.store.yupdate import ItemId, Kind, Struct, YUpdate
 from lattica.store.yupdate_order import ItemOrder, OrderDump
@@ -125,7 +125,7 @@ class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
     places: list[tuple[int, str | None]]
     clients: list[RunsDump]
     order: OrderDump
-    anchors: list[Anchor]
+    anchors: list[Gap]
     rejected: list[Range]
     rejected_before: list[Range]
 
@@ -213,7 +213,7 @@ class ItemParents:
         roots = {root: number for number, root in enumerate(dict.fromkeys(place.root for place in places))}
         named = [(roots[root], key) for root, key in places]
         clients = [runs.dump(client) for client, runs in self._clients.items()]
-        anchors, rejected = list(self._anchors.all), list(self.rejected)
+        anchors, rejected = packed(self._anchors), list(self.rejected)
         return ItemsDump(list(roots), named, clients, self.order.dump(), anchors, rejected, list(self.rejected_before))
 
     def load(self, dump: ItemsDump) -> None:
@@ -222,7 +222,7 @@ class ItemParents:
         self._numbers = {place: number for number, place in enumerate(self._places)}
         self._clients = {runs.client: _Runs.load(runs) for runs in dump.clients}
         self.order.load(dump.order)
-        self._anchors = Anchors(dump.anchors)
+        self._anchors = Anchors(unpacked(dump.anchors))
         self.rejected, self.rejected_before = dump.rejected, dump.rejected_before
 
     def end(self, client: int) -> int:
@@ -283,7 +283,7 @@ class ItemParents:
 
     def anchored(self, struct: Struct) -> Struct:
         """A struct with neighbours that live in place of those that a checkpoint has left out."""
-        return self._anchors.placed(struct) if self._anchors.all else struct
+        return self._anchors.placed(struct) if self._anchors else struct
 
     def add(self, placement: Placement) -> None:
         """Add the items of the update that was placed last."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from held_calls import PATIENCE_S, Gate
 from ledger_replicas import key_of
 from pycrdt import Map
 from stored_journals import Writer, open_journal, state, wait_snapshot
@@ -27,27 +27,6 @@ from lattica.store.state import make_state
 
 OWNER, WRITER, LATE = key_of(1), key_of(2), key_of(3)
 OWN = OWNER.peer_id.raw
-PATIENCE_S = 20.0
-
-
-class Gate:
-    """Holds up a function that runs in a thread, the first time that it is called, until it is opened."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self._reached = threading.Event()
-        self._opened = threading.Event()
-
-    def __call__(self, *args: Any) -> Any:
-        self._reached.set()
-        assert self._opened.wait(PATIENCE_S)
-        return self._function(*args)
-
-    async def wait_reached(self) -> None:
-        assert await asyncio.to_thread(self._reached.wait, PATIENCE_S)
-
-    def open(self) -> None:
-        self._opened.set()
 
 
 @pytest.fixture
