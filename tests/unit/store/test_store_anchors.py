@@ -16,7 +16,7 @@ from pycrdt import Array, Doc
 from yjs_bytes import item, update
 
 from lattica.errors import DocumentUpdateError, EntryRefusedError
-from lattica.store.anchors import Anchor, Anchors, joined
+from lattica.store.anchors import Anchor, Anchors, Gap, joined, packed, unpacked
 from lattica.store.burial import as_placed
 from lattica.store.canonical import canonical_update
 from lattica.store.entry import Entry
@@ -61,6 +61,29 @@ def test_runs_that_were_between_the_same_are_one() -> None:
     for found in permutations(same):
         assert joined([*apart[::-1], *found]) == [anchor(5, 1, 7, (3, 0), (3, 1)), *apart]
     assert joined(()) == []
+
+
+def test_they_are_packed_by_what_they_are_between() -> None:
+    anchors = [
+        anchor(5, 2, 4, (3, 0)),
+        anchor(5, 4, 5, None, (3, 0)),
+        anchor(5, 9, 12, (3, 0)),
+        anchor(6, 0, 1, (3, 0)),
+        replace(anchor(7, 8, 9, (3, 0)), root="other"),
+    ]
+    gaps = packed(anchors)
+    assert gaps == [
+        Gap(LIST, (3, 0), None, ((5, (2, 2, 5, 3)), (6, (0, 1)))),
+        Gap(LIST, None, (3, 0), ((5, (4, 1)),)),
+        Gap("other", (3, 0), None, ((7, (8, 1)),)),
+    ]
+    for found in permutations(gaps):
+        assert unpacked(found) == anchors
+    assert list(Anchors(anchors)) == anchors
+    assert packed(()) == []
+    assert unpacked(()) == []
+    assert not Anchors()
+    assert Anchors(anchors)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +224,7 @@ def test_a_snapshot_keeps_them() -> None:
     known, loaded = begun(), no_items()
     loaded.load(decode(encode(known.dump()), type=ItemsDump))
     assert loaded.dump() == known.dump()
-    assert loaded.dump().anchors == GOOD
+    assert unpacked(loaded.dump().anchors) == GOOD
     for near in product([(5, 0), (5, 2), (5, 3), (5, 5), (7, 3), (7, 9), None], repeat=2):
         if near[0] != near[1]:
             raw = update({8: (0, [item(8, VALUE + b"x", root=LIST, origin=near[0], right=near[1])])})
@@ -253,7 +276,7 @@ def test_a_state_with_wrong_anchors_is_not_taken() -> None:
     put(owner, 0, "a")
     folds = tuple(folds_of(owner.replica.ledger))
     wrong = (Anchor(owner.replica.ydoc.client_id, 0, 1, "list:log", None, None),)
-    raw = encode(State(3, folds, canonical_update(owner.replica.content().whole()), wrong))
+    raw = encode(State(3, folds, canonical_update(owner.replica.content().whole()), tuple(packed(wrong))))
     state = read_state(raw, blake3(raw).digest())
     with pytest.raises(EntryRefusedError, match="are gone which are not"):
         Ledger(owner.genesis, base=Base(1, state))
