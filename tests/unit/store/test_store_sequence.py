@@ -170,6 +170,12 @@ def test_all_of_a_list_get_new_ones_if_the_order_does_not_follow_from_those_that
     assert found == kept | {(5, 0): (None, (3, 0)), (3, 0): (None, None)}
 
 
+def test_all_of_a_list_get_new_ones_if_some_would_not_belong_where_they_are() -> None:
+    """The order would follow; but 5 would come after 3 by its new neighbour, and 2 be before 5 and not after 3."""
+    _, [of_2, of_3, of_5] = blocks_of({2: [string("x", None, (5, 0))], 3: [string("a")], 5: [string("r", (9, 0))]})
+    assert neighbours([of_2, of_3, of_5]) == {(2, 0): (None, None), (3, 0): ((2, 0), None), (5, 0): ((3, 0), None)}
+
+
 def test_all_get_new_ones_if_lists_would_wait_for_each_other() -> None:
     """In each of two lists the first one of a client has been put before the other client's last one."""
     _, blocks = blocks_of(
