@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from ledger_replicas import SimReplica, converge, fold_all, key_of
 from ledger_stories import OWNER, Step, Story, histories, policies
 from msgspec.msgpack import encode
-from pycrdt import Doc, Map
+from pycrdt import Array, Doc, Map
 from yjs_bytes import item, update
 
 from lattica.errors import EntryRefusedError
@@ -19,6 +19,7 @@ from lattica.store.entry import Entry
 from lattica.store.folding import folds_of
 from lattica.store.ledger import Base, Ledger
 from lattica.store.namespace import Policy, create_genesis
+from lattica.store.replica import Replica
 from lattica.store.state import State, read_state
 from lattica.store.yupdate import ItemId
 from lattica.store.yupdate_places import Holder, ItemParents, Run, Within
@@ -43,6 +44,20 @@ def put(replica: SimReplica, key: str, value: Any) -> Entry:
 def remove(replica: SimReplica, key: str) -> None:
     def write(doc: Doc[Any]) -> None:
         del doc.get("map:settings", type=Map)[key]
+
+    assert replica.change(write) is not None
+
+
+def log(replica: SimReplica, value: int) -> None:
+    """Append to the list."""
+    assert replica.change(lambda doc: doc.get("list:log", type=Array).append(value)) is not None
+
+
+def unlog(replica: SimReplica, at: int) -> None:
+    """Delete from the list."""
+
+    def write(doc: Doc[Any]) -> None:
+        del doc.get("list:log", type=Array)[at]
 
     assert replica.change(write) is not None
 
@@ -233,20 +248,34 @@ def test_a_state_whose_values_refer_to_garbage_is_refused() -> None:
     put(owner, "k", 1)
     client = owner.replica.ydoc.client_id
     raw = update({client: (0, [b"\0\x01", item(8, b"\x01\x7d\x01", origin=(client, 0))])})
-    with pytest.raises(EntryRefusedError, match="garbage"):
-        Ledger(owner.genesis, base=Base(1, forged(owner, 2, raw)))
+    for version in (2, 3):
+        with pytest.raises(EntryRefusedError, match="do not belong where they are"):
+            Ledger(owner.genesis, base=Base(1, forged(owner, version, raw)))
 
 
-def test_a_state_of_an_older_program_is_read() -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_state_of_an_older_program_is_read(version: int) -> None:
+    """Until version 2 deleted values of keys were in it, until version 3 deleted elements of lists and texts."""
     owner = replicas()[0]
     for number in range(3):
         put(owner, "k", number)
-    state = forged(owner, 1, canonical_update(owner.replica.content().whole()))
+    for number in range(3):
+        log(owner, number)
+    unlog(owner, 1)
+    state = forged(owner, version, canonical_update(owner.replica.content().whole()))
     ledger = Ledger(owner.genesis, base=Base(1, state))
     client = owner.replica.ydoc.client_id
     assert ledger.items.find(ItemId(client, 0)).within is Within.KEY
-    with pytest.raises(EntryRefusedError, match="newer program"):
-        forged(owner, 3, state.update)
+    assert ledger.items.find(ItemId(client, 4)).within is Within.LIST
+    replica = Replica(owner.genesis, owner.replica.own, base=Base(1, state))
+    assert replica.ydoc.get("list:log", type=Array).to_py() == [0, 2]
+
+
+def test_a_state_of_a_newer_program_is_refused() -> None:
+    owner = replicas()[0]
+    put(owner, "k", 1)
+    with pytest.raises(EntryRefusedError, match="version 4; a newer program"):
+        forged(owner, 4, canonical_update(owner.replica.content().whole()))
 
 
 def test_garbage_is_nowhere() -> None:
