@@ -132,7 +132,7 @@ def test_authors_that_hear_late_of_checkpoints_hold_the_same_in_the_end(stories:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(deadline=None, max_examples=2000)
+@settings(deadline=None, max_examples=1000)
 @given(rounds, st.randoms(use_true_random=False))
 def test_authors_that_hear_late_of_checkpoints_hold_the_same_in_many_stories(
     stories: list[Round], random: Random

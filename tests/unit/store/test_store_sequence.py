@@ -35,7 +35,7 @@ actions = st.lists(
 )
 roots = st.sampled_from(("list", "text"))
 
-many = settings(deadline=None, max_examples=2000)
+many = settings(deadline=None, max_examples=1000)
 some = settings(deadline=None, max_examples=50)
 
 

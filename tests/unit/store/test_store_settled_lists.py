@@ -42,7 +42,7 @@ roots = st.sampled_from(("list", "text"))
 rounds = st.lists(actions, min_size=1, max_size=4)
 strange_rounds = st.lists(deletions | changes, min_size=1, max_size=4)
 
-many = settings(deadline=None, max_examples=2000)
+many = settings(deadline=None, max_examples=1000)
 some = settings(deadline=None, max_examples=50)
 
 

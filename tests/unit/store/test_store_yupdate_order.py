@@ -78,7 +78,7 @@ def test_documents_of_what_is_placed_are_equal_in_any_order(root: str, history: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(deadline=None, max_examples=2000)
+@settings(deadline=None, max_examples=1000)
 @given(st.sampled_from(("list", "text")), insertions | changes, st.randoms(use_true_random=False))
 def test_documents_are_equal_in_many_orders(root: str, history: list[Step], random: Random) -> None:
     check_documents_agree(root, history, random)
