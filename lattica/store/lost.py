@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pycrdt import Array, Doc, Text
 
 from lattica.store.burial import PlaceBook, sequences
+from lattica.store.item_ranges import ItemRanges
 from lattica.store.replica import Before, Replica
 from lattica.store.roots import TextRoots
 from lattica.store.sequence import Block
@@ -63,42 +64,43 @@ def find_lost(before: Before, replica: Replica, elements: Iterable[Range]) -> li
         lost
         for root in sorted({place.root for place in places if place is not None})
         for lost in _lost_of(
-            root, were.get(root, ()), _Reader(before.document, root, update), gone, _Spots(are.get(root, ()), now)
+            root,
+            were.get(root, ()),
+            _Reader(before.document, root, update),
+            ItemRanges(gone),
+            _Spots(are.get(root, ()), now),
         )
     ]
 
 
-def _lost_of(root: str, blocks: Sequence[Block], reader: _Reader, gone: Iterable[Range], spots: _Spots) -> list[Lost]:
-    ranges: dict[int, list[tuple[int, int]]] = {}
-    for client, first, end in sorted(gone):
-        ranges.setdefault(client, []).append((first, end))
+def _lost_of(root: str, blocks: Sequence[Block], reader: _Reader, gone: ItemRanges, spots: _Spots) -> list[Lost]:
     found: list[Lost] = []
+    together: list[Any] = []  # to be put at one place
     index = 0
+
+    def put() -> None:
+        if together:
+            found.append(Lost(root, index, _joined(together)))
+            together.clear()
+
     for block in blocks:
         if not block.lives:
             continue
         read = reader.of(block)
-        for first, end, is_gone in _parts(block, ranges.get(block.client, ())):
-            if not is_gone:
-                index = spots.after(ItemId(block.client, end - 1), index)
-            elif content := read(first, end):
-                if found and found[-1].at == index:
-                    content = found.pop().content + content
-                found.append(Lost(root, index, content))
-    return found
+        for first, end, is_gone in gone.parts(block.client, block.struct.clock, block.struct.last + 1):
+            if is_gone:
+                together.append(read(first, end))
+            elif (after := spots.after(ItemId(block.client, end - 1), index)) != index:
+                put()
+                index = after
+    put()
+    return [lost for lost in found if lost.content]
 
 
-def _parts(block: Block, gone: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, bool]]:
-    """First clocks, those after the last, and whether they are gone, of parts of a block."""
-    at, stop = block.struct.clock, block.struct.last + 1
-    for first, end in gone:
-        if end > at and first < stop:
-            if first > at:
-                yield at, first, False
-            yield max(at, first), min(end, stop), True
-            at = min(end, stop)
-    if at < stop:
-        yield at, stop, False
+def _joined(contents: Sequence[Any]) -> Any:
+    if isinstance(contents[0], str):
+        return "".join(contents)
+    return [value for content in contents for value in content]
 
 
 class _Reader:

@@ -20,6 +20,7 @@ from lattica.errors import EntryRefusedError
 from lattica.identity import IdentityKey
 from lattica.store.burial import living_values
 from lattica.store.entry import Entry, Kind
+from lattica.store.item_ranges import ItemRanges
 from lattica.store.ledger import Verdict
 from lattica.store.lost import Lost, find_lost
 from lattica.store.replica import Before, Replica, observed
@@ -71,6 +72,7 @@ def places_written(
         ranges: Which of their items count; ``None``: all.
     """
     written = PlacesWritten(set(), set(), [], [])
+    counting = None if ranges is None else ItemRanges(ranges)
     for entry in entries:
         if entry.body.kind is not Kind.UPDATE:
             continue
@@ -78,8 +80,9 @@ def places_written(
         update = read_update(entry.body.payload)
         for client, structs in update.structs.items():
             for struct in structs:
-                run = items.find(ItemId(client, struct.clock))
-                if run.place is None or not _is_in(ranges, client, struct.clock):
+                item = ItemId(client, struct.clock)
+                run = items.find(item)
+                if run.place is None or (counting is not None and item not in counting):
                     continue
                 written.places.add(run.place)
                 span = (client, struct.clock, struct.clock + struct.length)
@@ -126,10 +129,11 @@ def _own_values(before: Before, replica: Replica, candidates: set[Place], writte
         return {}
     were = living_values(before.document.get_update(), before.items.dump(), candidates)
     are = living_values(replica.ydoc.get_update(), replica.ledger.items.dump(), candidates)
+    own = ItemRanges(written.own_values)
     return {
         place: _value(before.document, place)
         for place, item in were.items()
-        if _is_in(written.own_values, item.client, item.clock) and _had_seen(before.items, are.get(place))
+        if item in own and _had_seen(before.items, are.get(place))
     }
 
 
@@ -201,10 +205,6 @@ class _Writer:
         for update in (self._document, *(entry.body.payload for entry in self.entries)):
             replica.ydoc.apply_update(update)
         return False
-
-
-def _is_in(ranges: Iterable[Range] | None, client: int, clock: int) -> bool:
-    return ranges is None or any(of == client and first <= clock < end for of, first, end in ranges)
 
 
 def _had_seen(items: ItemParents, item: ItemId | None) -> bool:
