@@ -281,9 +281,10 @@ class ItemParents:
                     touched.update(self._places[number] for number in known.places(first, end))
         return Placement(update, {place for place in touched if place is not None}, added.runs, added.displaced)
 
-    def anchored(self, struct: Struct) -> Struct:
-        """A struct with neighbours that live in place of those that a checkpoint has left out."""
-        return self._anchors.placed(struct) if self._anchors else struct
+    @property
+    def anchors(self) -> Anchors | None:
+        """What stands for items that a checkpoint has left out, if anything does."""
+        return self._anchors or None
 
     def add(self, placement: Placement) -> None:
         """Add the items of the update that was placed last."""
@@ -293,8 +294,11 @@ class ItemParents:
             for run in added:
                 runs.append(run, self._number(run.place))
             runs.joints.extend(joint for struct in placement.update.structs[client] for joint in struct.joints)
-            displaced = placement.displaced.get(client, {})
-            self.rejected += [(client, run.clock, run.end) for run in added if displaced.get(run.clock, run) is None]
+            if placement.displaced:
+                displaced = placement.displaced.get(client, {})
+                self.rejected += [
+                    (client, run.clock, run.end) for run in added if displaced.get(run.clock, run) is None
+                ]
 
     def cuts(self, client: int, clock: int) -> bool:
         """Whether a character would be cut in two before this clock."""
@@ -409,13 +413,13 @@ class _Added:
                 raise DocumentUpdateError("it refers to items that nobody has written")
 
     def _advance(self, client: int, structs: tuple[Struct, ...], done: int) -> int:
-        runs = self.runs[client]
+        runs, anchors = self.runs[client], self._known.anchors
         while done < len(structs):
             written = structs[done]
             if not all(self._has(item) for item in (written.origin, written.right_origin, written.parent)):
                 break
             done += 1
-            struct = self._known.anchored(written)
+            struct = written if anchors is None else anchors.placed(written)
             if self._refers_to_garbage(struct):
                 self.displaced.setdefault(client, {})[struct.clock] = None
                 self._known.order.add(client, struct, nowhere=True)
