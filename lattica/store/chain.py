@@ -227,6 +227,11 @@ class Chain:
                 return None
         return bytes(self._marks[at * MARK_BYTES : (at + 1) * MARK_BYTES])
 
+    def before(self, seq: int) -> int:
+        """Number of the last entry before this number; 0 if there is none."""
+        at = bisect_left(self._seqs, seq)
+        return self._seqs[at - 1] if at else 0
+
     def seq_at(self, index: int) -> int:
         """Number of the entry at an index."""
         return self._seqs[index]

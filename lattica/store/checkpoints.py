@@ -24,7 +24,6 @@ from lattica.store.folding import (
     drop_covered,
     fold_at,
     folds_of,
-    next_to_fold,
     not_covered,
     own_rejected,
 )
@@ -126,7 +125,7 @@ class Checkpoints:
         made = await asyncio.to_thread(taken.make)
         async with journal.lock:
             # If something does not count any more, the state is made once more, and now writers wait.
-            if next_to_fold(journal.replica.ledger) or not taken.is_of(journal.replica):
+            if journal.replica.ledger.unfolded or not taken.is_of(journal.replica):
                 taken = await self._take_state()
                 if taken is None:
                     return False
@@ -142,7 +141,7 @@ class Checkpoints:
         journal.commits.check()
         await journal.commits.flush()
         replica = journal.replica
-        if next_to_fold(replica.ledger):
+        if replica.ledger.unfolded:
             raise StoreUsageError("an earlier checkpoint is not taken over yet; try again when all is synchronised")
         if not is_faithful(replica):
             raise StoreUsageError("the document was written to without a transaction; open it again")
@@ -214,7 +213,7 @@ class Checkpoints:
     def _foldable(self) -> int | None:
         """Number of the owner's next checkpoint, if what it covers is here, and it was not judged yet."""
         ledger = self._journal.replica.ledger
-        seq = next_to_fold(ledger)
+        seq = ledger.unfolded
         return seq if seq > self._judged and ledger.reaches(ledger.rights.checkpoints[seq]) else None
 
     async def _fold_known(self) -> None:
@@ -248,7 +247,7 @@ class Checkpoints:
             return True
         async with journal.lock:
             ledger = journal.replica.ledger
-            if await self.is_settled() and next_to_fold(ledger) == seq and ledger.reaches(checkpoint):
+            if await self.is_settled() and ledger.unfolded == seq and ledger.reaches(checkpoint):
                 entries = [*stored, *await stored_entries(self._disk, name, row)]
                 beyond = await self._add_beyond(checkpoint, made, entries)
                 self._fold(Batch(name.raw), checkpoint, seq, made, beyond)

@@ -88,14 +88,6 @@ def since_of(ledger: Ledger) -> Since:
     return Since(ledger.genesis.owner.raw, ledger.base)
 
 
-def next_to_fold(ledger: Ledger) -> int:
-    """Number of the owner's first checkpoint after the one whose state stands for what it covers; 0: there is none.
-
-    One after the other has to be folded: what refers to what an earlier one has buried is not in the state of the next.
-    """
-    return min((seq for seq in ledger.rights.checkpoints if seq > ledger.base), default=0)
-
-
 def counting_beyond(replica: Replica, checkpoint: Checkpoint, entries: Sequence[Entry]) -> list[Entry]:
     """Of entries those of data that count and that a checkpoint does not stand for."""
     return [

@@ -183,6 +183,15 @@ class Ledger:
         """Where the document's items are."""
         return self._places
 
+    @property
+    def unfolded(self) -> int:
+        """Number of the owner's first checkpoint after the one whose state stands for what it covers; 0: there is none.
+
+        One after the other has to be folded: what refers to what an earlier one has buried is not in the state of the
+        next.
+        """
+        return min((seq for seq in self.rights.checkpoints if seq > self.base), default=0)
+
     def reaches(self, checkpoint: Checkpoint) -> bool:
         """Whether all that a checkpoint covers is here."""
         return all(

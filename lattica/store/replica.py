@@ -226,11 +226,24 @@ class Replica:
         """The control chains, as far as our entries in a lane do not say yet that we have seen them."""
         own = ChainId(self.own, lane)
         seen = self.ledger.chain(own).seen
-        return [
-            self._dep(chain, found.head)
-            for chain, found in self.ledger.chains.items()
-            if chain.lane == Lane.CONTROL and chain != own and found.head > seen.get(chain, 0)
-        ]
+        heads = {chain: found.head for chain, found in self.ledger.chains.items() if chain.lane == Lane.CONTROL}
+        if lane is Lane.DATA:
+            heads.update(self._folded())
+        return [self._dep(chain, seq) for chain, seq in heads.items() if chain != own and seq > seen.get(chain, 0)]
+
+    def _folded(self) -> dict[ChainId, int]:
+        """How far we have followed the owner: not to a checkpoint that we have not folded, unless rights depend on it.
+
+        By that others know that we know what of ours had no effect, and need not tell it any more.
+        """
+        unfolded, owner = self.ledger.unfolded, self.genesis.owner.raw
+        if not unfolded:
+            return {}
+        granted = (right.seq for right in self.ledger.rights_of(self.own) if right.granter == owner)
+        if max(granted, default=0) > unfolded:
+            return {}
+        chain = ChainId(owner, Lane.CONTROL)
+        return {chain: self.ledger.chain(chain).before(unfolded)}
 
     def _dep(self, chain: ChainId, seq: int) -> Dep:
         mark = self.ledger.chains[chain].mark(seq)

@@ -23,7 +23,6 @@ from lattica.store.folding import (
     counting_beyond,
     fold_at,
     folds_of,
-    next_to_fold,
     not_covered,
     own_rejected,
     state_of,
@@ -182,7 +181,7 @@ class SimReplica:
         while self.fold():
             pass
         ledger = self.replica.ledger
-        if not folds_of(ledger) or next_to_fold(ledger):
+        if not folds_of(ledger) or ledger.unfolded:
             return False
         made = state_of(self.replica, self.replica.ydoc.client_id)
         checkpoint = checkpoint_of(made.folded.folds, made.raw)
@@ -197,7 +196,7 @@ class SimReplica:
     def fold(self) -> bool:
         """Drop what the next checkpoint covers, if all that is here; what follows from it must be its state."""
         ledger = self.replica.ledger
-        seq = next_to_fold(ledger)
+        seq = ledger.unfolded
         if not seq or not ledger.reaches(ledger.rights.checkpoints[seq]):
             return False
         checkpoint, client = ledger.rights.checkpoints[seq], self.replica.ydoc.client_id

@@ -236,6 +236,44 @@ def test_what_had_no_effect_at_the_next_checkpoint_either_is_written_again_by_wh
     assert owner.base.state.rejected == ()
 
 
+def test_who_has_heard_of_a_checkpoint_and_not_folded_it_is_told_what_had_no_effect() -> None:
+    owner, writer, third = among = replicas()
+    insert(owner, 0, "a")
+    converge(among)
+    delete(third, 0)
+    owner.hear(third)
+    writer.hear(third)
+    insert(writer, 0, "x")
+    for _ in range(3):
+        assert owner.compact()
+    owner.hear(writer)
+    assert owner.compact()  # covers what had no effect
+    writer.hear(owner)
+    assert writer.replica.ledger.unfolded
+    type_in(writer, 0, "w")
+    type_in(owner, 0, "4")
+    owner.hear(writer)
+    assert owner.compact()
+    settle_all(among)
+    assert log_of(owner) == ["x"]
+
+
+@pytest.mark.parametrize("policy", [Policy.OPEN, Policy.ALLOW_LIST])
+def test_who_gets_a_right_after_a_checkpoint_that_it_has_not_folded_can_use_it(policy: Policy) -> None:
+    genesis = create_genesis(key_of(1), policy=policy)
+    owner, writer, third = among = [SimReplica(genesis, key_of(number)) for number in AUTHORS]
+    insert(owner, 0, "a")
+    converge([owner, third])
+    assert owner.compact()
+    owner.grant(writer.key)
+    writer.receive(third.counting)
+    writer.receive([entry for entry in owner.counting if entry.body.lane is Lane.CONTROL])
+    assert writer.replica.ledger.unfolded
+    type_in(writer, 0, "w")
+    settle_all(among)
+    assert notes_of(owner) == "w"
+
+
 # Everybody alike
 
 Step = tuple[str, int, int, int]
