@@ -6,6 +6,9 @@ others are garbage, of which a client's neighbouring runs are one, so that a sta
 
 A value that comes later and refers to garbage is garbage itself. So it loses, whoever gets it, when, and in whatever
 order: what is garbage follows from the state and from the entries beyond it.
+
+Elements of lists and texts go one checkpoint later than they were deleted, since others name them as neighbours; those
+that stay get neighbours that stay, see `lattica.store.sequence`.
 """
 
 from __future__ import annotations
