@@ -11,12 +11,13 @@ from lattica.store.chain import Fold
 from lattica.store.control import Checkpoint, Cut, read_action
 from lattica.store.disk_batch import Batch
 from lattica.store.entry import MARK_BYTES, ChainId, Entry, Kind, Lane
+from lattica.store.item_ranges import ItemRanges
 from lattica.store.ledger import Base, Fraud, Ledger
 from lattica.store.namespace import Genesis
 from lattica.store.replay import replay
 from lattica.store.replica import Replica
 from lattica.store.state import Made, Since, State, make_state, read_state
-from lattica.store.yupdate import read_update
+from lattica.store.yupdate import ItemId, read_update
 
 
 def folds_of(ledger: Ledger) -> list[Fold]:
@@ -97,18 +98,21 @@ def counting_beyond(replica: Replica, checkpoint: Checkpoint, entries: Sequence[
 
 def own_rejected(replica: Replica, state: State, entries: Sequence[Entry]) -> list[Entry]:
     """Of entries those of our own that have no effect in a state, though it stands for them."""
-    found = []
-    for entry in entries:
-        if entry.chain == (replica.own, Lane.DATA) and entry.body.kind is Kind.UPDATE and replica.counts(entry):
-            update = read_update(entry.body.payload)
-            spans = {client: update.span(client) for client in update.structs}
-            if any(client in spans and _overlap(spans[client], (first, end)) for client, first, end in state.rejected):
-                found.append(entry)
-    return found
-
-
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    return one[0] < other[1] and other[0] < one[1]
+    if not state.rejected:
+        return []
+    rejected = ItemRanges(state.rejected)
+    return [
+        entry
+        for entry in entries
+        if entry.chain == (replica.own, Lane.DATA)
+        and entry.body.kind is Kind.UPDATE
+        and replica.counts(entry)
+        and any(
+            ItemId(client, struct.clock) in rejected
+            for client, structs in read_update(entry.body.payload).structs.items()
+            for struct in structs
+        )
+    ]
 
 
 def drop_covered(batch: Batch, checkpoint: Checkpoint, seq: int, raw: bytes) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +21,8 @@ from pycrdt import Doc
 
 from lattica.store.arrays import pack, unpack
 from lattica.store.burial import PlaceBook, StructWriter
-from lattica.store.yupdate import ItemId, Kind, YUpdate
+from lattica.store.item_ranges import ItemRanges
+from lattica.store.yupdate import Kind, YUpdate
 from lattica.store.yupdate_places import ItemsDump
 from lattica.store.yupdate_spans import StructSpan, clients_of
 from lattica.store.yupdate_wire import write_uint
@@ -107,21 +107,20 @@ class GraveBook:
     """Tells what needs the whole document."""
 
     def __init__(self, graves: Graves) -> None:
-        self._ranges = {client: (unpack("I", one), unpack("I", end)) for client, (one, end) in graves.ranges.items()}
+        self._ranges = ItemRanges(
+            (client, first, end)
+            for client, (firsts, ends) in graves.ranges.items()
+            for first, end in zip(unpack("I", firsts), unpack("I", ends), strict=True)
+        )
         self._keys = {(root, key) for root, keys in graves.keys.items() for key in keys}
 
     def concerns(self, update: YUpdate) -> bool:
         """Whether the update has values that may come before one that lives."""
         return any(
-            (struct.parent, struct.parent_sub) in self._keys if struct.origin is None else self._holds(struct.origin)
+            (struct.parent, struct.parent_sub) in self._keys if struct.origin is None else struct.origin in self._ranges
             for structs in update.structs.values()
             for struct in structs
         )
-
-    def _holds(self, item: ItemId) -> bool:
-        firsts, ends = self._ranges.get(item.client, ((), ()))
-        at = bisect_right(firsts, item.clock) - 1
-        return at >= 0 and item.clock < ends[at]
 
 
 def bury(update: bytes, items: ItemsDump) -> Content | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
@@ -10,12 +11,12 @@ from lattica.store.yupdate_places import Range
 
 
 class ItemRanges:
-    """Some items; the ranges must not overlap."""
+    """Some items; the ranges must not overlap. 8 bytes for each."""
 
     def __init__(self, ranges: Iterable[Range]) -> None:
-        self._clients: dict[int, tuple[list[int], list[int]]] = {}
+        self._clients: dict[int, tuple[array[int], array[int]]] = {}
         for client, first, end in sorted(ranges):
-            firsts, ends = self._clients.setdefault(client, ([], []))
+            firsts, ends = self._clients.setdefault(client, (array("I"), array("I")))
             firsts.append(first)
             ends.append(end)
 
