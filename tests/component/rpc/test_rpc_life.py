@@ -23,7 +23,7 @@ from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.identity.authority import LINK_CERTIFICATE_S
 from lattica.mesh import Mesh, gateway, links
 from lattica.mesh.links import Link
-from lattica.rpc import PeerChannel, channel, rpc, server, session
+from lattica.rpc import PeerChannel, breaker, channel, rpc, server, session
 
 RETURN_S = 5.0
 """Seconds in which a peer that has returned has to be reachable again; gRPC's own pauses grow to two minutes."""
@@ -46,6 +46,8 @@ async def say(two: Two, text: str = "hello", timeout: float | None = 10.0) -> by
 
 
 async def test_a_peer_that_restarts_at_its_port_is_called_on_with_the_old_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker, "PAUSE_MIN_S", 60.0)  # however long it takes to restart here
+    monkeypatch.setattr(channel, "BREAKER_PAUSE_MAX_S", 60.0)
     key = IdentityKey.generate()
     async with open_rooms() as alice:
         async with open_rooms(key=key) as bob:
