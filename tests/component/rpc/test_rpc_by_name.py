@@ -29,7 +29,6 @@ from lattica.errors import (
     UsageError,
 )
 from lattica.rpc import Replicas, open_replicas
-from lattica.rpc.replicas import ReplicaSettings
 
 NAME = "llm/layers-0-7"
 USER = 9
@@ -111,7 +110,7 @@ async def opened(number: int, routing: Known) -> AsyncIterator[Rooms]:
     identity = key(number)
     async with (
         open_rooms(key=identity) as rooms,
-        open_replicas(identity, rooms.rpc, routing, settings=ReplicaSettings(lease=2.0)) as replicas,
+        open_replicas(identity, rooms.rpc, routing) as replicas,
     ):
         rooms.rpc.use_replicas(replicas)
         yield rooms
