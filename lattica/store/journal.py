@@ -175,12 +175,14 @@ class Journal:
             await durable.wait()
 
     async def _write(self, update: bytes) -> Durable:
-        try:
-            entry = self._replica.write(self._key, update, self.tick())
-            return await self._take_own(entry)
-        except EntryRefusedError as error:
-            await self._undo([update])
-            raise StoreUsageError(f"nothing was written: {error.reason}") from error
+        with self.commits.ahead():
+            try:
+                entry = self._replica.write(self._key, update, self.tick())
+                return await self._take_own(entry)
+            except EntryRefusedError as error:
+                refused = error
+        await self._undo([update])
+        raise StoreUsageError(f"nothing was written: {refused.reason}") from refused
 
     async def control(self, make: Callable[[Replica], Sequence[Grant | Revoke]]) -> None:
         """Grant and revoke what ``make`` says, in view of what is known; durable when this returns.

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from lattica.errors import DocumentUpdateError, LatticaError, ReplicaStoreError, StoreUsageError
-from lattica.store import Change, Document, Limits, Place, ReplicatedStore
+from lattica.store import Change, Document, Limits, Place, ReplicatedStore, replica
 from lattica.store.disk_writer import DiskWriter, Outcome
+from lattica.store.entry import Entry
 from lattica.store.testing import MemoryNetwork, converged, key_of
 
 ALICE, BOB = key_of(1), key_of(2)
@@ -277,6 +278,26 @@ async def test_when_what_a_broken_transaction_wrote_cannot_be_taken_back_the_doc
     with pytest.raises(ReplicaStoreError, match="cannot be read"):
         await put(document, "c", 3)
     assert seen(await reopened(store, document)) == {"a": 1}
+
+
+async def test_when_a_write_ends_for_a_bug_the_document_fails_and_is_as_before_when_it_is_opened_again(
+    store: ReplicatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = await store.create()
+    await put(document, "a", 1)
+
+    def broken(*_: object) -> Entry:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replica, "sign_entry", broken)
+        with pytest.raises(ZeroDivisionError):
+            await put(document, "b", 2)
+    with pytest.raises(ReplicaStoreError, match="could not be written"):
+        await put(document, "c", 3)
+    document = await reopened(store, document)
+    await put(document, "d", 4)
+    assert seen(document) == {"a": 1, "d": 4}
 
 
 async def test_an_open_transaction_is_finished_before_the_document_is_closed(store: ReplicatedStore) -> None:
