@@ -17,6 +17,9 @@ SNAPSHOT_AFTER: Final = 10_000
 """Entries since the last snapshot, at which the next one is made; they take half a second to open. With many entries it
 waits for a quarter of all: of each entry, what is written for all snapshots is then some 200 bytes."""
 
+REST: Final = 10
+"""How often a snapshot's own time has to pass before the next one: while much comes in, they take a tenth of it."""
+
 SNAPSHOT_AT_CLOSE: Final = 1000
 """The same when the replica is closed."""
 
@@ -73,10 +76,15 @@ class Snapshotter:
     def __init__(self, disk: StoreDisk, replica: Replica) -> None:
         self.since = replica.ledger.size - replica.snapshotted
         self._disk = disk
+        self._rests_until = float("-inf")
 
-    def is_due(self, replica: Replica) -> bool:
-        """Whether it is time for the next one."""
-        return self.since > SNAPSHOT_AFTER and self.since > replica.ledger.size // 4
+    def is_due(self, replica: Replica, now: float) -> bool:
+        """Whether it is time for the next one, at ``now`` in seconds of a monotonic clock."""
+        return self.since > SNAPSHOT_AFTER and self.since > replica.ledger.size // 4 and now >= self._rests_until
+
+    def took(self, seconds: float, now: float) -> None:
+        """Note how long a snapshot has taken that has ended now."""
+        self._rests_until = now + REST * seconds
 
     def folded(self, replica: Replica, size: int) -> None:
         """Note that a checkpoint's state of ``size`` bytes stands for what the last snapshot held, too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from lattica.errors import BatchRefusedError, ReplicaStoreError
@@ -40,7 +41,7 @@ class Upkeep:
     def begin_due(self) -> None:
         """Begin what is due: a snapshot, dropping what a checkpoint covers, a new checkpoint."""
         self.checkpoints.begin_due()
-        if self._snapshotting is None and self._snapshotter.is_due(self._journal.replica):
+        if self._snapshotting is None and self._snapshotter.is_due(self._journal.replica, time.monotonic()):
             self._snapshotting = self._journal.tasks.start_unless_ending(self._snapshot())
 
     async def wait_snapshot(self) -> None:
@@ -58,7 +59,7 @@ class Upkeep:
 
     async def _snapshot(self) -> None:
         """Keep a snapshot. Writers wait while the replica is copied."""
-        journal = self._journal
+        journal, started = self._journal, time.monotonic()
         try:
             async with journal.lock:
                 taken = await self._snapshotter.take(journal.replica) if await self.checkpoints.is_settled() else None
@@ -79,3 +80,4 @@ class Upkeep:
             return  # whoever writes is told
         finally:
             self._snapshotting = None
+            self._snapshotter.took((now := time.monotonic()) - started, now)

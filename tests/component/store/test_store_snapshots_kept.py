@@ -28,7 +28,8 @@ from lattica.store.entry import ChainId, Lane
 from lattica.store.journal import Journal
 from lattica.store.loading import load_replica, record_of
 from lattica.store.namespace import Genesis, Policy, create_genesis
-from lattica.store.snapshotter import SNAPSHOT_AFTER, SNAPSHOT_AT_CLOSE
+from lattica.store.replica import Replica
+from lattica.store.snapshotter import REST, SNAPSHOT_AFTER, SNAPSHOT_AT_CLOSE, Snapshotter
 
 OWNER, WRITER = key_of(1), key_of(2)
 OWN = OWNER.peer_id.raw
@@ -92,6 +93,18 @@ async def test_a_snapshot_is_made_while_entries_come_and_go_on_coming(disk: Stor
 
         assert SNAPSHOT_AFTER < await snapshot_size(disk, genesis, OWN) <= SNAPSHOT_AFTER + 21
         assert told(await load_replica(disk, genesis, OWN)) == told(journal.replica)
+
+
+async def test_snapshots_take_a_tenth_of_the_time(disk: StoreDisk, genesis: Genesis) -> None:
+    replica = Replica(genesis, OWN)
+    snapshotter = Snapshotter(disk, replica)
+    snapshotter.since = SNAPSHOT_AFTER + 1
+    assert snapshotter.is_due(replica, now=0.0)
+
+    snapshotter.took(2.0, now=2.0)
+
+    assert not snapshotter.is_due(replica, now=1.9 + 2.0 * REST)
+    assert snapshotter.is_due(replica, now=2.1 + 2.0 * REST)
 
 
 @pytest.mark.slow
