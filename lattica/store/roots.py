@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from lattica.errors import DocumentUpdateError, StoreUsageError
@@ -43,6 +44,7 @@ def root_name(kind: RootKind, name: str) -> str:
     return f"{kind}:{name}"
 
 
+@lru_cache(maxsize=1024)
 def parse_root(text: str) -> tuple[RootKind, str]:
     """Kind and name of a root by its name in the Yjs document.
 

@@ -131,6 +131,7 @@ class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 _HOLDS = {Kind.TEXT: Holder.TEXT, Kind.TYPE: Holder.OTHER, Kind.DELETED: Holder.UNKNOWN, Kind.GC: Holder.UNKNOWN}
+_WITHINS, _HOLDERS = tuple(Within), tuple(Holder)
 _ONLY_IN_TEXTS = (Kind.STRING, Kind.EMBED, Kind.FORMAT)
 _NEVER_IN_TEXTS = (Kind.ANY, Kind.BINARY, Kind.DOC)
 
@@ -245,7 +246,7 @@ class ItemParents:
             raise DocumentUpdateError(f"nobody has written the item {item.client}:{item.clock}")
         code = runs.at(item.clock)
         place = self._places[code >> _PLACE_SHIFT]
-        return Run(item.clock, item.clock + 1, place, Within(code >> 2 & 3), Holder(code & 3))
+        return Run(item.clock, item.clock + 1, place, _WITHINS[code >> 2 & 3], _HOLDERS[code & 3])
 
     def holder(self, root: str) -> Holder:
         """What the root is."""
@@ -290,10 +291,13 @@ class ItemParents:
         """Add the items of the update that was placed last."""
         self.order.keep()
         for client, added in placement.runs.items():
-            runs = self._clients.setdefault(client, _Runs())
+            runs = self._clients.get(client)
+            if runs is None:
+                runs = self._clients[client] = _Runs()
             for run in added:
                 runs.append(run, self._number(run.place))
-            runs.joints.extend(joint for struct in placement.update.structs[client] for joint in struct.joints)
+            for struct in placement.update.structs[client]:
+                runs.joints.extend(struct.joints)
             if placement.displaced:
                 displaced = placement.displaced.get(client, {})
                 self.rejected += [
@@ -366,6 +370,8 @@ class _Runs:
         if first >= self.end:
             return set()
         start = bisect_right(self._starts, first) - 1
+        if end == first + 1:
+            return {self._codes[start] >> _PLACE_SHIFT}
         return {code >> _PLACE_SHIFT for code in self._codes[start : bisect_right(self._starts, end - 1)]}
 
 
@@ -386,12 +392,10 @@ class _Added:
             if first != known.end(client):
                 raise DocumentUpdateError(f"client {client} goes on at {first}, not at {known.end(client)}")
             self.runs[client] = []
-        self._joints = {
-            (client, joint)
-            for client, structs in update.structs.items()
-            for struct in structs
-            for joint in struct.joints
-        }
+        self._joints: set[tuple[int, int]] = set()
+        for client, structs in update.structs.items():
+            for struct in structs:
+                self._joints.update((client, joint) for joint in struct.joints)
         self._place_all(update)
         for client, ranges in update.deletions.items():
             if ranges[-1][1] > max(known.end(client), update.span(client)[1]):
@@ -403,29 +407,31 @@ class _Added:
     def _place_all(self, update: YUpdate) -> None:
         waiting = dict.fromkeys(update.structs, 0)
         while waiting:
-            before = dict(waiting)
-            for client, done in before.items():
+            stuck = True
+            for client, before in list(waiting.items()):
                 structs = update.structs[client]
-                waiting[client] = self._advance(client, structs, done)
-                if waiting[client] == len(structs):
+                done = waiting[client] = self._advance(client, structs, before)
+                stuck &= done == before
+                if done == len(structs):
                     del waiting[client]
-            if waiting == before:
+            if stuck:
                 raise DocumentUpdateError("it refers to items that nobody has written")
 
     def _advance(self, client: int, structs: tuple[Struct, ...], done: int) -> int:
         runs, anchors = self.runs[client], self._known.anchors
         while done < len(structs):
             written = structs[done]
-            if not all(self._has(item) for item in (written.origin, written.right_origin, written.parent)):
+            if not (self._has(written.origin) and self._has(written.right_origin) and self._has(written.parent)):
                 break
             done += 1
             struct = written if anchors is None else anchors.placed(written)
-            if self._refers_to_garbage(struct):
+            near = [self._find(item) for item in (struct.origin, struct.right_origin) if item is not None]
+            if any(run.place is None for run in near):
                 self.displaced.setdefault(client, {})[struct.clock] = None
                 self._known.order.add(client, struct, nowhere=True)
                 runs.append(Run(struct.clock, struct.clock + struct.length, None, Within.UNKNOWN, Holder.UNKNOWN))
                 continue
-            place, within = self._place(struct)
+            place, within = self._place(struct, near)
             _check_content(struct.kind, within)
             nowhere = within is Within.KEY or self._is_gone(struct)
             placed = self._known.order.add(client, struct, nowhere=nowhere)
@@ -434,10 +440,6 @@ class _Added:
             holds = _HOLDS.get(struct.kind, Holder.NONE)
             runs.append(Run(struct.clock, struct.clock + struct.length, place, within, holds))
         return done
-
-    def _refers_to_garbage(self, struct: Struct) -> bool:
-        near = (struct.origin, struct.right_origin)
-        return any(item is not None and self._find(item).place is None for item in near)
 
     def _has(self, item: str | ItemId | None) -> bool:
         if not isinstance(item, ItemId) or item.clock < self._known.end(item.client):
@@ -451,9 +453,9 @@ class _Added:
             return self._known.find(item)
         return runs[bisect_right(runs, item.clock, key=itemgetter(0)) - 1]
 
-    def _place(self, struct: Struct) -> tuple[Place | None, Within]:
+    def _place(self, struct: Struct, near: Sequence[Run]) -> tuple[Place | None, Within]:
         if struct.parent is None:
-            return self._between(struct)
+            return self._between(struct, near)
         if isinstance(struct.parent, str):
             place: Place | None = Place(struct.parent, struct.parent_sub)
             holder = self._known.holder(struct.parent)
@@ -470,13 +472,12 @@ class _Added:
             return self._find(struct.parent).holds is Holder.UNKNOWN
         return struct.kind is Kind.GC
 
-    def _between(self, struct: Struct) -> tuple[Place | None, Within]:
+    def _between(self, struct: Struct, near: Sequence[Run]) -> tuple[Place | None, Within]:
         """Where both neighbours are."""
         if struct.origin is not None:
             self._check_cut(struct.origin.client, struct.origin.clock + 1)
         if struct.right_origin is not None:
             self._check_cut(*struct.right_origin)
-        near = [self._find(item) for item in (struct.origin, struct.right_origin) if item is not None]
         found = {(run.place, run.within) for run in near}
         if len(found) > 1:
             raise DocumentUpdateError("an item is put between two of different places")

@@ -19,7 +19,8 @@ MAX_NESTING = 64
 """Depth of a value. yrs reads any depth by recursion: some 100 kB of brackets overflow its stack and end the process.
 For JSON it refuses more than 127."""
 
-_MAX_SHIFT = 49  # eight bytes of seven bits hold 2**53
+_SHIFTS = range(7, 50, 7)  # eight bytes of seven bits hold 2**53
+_SIGNED_SHIFTS = range(6, 50, 7)
 
 
 def read_uint(raw: bytes, at: int) -> tuple[int, int]:
@@ -29,15 +30,13 @@ def read_uint(raw: bytes, at: int) -> tuple[int, int]:
     if byte < 0x80:
         return byte, at
     value = byte & 0x7F
-    shift = 0
-    while byte >= 0x80:
-        shift += 7
-        if shift > _MAX_SHIFT:
-            raise DocumentUpdateError("an integer has too many bytes")
+    for shift in _SHIFTS:
         byte = raw[at]
         at += 1
+        if byte < 0x80:
+            return _checked(value | byte << shift, byte), at
         value |= (byte & 0x7F) << shift
-    return _checked(value, byte), at
+    raise DocumentUpdateError("an integer has too many bytes")
 
 
 def skip_int(raw: bytes, at: int) -> int:
@@ -47,16 +46,14 @@ def skip_int(raw: bytes, at: int) -> int:
     if byte < 0x80:
         return at
     value = byte & 0x3F
-    shift = -1
-    while byte >= 0x80:
-        shift += 7
-        if shift > _MAX_SHIFT:
-            raise DocumentUpdateError("an integer has too many bytes")
+    for shift in _SIGNED_SHIFTS:
         byte = raw[at]
         at += 1
+        if byte < 0x80:
+            _checked(value | byte << shift, byte)
+            return at
         value |= (byte & 0x7F) << shift
-    _checked(value, byte)
-    return at
+    raise DocumentUpdateError("an integer has too many bytes")
 
 
 def read_bytes(raw: bytes, at: int) -> tuple[bytes, int]:
