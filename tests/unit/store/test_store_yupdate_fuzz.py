@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from yjs_bytes import item, text, update
 
 from lattica.errors import DocumentUpdateError
+from lattica.store.burial import as_placed
 from lattica.store.yupdate import YUpdate, read_update
 from lattica.store.yupdate_places import ItemParents, Place
 
@@ -77,16 +78,16 @@ def replica_of(authors: Authors) -> tuple[Author, ItemParents]:
 
 
 def apply_if_placed(authors: Authors, found: YUpdate, raw: bytes) -> None:
-    """If the index places it, a document takes it, and nothing changes in other places."""
+    """If the index places it, a document takes it as placed, and nothing changes in other places."""
     replica, index = replica_of(authors)
     try:
-        touched = index.roots_touched(found)
+        placement = index.place(found)
     except DocumentUpdateError:
         return
     before = parts(replica)
-    replica.doc.apply_update(raw)
+    replica.doc.apply_update(as_placed(raw, placement.displaced))
     after = parts(replica)
-    assert {place for place in before | after if before.get(place) != after.get(place)} <= touched
+    assert {place for place in before | after if before.get(place) != after.get(place)} <= placement.touched
     assert_usable(replica)
 
 
