@@ -46,7 +46,7 @@ def bury_settled(update: bytes, items: ItemsDump) -> Settled:
     May run in a thread: it takes some seconds for a million items.
 
     Args:
-        update: Of the whole document, as `canonical_update` has it.
+        update: Of the whole document, as `joined_update` has it.
         items: Where its items are.
     """
     places = PlaceBook(items)
@@ -80,7 +80,7 @@ def _lists(update: bytes, places: PlaceBook) -> tuple[dict[ItemId, Neighbours] |
 
     ``None``: all stay as they are.
     """
-    blocks = list_blocks(update, places)
+    blocks = list_blocks(update, places) if places.has_lists else {}
     if not any(block.is_grave for found in blocks.values() for block in found):
         return None, []
     lists = {root: in_order(found) for root, found in blocks.items()}
@@ -191,6 +191,11 @@ class PlaceBook:
     def of(self, client: int) -> PlaceReader:
         """The same for one client's items, asked for in order."""
         return PlaceReader(*self._clients[client])
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether there are lists or texts."""
+        return any(key is None for _, key in self._places)
 
     def numbers(self) -> range:
         """Of all places."""

@@ -21,9 +21,15 @@ STATE_LIMITS = UpdateLimits(size=512 << 20, structs=1 << 27, clients=1 << 20, ra
 
 def canonical_update(update: bytes) -> bytes:
     """The content of an update, which a document has given, as every replica writes it that holds the same."""
-    joined: Doc[Any] = Doc(client_id=1)
-    joined.apply_update(update)
-    return ordered_update(joined.get_update())
+    return ordered_update(joined_update(update))
+
+
+def joined_update(update: bytes) -> bytes:
+    """The same, but for the order of clients, and of keys of mappings."""
+    document: Doc[Any] = Doc(client_id=1)
+    document.apply_update(update)
+    joined: bytes = document.get_update()
+    return joined
 
 
 def ordered_update(update: bytes) -> bytes:

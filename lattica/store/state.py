@@ -16,7 +16,7 @@ from pycrdt import Doc
 from lattica.errors import EntryRefusedError
 from lattica.store.anchors import Gap, packed
 from lattica.store.burial import bury_settled
-from lattica.store.canonical import STATE_LIMITS, canonical_update
+from lattica.store.canonical import STATE_LIMITS, canonical_update, joined_update
 from lattica.store.chain import Fold
 from lattica.store.entry import Lane
 from lattica.store.graves import Content
@@ -100,7 +100,7 @@ def make_state(folds: Sequence[Fold], content: Content, items: ItemsDump, since:
         since: The checkpoint before.
         client: As which the document of the state is to write.
     """
-    settled = bury_settled(canonical_update(content.whole()), items)
+    settled = bury_settled(joined_update(content.whole()), items)
     update = canonical_update(settled.update)  # neighbours that were parted by what is gone are joined
     rejected = _rejected(folds, items, since)
     in_order = tuple(sorted(folds, key=lambda fold: fold.author))

@@ -23,7 +23,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from lattica.errors import DocumentUpdateError
-from lattica.store.yupdate_wire import read_bytes, read_count, read_text, read_uint, skip_any, skip_json
+from lattica.store.yupdate_wire import read_bytes, read_client, read_count, read_text, read_uint, skip_any, skip_json
 
 MAX_CLOCK = 2**31 - 1
 """yrs counts in 32 bits, and takes differences as signed."""
@@ -202,7 +202,7 @@ def find_blocks(raw: bytes) -> Blocks:
     for _ in range(clients):
         start = at
         count, at = read_uint(raw, at)
-        client, at = read_uint(raw, at)
+        client, at = read_client(raw, at)
         at = read_uint(raw, at)[1]
         for _ in range(count):
             at = _skip_struct(raw, at, mappings)
@@ -210,7 +210,7 @@ def find_blocks(raw: bytes) -> Blocks:
     clients, at = read_count(raw, at)
     for _ in range(clients):
         start = at
-        client, at = read_uint(raw, at)
+        client, at = read_client(raw, at)
         count, at = read_uint(raw, at)
         for _ in range(2 * count):
             at = read_uint(raw, at)[1]
@@ -224,10 +224,10 @@ def _skip_struct(raw: bytes, at: int, mappings: list[tuple[Kind, int, int]]) -> 
     if not info:
         return read_uint(raw, at)[1]
     if info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN):
-        for _ in range(2 if info & HAS_ORIGIN else 0):
-            at = read_uint(raw, at)[1]
-        for _ in range(2 if info & HAS_RIGHT_ORIGIN else 0):
-            at = read_uint(raw, at)[1]
+        if info & HAS_ORIGIN:
+            at = read_uint(raw, read_client(raw, at)[1])[1]
+        if info & HAS_RIGHT_ORIGIN:
+            at = read_uint(raw, read_client(raw, at)[1])[1]
     else:
         at = read_bytes(raw, at + 1)[1] if raw[at] else read_uint(raw, read_uint(raw, at + 1)[1])[1]
         if info & HAS_PARENT_SUB:
@@ -262,7 +262,7 @@ def _read_clients(raw: bytes, limits: UpdateLimits) -> tuple[dict[int, tuple[Str
         left -= count
         if left < 0:
             raise DocumentUpdateError(f"it has more than {limits.structs} structs")
-        client, at = read_uint(raw, at)
+        client, at = read_client(raw, at)
         if client in found or not count:
             raise DocumentUpdateError(f"client {client} is named twice, or without structs")
         found[client], at = _read_structs(raw, at, client, count)
@@ -314,7 +314,7 @@ def _read_item(raw: bytes, at: int, client: int, clock: int) -> tuple[Struct, in
 
 
 def _read_id(raw: bytes, at: int, client: int, clock: int) -> tuple[ItemId, int]:
-    item_client, at = read_uint(raw, at)
+    item_client, at = read_client(raw, at)
     item_clock, at = read_uint(raw, at)
     if item_clock >= (clock if item_client == client else MAX_CLOCK):
         raise DocumentUpdateError(f"an item of clock {clock} refers to clock {item_clock}, which cannot be before it")
@@ -335,7 +335,7 @@ def _read_deletions(raw: bytes, at: int, limits: UpdateLimits) -> tuple[dict[int
     found: dict[int, tuple[tuple[int, int], ...]] = {}
     left = limits.ranges
     for _ in range(clients):
-        client, at = read_uint(raw, at)
+        client, at = read_client(raw, at)
         count, at = read_count(raw, at)
         left -= count
         if left < 0:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from lattica.store.yupdate import CONTENTS, HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, KIND_BITS, ItemId, Kind
-from lattica.store.yupdate_wire import read_bytes, read_count, read_uint
+from lattica.store.yupdate_wire import read_bytes, read_client, read_count, read_uint
 
 
 class StructSpan(NamedTuple):
@@ -52,7 +52,7 @@ def clients_of(update: bytes) -> Iterator[tuple[ClientSpan, Iterator[StructSpan]
     clients, at = read_count(update, 0)
     for _ in range(clients):
         count, at = read_uint(update, at)
-        client, at = read_uint(update, at)
+        client, at = read_client(update, at)
         clock, at = read_uint(update, at)
         reader = _Structs(update, at, clock)
         yield ClientSpan(client, count, clock, at), reader.take(count)
@@ -96,6 +96,6 @@ def _read(raw: bytes, start: int, clock: int) -> StructSpan:
 
 
 def _read_id(raw: bytes, at: int) -> tuple[ItemId, int]:
-    client, at = read_uint(raw, at)
+    client, at = read_client(raw, at)
     clock, at = read_uint(raw, at)
     return ItemId(client, clock), at

@@ -22,6 +22,10 @@ For JSON it refuses more than 127."""
 _SHIFTS = range(7, 50, 7)  # eight bytes of seven bits hold 2**53
 _SIGNED_SHIFTS = range(6, 50, 7)
 
+_CLIENTS: dict[bytes, int] = {}
+_CLIENT_BYTES = 8
+_MAX_CLIENTS = 1 << 12
+
 
 def read_uint(raw: bytes, at: int) -> tuple[int, int]:
     """A non-negative integer, 7 bits a byte, lowest first, in as few bytes as it needs."""
@@ -37,6 +41,19 @@ def read_uint(raw: bytes, at: int) -> tuple[int, int]:
             return _checked(value | byte << shift, byte), at
         value |= (byte & 0x7F) << shift
     raise DocumentUpdateError("an integer has too many bytes")
+
+
+def read_client(raw: bytes, at: int) -> tuple[int, int]:
+    """A client ID; as `read_uint`, and quicker for those that come again: most have eight bytes."""
+    known = _CLIENTS.get(raw[at : at + _CLIENT_BYTES])
+    if known is not None:
+        return known, at + _CLIENT_BYTES
+    client, end = read_uint(raw, at)
+    if end - at == _CLIENT_BYTES:
+        if len(_CLIENTS) >= _MAX_CLIENTS:
+            _CLIENTS.clear()
+        _CLIENTS[raw[at:end]] = client
+    return client, end
 
 
 def skip_int(raw: bytes, at: int) -> int:

@@ -9,7 +9,7 @@ from pycrdt import Array, Doc, Text
 
 from lattica.store.anchors import Anchor
 from lattica.store.burial import PlaceBook, as_placed, bury_settled, sequences
-from lattica.store.canonical import STATE_LIMITS, canonical_update
+from lattica.store.canonical import STATE_LIMITS, canonical_update, joined_update
 from lattica.store.sequence import Block
 from lattica.store.yupdate import ItemId, Kind, read_update
 from lattica.store.yupdate_places import ItemParents
@@ -106,5 +106,5 @@ class Settlement(NamedTuple):
 
 def settle(doc: Doc[Any], known: ItemParents) -> Settlement:
     """A checkpoint's state of a document."""
-    settled = bury_settled(canonical_update(doc.get_update()), known.dump())
+    settled = bury_settled(joined_update(doc.get_update()), known.dump())
     return Settlement(canonical_update(settled.update), settled.anchors)

@@ -26,7 +26,7 @@ from sequence_strangers import Step, Strangers, changes, deletions
 from yjs_bytes import item, text, update
 
 from lattica.store.burial import bury_settled
-from lattica.store.canonical import canonical_update
+from lattica.store.canonical import canonical_update, joined_update
 from lattica.store.sequence import Block
 from lattica.store.yupdate import ItemId, Kind
 from lattica.store.yupdate_places import ItemParents
@@ -63,7 +63,7 @@ def check_settled(doc: Doc[Any], known: ItemParents) -> tuple[Settlement, Settle
 
 def check_state(doc: Doc[Any], known: ItemParents, *, keeps_deleted: bool) -> Settlement:
     """It shows what the document shows, in one way only."""
-    raw = bury_settled(canonical_update(doc.get_update()), known.dump()).update
+    raw = bury_settled(joined_update(doc.get_update()), known.dump()).update
     state = settle(doc, known)
     assert state.update == canonical_update(raw) == canonical_update(state.update)
     for made in (raw, state.update):
