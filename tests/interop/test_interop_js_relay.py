@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from circuits import echo, until
+from circuits import echo
 from js_libp2p import START_S, js_command, needs_js_libp2p
 from swarm_pairs import listening
+from waiting import until
 
 from lattica.errors import StreamError
 from lattica.identity import IdentityKey, PeerAddress

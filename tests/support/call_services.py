@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
 from mesh_rooms import Rooms, open_rooms
+from waiting import until
 
 from lattica._proto import content_pb2, content_pb2_grpc, peer_pb2, peer_pb2_grpc
 from lattica.rpc import PeerChannel, Rpc, caller_id
@@ -174,10 +175,3 @@ async def open_two(
             streams=stream_stub(channel),
         )
     await until(lambda: asyncio.all_tasks() <= before)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for a condition that events of another task or thread bring about."""
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from swarm_pairs import listening
@@ -49,13 +48,6 @@ async def behind_a_relay(limits: RelayLimits | None = None) -> AsyncIterator[Cir
         await target.connect(relay.key.peer_id, [at])
         reservation = await target.reserve(relay.key.peer_id)
         yield Circuits(relay=relay, at=at, target=target, client=client, reservation=reservation)
-
-
-async def until(true: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait for what nobody announces."""
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def echo(peer: PeerId, message: bytes) -> bytes:

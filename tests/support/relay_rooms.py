@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -161,13 +161,6 @@ async def receive_some(sock: socket.socket) -> bytes:
     """What comes next."""
     async with asyncio.timeout(10):
         return await asyncio.get_running_loop().sock_recv(sock, 256 * 1024)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return when it is so."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def refusal(address: PeerAddress, token: bytes) -> RelayStatus:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from waiting import until
 
 from lattica.errors import ConfigError, NetworkError, PortInUseError
 from lattica.identity import PeerAddress
@@ -108,12 +109,6 @@ async def ask(listener: Listener, first: bytes = b"A") -> bytes:
     with await Client.dial(listener) as client:
         await client.send(first)
         return await client.receive()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_connection_goes_by_its_first_byte_which_stays_unread() -> None:

@@ -8,9 +8,10 @@ import time
 from collections import Counter
 
 import pytest
-from call_services import Services, echo, echo_stub, until
+from call_services import Services, echo, echo_stub
 from descriptors import count_descriptors
 from mesh_rooms import Rooms, open_rooms
+from waiting import until
 
 from lattica.errors import NetworkError
 from lattica.mesh.punch_gate import MAX_PER_PEER_AND_MINUTE, MAX_PUNCHES_PER_PEER

@@ -21,8 +21,8 @@ from relay_rooms import (
     receive_some,
     refusal,
     send_all,
-    until,
 )
+from waiting import until
 
 from lattica._proto import relay_pb2
 from lattica.errors import NetworkError, StreamError

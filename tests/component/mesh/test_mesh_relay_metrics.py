@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from circuits import behind_a_relay, until
+from circuits import behind_a_relay
 from prometheus_client import REGISTRY, CollectorRegistry
 from relay_rooms import open_relay, open_target
 from swarm_pairs import connected
+from waiting import until
 
 from lattica.background import background_tasks
 from lattica.mesh.live_pipes import PipeTable

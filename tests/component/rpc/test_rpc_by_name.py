@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from append_log import Log, log_process
-from call_services import until
 from known_providers import Known
 from mesh_rooms import Rooms, open_rooms
 from service_records import key, peer
+from waiting import until
 
 from lattica import rpc
 from lattica.errors import (

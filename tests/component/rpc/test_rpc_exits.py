@@ -11,8 +11,8 @@ from typing import Any
 
 import grpc
 import pytest
-from call_services import until
 from mesh_rooms import Rooms, open_rooms
+from waiting import until
 
 from lattica import rpc
 from lattica._proto import peer_pb2, peer_pb2_grpc

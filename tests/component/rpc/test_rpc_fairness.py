@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import pytest
-from call_services import until
 from mesh_rooms import Rooms, open_rooms
+from waiting import until
 
 from lattica import rpc
 from lattica.errors import DeadlineExceededError, LatticaError, ServerBusyError

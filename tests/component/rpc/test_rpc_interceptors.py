@@ -8,9 +8,10 @@ from typing import Any
 
 import grpc
 import pytest
-from call_services import echo, open_two, until
+from call_services import echo, open_two
 from every_service import ANSWERS, KINDS, Every, add_every, call_every
 from grpc.aio import AioRpcError
+from waiting import until
 
 from lattica.errors import PeerUnreachableError, UsageError
 from lattica.identity import IdentityKey

@@ -8,8 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
-from call_services import count_to, echo, open_two, tags, until, wanted
+from call_services import count_to, echo, open_two, tags, wanted
 from grpc.aio import AioRpcError
+from waiting import until
 
 from lattica._proto import content_pb2
 from lattica.identity import PeerId

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
-from call_services import until
 from mesh_rooms import Rooms, open_rooms
+from waiting import until
 
 from lattica import rpc
 from lattica.errors import DeadlineExceededError, LatticaError, OutcomeUnknownError

@@ -11,11 +11,12 @@ from typing import Any
 import grpc
 import pytest
 import uvloop
-from call_services import Services, Two, count_to, echo, echo_stub, open_two, stream_stub, until
+from call_services import Services, Two, count_to, echo, echo_stub, open_two, stream_stub
 from descriptors import count_descriptors
 from grpc.aio import AioRpcError
 from mesh_rooms import StaticFinder, open_rooms
 from rooms_process import rooms_process
+from waiting import until
 
 from lattica._proto import content_pb2
 from lattica.errors import NetworkError, PeerUnreachableError

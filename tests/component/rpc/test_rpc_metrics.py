@@ -9,10 +9,11 @@ from typing import Any
 
 import grpc
 import pytest
-from call_services import count_to, echo, open_two, until
+from call_services import count_to, echo, open_two
 from every_service import PlainEcho
 from grpc.aio import AioRpcError
 from prometheus_client import REGISTRY, CollectorRegistry
+from waiting import until
 
 from lattica import rpc
 from lattica._proto import peer_pb2_grpc

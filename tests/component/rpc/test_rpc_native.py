@@ -16,9 +16,10 @@ import pytest
 import uvloop
 from append_log import Log, log_process
 from black_hole import black_hole
-from call_services import Services, Two, count_to, echo, echo_stub, open_two, until
+from call_services import Services, Two, count_to, echo, echo_stub, open_two
 from descriptors import count_descriptors
 from mesh_rooms import Rooms, open_rooms
+from waiting import until
 
 from lattica import rpc
 from lattica.errors import PeerUnreachableError

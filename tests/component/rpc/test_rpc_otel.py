@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from waiting import until
 
 pytest.importorskip("opentelemetry.sdk", reason="pip install opentelemetry-sdk")
 
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
-from call_services import open_two, until
+from call_services import open_two
 from every_service import ANSWERS, KINDS, Every, add_every, call_every
 from grpc.aio import AioRpcError
 from opentelemetry import trace

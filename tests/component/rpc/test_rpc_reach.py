@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import grpc
 import pytest
 from black_hole import black_hole
-from call_services import Services, echo, echo_stub, open_two, until
+from call_services import Services, echo, echo_stub, open_two
 from mesh_rooms import Rooms, StaticFinder, open_rooms
 from slow_path import slow_path
+from waiting import until
 
 from lattica.errors import NetworkError, PeerUnreachableError
 from lattica.identity import IdentityKey, PeerAddress, PeerId

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
 from mesh_rooms import Rooms, open_rooms
 from replica_network import MemoryServices
 from service_records import NAME, key, peer, record
+from waiting import until
 
 from lattica.dht.testing import in_virtual_time
 from lattica.errors import NoReplicaError, UsageError
@@ -27,12 +28,6 @@ from lattica.rpc.replicas.wire import encode_answer
 @pytest.fixture
 def network() -> MemoryServices:
     return MemoryServices()
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def known(replicas: ReplicaSet) -> set[PeerId]:

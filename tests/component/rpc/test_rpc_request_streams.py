@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import cast
 
 import pytest
-from call_services import until
 from mesh_rooms import Rooms, open_rooms
+from waiting import until
 
 from lattica import rpc
 from lattica.errors import LatticaError

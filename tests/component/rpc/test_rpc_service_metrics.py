@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import pytest
-from call_services import until
 from known_providers import Known
 from mesh_rooms import Rooms, open_rooms
 from prometheus_client import CollectorRegistry, Metric
 from service_records import key
+from waiting import until
 
 from lattica import rpc
 from lattica.errors import DeadlineExceededError, NoReplicaError, RemoteError, ServerBusyError

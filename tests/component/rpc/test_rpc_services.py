@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from call_services import until
 from mesh_rooms import Rooms, open_rooms
+from waiting import until
 
 from lattica import rpc
 from lattica.errors import (

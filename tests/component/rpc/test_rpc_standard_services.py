@@ -8,13 +8,14 @@ from typing import Any
 
 import grpc
 import pytest
-from call_services import echo, open_two, tags, until, wanted
+from call_services import echo, open_two, tags, wanted
 from every_service import PlainEcho, PlainStreams
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc.aio import AioRpcError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from mesh_rooms import open_rooms
+from waiting import until
 from yagrc.reflector import GrpcReflectionClient, list_services
 
 from lattica._proto import content_pb2, content_pb2_grpc, peer_pb2, peer_pb2_grpc

@@ -12,9 +12,10 @@ import time
 
 import grpc
 import pytest
-from call_services import Two, count_to, echo, echo_stub, open_two, until
+from call_services import Two, count_to, echo, echo_stub, open_two
 from grpc.aio import AioRpcError
 from mesh_rooms import Rooms, open_rooms
+from waiting import until
 
 from lattica.errors import PeerUnreachableError
 from lattica.identity import IdentityKey, NodeAuthority, PeerAddress, PeerId, TlsIdentity

@@ -9,9 +9,10 @@ from typing import Any
 
 import grpc
 import pytest
-from call_services import count_to, echo, echo_stub, stream_stub, until
+from call_services import count_to, echo, echo_stub, stream_stub
 from grpc.aio import AioRpcError
 from mesh_rooms import open_rooms
+from waiting import until
 
 from lattica._proto import content_pb2, content_pb2_grpc, peer_pb2, peer_pb2_grpc
 from lattica.rpc import sync_threads

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from held_calls import PATIENCE_S, Gate
 from open_documents import Desk, key_of, open_desk
 from pycrdt import Doc, Map
+from waiting import until
 
 from lattica.background import background_tasks
 from lattica.errors import ReplicaStoreError, StoreUsageError
@@ -78,12 +78,6 @@ async def remove(desk: Desk, key: str) -> None:
 
 def values(desk: Desk) -> dict[str, object]:
     return {key: value for key, value in desk.document.map("m").items() if value != LARGE}
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def as_stored(desk: Desk) -> tuple[bytes, int, dict[str, Any]]:

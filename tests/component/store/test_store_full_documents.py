@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ledger_replicas import SimReplica
 from sync_stranger import stranger_at
+from waiting import until
 
 from lattica.errors import StoreUsageError
 from lattica.identity import IdentityKey
@@ -30,12 +30,6 @@ def network() -> MemoryNetwork:
 async def put(document: Document, key: str) -> None:
     async with document.transaction():
         document.map("m")[key] = 1
-
-
-async def until(condition: Callable[[], object], timeout: float = 20) -> None:
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def has(document: Document, author: IdentityKey) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from ledger_replicas import SimReplica
+from waiting import until
 
 from lattica.errors import NamespaceError, NoReplicaError, StoreUsageError
 from lattica.store import Change, Document, NamespaceId, Policy, ReplicatedStore
@@ -27,12 +28,6 @@ def network() -> MemoryNetwork:
 async def put(document: Document, key: str, value: int = 1) -> None:
     async with document.transaction():
         document.map("m")[key] = value
-
-
-async def until(condition: Callable[[], object], timeout: float = 20) -> None:
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def peers(store: ReplicatedStore, document: Document) -> list[object]:

@@ -14,6 +14,7 @@ import pytest
 import trio
 from libp2p.io.exceptions import IOException
 from swarm_pairs import connected
+from waiting import until
 
 from lattica._proto import identify_pb2
 from lattica.errors import LatticaError, StreamError
@@ -86,13 +87,6 @@ async def attack(address: PeerAddress, script: Script) -> None:
 
     async with asyncio.timeout(30):
         await asyncio.to_thread(trio.run, main)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for what nobody announces."""
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def echo(peer: PeerId, message: bytes) -> bytes:

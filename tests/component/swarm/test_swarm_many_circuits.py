@@ -8,9 +8,9 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
-from circuits import until
 from descriptors import count_descriptors
 from swarm_pairs import listening
+from waiting import until
 
 from lattica.identity import IdentityKey, PeerAddress
 from lattica.swarm import RelayLimits, Stream, Swarm, open_swarm

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from circuits import behind_a_relay, until
+from circuits import behind_a_relay
 from swarm_pairs import connected
+from waiting import until
 
 from lattica._proto import identify_pb2
 from lattica.errors import StreamError

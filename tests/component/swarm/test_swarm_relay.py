@@ -6,8 +6,9 @@ import asyncio
 import time
 
 import pytest
-from circuits import behind_a_relay, echo, until
+from circuits import behind_a_relay, echo
 from swarm_pairs import connected, listening, wired
+from waiting import until
 
 from lattica.errors import PeerUnreachableError, StreamError
 from lattica.identity import IdentityKey, PeerAddress, PeerId

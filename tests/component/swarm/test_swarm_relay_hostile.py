@@ -8,9 +8,10 @@ import logging
 from collections.abc import AsyncIterator
 
 import pytest
-from circuits import Circuits, behind_a_relay, echo, until
+from circuits import Circuits, behind_a_relay, echo
 from descriptors import count_descriptors
 from swarm_pairs import connected, listening
+from waiting import until
 
 from lattica._proto import circuit_pb2
 from lattica.errors import NetworkError, PeerUnreachableError, RemoteProtocolError, StreamError

@@ -7,8 +7,9 @@ import contextlib
 import threading
 
 import pytest
-from circuits import Circuits, behind_a_relay, echo, until
+from circuits import Circuits, behind_a_relay, echo
 from descriptors import open_descriptors
+from waiting import until
 
 from lattica.errors import LatticaError
 from lattica.identity import PeerId

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from circuits import behind_a_relay, echo, until
+from circuits import behind_a_relay, echo
 from prometheus_client import REGISTRY, generate_latest
+from waiting import until
 
 from lattica.errors import PeerUnreachableError
 from lattica.identity import IdentityKey, PeerAddress

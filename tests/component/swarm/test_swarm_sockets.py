@@ -8,9 +8,10 @@ import socket
 import threading
 
 import pytest
-from circuits import behind_a_relay, until
+from circuits import behind_a_relay
 from descriptors import count_descriptors
 from swarm_pairs import connected, wired
+from waiting import until
 
 from lattica.errors import StreamError
 from lattica.identity import IdentityKey, PeerId
