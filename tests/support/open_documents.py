@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from lattica.background import background_tasks
 from lattica.identity import IdentityKey
@@ -41,6 +42,18 @@ class Desk:
         records = await other.disk.records(other.document.namespace.raw)
         received = await self.journal.receive([record.raw for _, record in records])
         assert not received.refused
+
+
+async def put(desk: Desk, key: str, value: Any) -> None:
+    """Write a key of the map ``m``."""
+    async with desk.document.transaction():
+        desk.document.map("m")[key] = value
+
+
+async def remove(desk: Desk, key: str) -> None:
+    """Delete it."""
+    async with desk.document.transaction():
+        del desk.document.map("m")[key]
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from open_documents import Desk, key_of, open_desk
+from open_documents import Desk, key_of, open_desk, put, remove
 from pycrdt import Map
 
 from lattica.store import Document, Policy
@@ -25,16 +25,6 @@ PATIENCE_S = 20.0
 @pytest.fixture
 def genesis() -> Genesis:
     return create_genesis(ALICE, policy=Policy.OPEN)
-
-
-async def put(desk: Desk, key: str, value: int) -> None:
-    async with desk.document.transaction():
-        desk.document.map("m")[key] = value
-
-
-async def remove(desk: Desk, key: str) -> None:
-    async with desk.document.transaction():
-        del desk.document.map("m")[key]
 
 
 def values(desk: Desk) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from held_calls import PATIENCE_S, Gate
-from open_documents import Desk, key_of, open_desk
+from open_documents import Desk, key_of, open_desk, put, remove
 from pycrdt import Doc, Map
 from waiting import until
 
@@ -64,16 +64,6 @@ def making_state(monkeypatch: pytest.MonkeyPatch) -> Gate:
     gate = Gate(make_state)
     monkeypatch.setattr(checkpoints, "make_state", gate)
     return gate
-
-
-async def put(desk: Desk, key: str, value: int | bytes) -> None:
-    async with desk.document.transaction():
-        desk.document.map("m")[key] = value
-
-
-async def remove(desk: Desk, key: str) -> None:
-    async with desk.document.transaction():
-        del desk.document.map("m")[key]
 
 
 def values(desk: Desk) -> dict[str, object]:
