@@ -84,6 +84,8 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if dataclasses.is_dataclass(one):
         return all(same(getattr(one, field.name), getattr(other, field.name)) for field in dataclasses.fields(one))
+    if isinstance(one, msgspec.Struct):
+        return same(msgspec.structs.asdict(one), msgspec.structs.asdict(other))
     return bool(one == other)
 
 
