@@ -83,7 +83,7 @@ class Snapshotter:
         return self.since > SNAPSHOT_AFTER and self.since > replica.ledger.size // 4 and now >= self._rests_until
 
     def took(self, seconds: float, now: float) -> None:
-        """Note how long a snapshot has taken that has ended now."""
+        """Note how long making a snapshot has taken, which is made now."""
         self._rests_until = now + REST * seconds
 
     def folded(self, replica: Replica, size: int) -> None:

@@ -59,13 +59,15 @@ class Upkeep:
 
     async def _snapshot(self) -> None:
         """Keep a snapshot. Writers wait while the replica is copied."""
-        journal, started = self._journal, time.monotonic()
+        journal = self._journal
         try:
             async with journal.lock:
                 taken = await self._snapshotter.take(journal.replica) if await self.checkpoints.is_settled() else None
             if taken is None:
                 return
+            started = time.monotonic()
             made = await asyncio.to_thread(taken.make)
+            self._snapshotter.took((now := time.monotonic()) - started, now)
             async with journal.lock:
                 await journal.commits.finish()
                 if not taken.is_of(journal.replica) or journal.commits.is_astray:
@@ -80,4 +82,3 @@ class Upkeep:
             return  # whoever writes is told
         finally:
             self._snapshotting = None
-            self._snapshotter.took((now := time.monotonic()) - started, now)
