@@ -11,6 +11,7 @@ from lattica.store.document import Document
 from lattica.store.dump import Json, dump, dump_key, dump_root
 from lattica.store.frontier import Frontier
 from lattica.store.grpc_link import GrpcPeers
+from lattica.store.item_runs import Place
 from lattica.store.lease_hold import Lease
 from lattica.store.members import Members, MembersChange
 from lattica.store.namespace import Genesis, Limits, NamespaceId, Policy
@@ -24,7 +25,6 @@ from lattica.store.roots import RootKind, TextRoots, parse_root, root_name
 from lattica.store.service import StoreServicer, add_store_servicer
 from lattica.store.store import ReplicatedStore, open_store
 from lattica.store.values import MAX_VALUE_BYTES, Storable, Value
-from lattica.store.yupdate_places import Place
 
 __all__ = [
     "MAX_VALUE_BYTES",

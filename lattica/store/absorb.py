@@ -12,10 +12,10 @@ from lattica.store.chain import Chain, new_client
 from lattica.store.changes import Change
 from lattica.store.clock import to_seconds
 from lattica.store.entry import MARK_BYTES, ChainId, Entry, Lane, Verifier, read_entry
+from lattica.store.item_runs import Place
 from lattica.store.ledger import Fraud, Verdict
 from lattica.store.namespace import NamespaceId
 from lattica.store.replica import Replica
-from lattica.store.yupdate_places import Place
 
 
 class Written(NamedTuple):

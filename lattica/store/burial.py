@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 from lattica.store.anchors import Anchor, joined
 from lattica.store.arrays import unpack
+from lattica.store.item_runs import Place, is_grave, key_number, list_number
 from lattica.store.sequence import Block, Neighbours, in_order, neighbours_anew
 from lattica.store.yupdate import HAS_ORIGIN, HAS_PARENT_SUB, HAS_RIGHT_ORIGIN, KIND_BITS, ItemId, Kind
-from lattica.store.yupdate_places import Displaced, ItemsDump, Place, is_grave, key_number, list_number
+from lattica.store.yupdate_places import Displaced, ItemsDump
 from lattica.store.yupdate_spans import StructSpan, clients_of
 from lattica.store.yupdate_wire import write_uint
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from lattica.errors import LatticaError
 from lattica.identity import PeerId
-from lattica.store.yupdate_places import Place
+from lattica.store.item_runs import Place
 
 MAX_PENDING = 1000
 """Changes that wait for a slow observer; beyond, it is told to look at everything."""

@@ -6,8 +6,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
+from lattica.store.item_runs import Range
 from lattica.store.yupdate import ItemId
-from lattica.store.yupdate_places import Range
 
 
 class ItemRanges:

@@ -38,12 +38,13 @@ from lattica.store.control import (
 from lattica.store.crowd import Crowd
 from lattica.store.entry import MARK_BYTES, MAX_SEQ, ChainId, Dep, Entry, Kind, Lane, check_size
 from lattica.store.frontier import Frontier, Head
+from lattica.store.item_runs import Place
 from lattica.store.namespace import Genesis, Policy
 from lattica.store.roots import RootKind, TextRoots, parse_root
 from lattica.store.state import State
 from lattica.store.yupdate import Kind as Content
 from lattica.store.yupdate import UpdateLimits, YUpdate, check_own, read_update
-from lattica.store.yupdate_places import Displaced, ItemParents, ItemsDump, Place
+from lattica.store.yupdate_places import Displaced, ItemParents, ItemsDump
 
 MAX_STRUCTS = 1 << 13
 """Structs of one entry: two authors who put thousands at one place make yrs compare each with each."""

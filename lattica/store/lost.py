@@ -10,12 +10,12 @@ from pycrdt import Array, Doc, Text
 
 from lattica.store.burial import PlaceBook, sequences
 from lattica.store.item_ranges import ItemRanges
+from lattica.store.item_runs import Range
 from lattica.store.replica import Before, Replica
 from lattica.store.roots import TextRoots
 from lattica.store.sequence import Block
 from lattica.store.values import as_taken
 from lattica.store.yupdate import ItemId, Kind
-from lattica.store.yupdate_places import Range
 from lattica.store.yupdate_wire import read_text
 
 

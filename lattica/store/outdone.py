@@ -21,6 +21,7 @@ from lattica.identity import IdentityKey
 from lattica.store.burial import living_values
 from lattica.store.entry import Entry, Kind
 from lattica.store.item_ranges import ItemRanges
+from lattica.store.item_runs import Place, Range, Within
 from lattica.store.ledger import Verdict
 from lattica.store.lost import Lost, find_lost
 from lattica.store.replica import Before, Replica, observed
@@ -28,7 +29,7 @@ from lattica.store.roots import TextRoots, parse_root
 from lattica.store.values import as_taken
 from lattica.store.writers import may_write
 from lattica.store.yupdate import ItemId, read_update
-from lattica.store.yupdate_places import ItemParents, Place, Range, Within
+from lattica.store.yupdate_places import ItemParents
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from lattica.store.canonical import STATE_LIMITS, canonical_update, joined_updat
 from lattica.store.chain import Fold
 from lattica.store.entry import Lane
 from lattica.store.graves import Content
+from lattica.store.item_runs import Range
 from lattica.store.roots import TextRoots
 from lattica.store.yupdate import read_update
-from lattica.store.yupdate_places import ItemParents, ItemsDump, Range
+from lattica.store.yupdate_places import ItemParents, ItemsDump
 
 _VERSION = 3
 

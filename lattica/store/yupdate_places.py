@@ -2,73 +2,18 @@
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterable, Mapping, Sequence
-from enum import IntEnum
 from operator import itemgetter
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
 
 from lattica.errors import DocumentUpdateError
 from lattica.store.anchors import Anchor, Anchors, Gap, packed, unpacked
-from lattica.store.arrays import pack, unpack
+from lattica.store.item_runs import Holder, Place, Range, Run, Runs, RunsDump, Within
 from lattica.store.yupdate import ItemId, Kind, Struct, YUpdate
 from lattica.store.yupdate_order import ItemOrder, OrderDump
-
-
-class Place(NamedTuple):
-    """A part of a document.
-
-    Attributes:
-        root: Name of the root.
-        key: The key in it; ``None`` if the root is a list, a text or XML.
-    """
-
-    root: str
-    key: str | None
-
-
-Range = tuple[int, int, int]
-"""Items of a client: its ID, the first clock, and the one after the last."""
-
-
-class Holder(IntEnum):
-    """What can hold items: a text, another shared type, or what is not known, such as a deleted one."""
-
-    NONE = 0
-    TEXT = 1
-    OTHER = 2
-    UNKNOWN = 3
-
-
-class Within(IntEnum):
-    """What items are in, numbered like `Holder`: a key's values of a map or of attributes, a text, a list or XML."""
-
-    KEY = 0
-    TEXT = 1
-    LIST = 2
-    UNKNOWN = 3
-
-
-class Run(NamedTuple):
-    """Items of one client that are alike.
-
-    Attributes:
-        clock: The first clock.
-        end: The one after the last.
-        place: Where they are. ``None``: nowhere, they were sent when they and what they were in had been deleted.
-        within: What they are in.
-        holds: What other items may be in them.
-    """
-
-    clock: int
-    end: int
-    place: Place | None
-    within: Within
-    holds: Holder
-
 
 Displaced = Mapping[int, Mapping[int, Struct | None]]
 """For clients and first clocks structs as they have to be written; ``None``: as garbage, since they refer to such."""
@@ -88,24 +33,6 @@ class Placement(NamedTuple):
     touched: set[Place]
     runs: Mapping[int, Sequence[Run]]
     displaced: Displaced
-
-
-class RunsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """One client's items as a snapshot holds them; arrays of 4 bytes a number, little endian.
-
-    Attributes:
-        client: Which.
-        end: Its next clock.
-        starts: The first clock of each run of items that are alike.
-        codes: Of each run 16 times the number of its place, from 1 on (0: none), 4 times `Within`, and `Holder`.
-        joints: See `Struct`.
-    """
-
-    client: int
-    end: int
-    starts: bytes
-    codes: bytes
-    joints: bytes
 
 
 class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -131,7 +58,6 @@ class ItemsDump(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fie
 
 
 _HOLDS = {Kind.TEXT: Holder.TEXT, Kind.TYPE: Holder.OTHER, Kind.DELETED: Holder.UNKNOWN, Kind.GC: Holder.UNKNOWN}
-_WITHINS, _HOLDERS = tuple(Within), tuple(Holder)
 _ONLY_IN_TEXTS = (Kind.STRING, Kind.EMBED, Kind.FORMAT)
 _NEVER_IN_TEXTS = (Kind.ANY, Kind.BINARY, Kind.DOC)
 
@@ -167,7 +93,7 @@ class ItemParents:
 
     def __init__(self, texts: Container[str] | None = None) -> None:
         self._texts = texts
-        self._clients: dict[int, _Runs] = {}
+        self._clients: dict[int, Runs] = {}
         self._places: list[Place | None] = [None]
         self._numbers: dict[Place | None, int] = {None: 0}
         self._anchors = Anchors()
@@ -221,7 +147,7 @@ class ItemParents:
         """Learn what was dumped; nothing must be known yet."""
         self._places = [None, *(Place(dump.roots[root], key) for root, key in dump.places)]
         self._numbers = {place: number for number, place in enumerate(self._places)}
-        self._clients = {runs.client: _Runs.load(runs) for runs in dump.clients}
+        self._clients = {runs.client: Runs.load(runs) for runs in dump.clients}
         self.order.load(dump.order)
         self._anchors = Anchors(unpacked(dump.anchors))
         self.rejected, self.rejected_before = dump.rejected, dump.rejected_before
@@ -244,9 +170,8 @@ class ItemParents:
         runs = self._clients.get(item.client)
         if runs is None or item.clock >= runs.end:
             raise DocumentUpdateError(f"nobody has written the item {item.client}:{item.clock}")
-        code = runs.at(item.clock)
-        place = self._places[code >> _PLACE_SHIFT]
-        return Run(item.clock, item.clock + 1, place, _WITHINS[code >> 2 & 3], _HOLDERS[code & 3])
+        number, within, holds = runs.at(item.clock)
+        return Run(item.clock, item.clock + 1, self._places[number], within, holds)
 
     def holder(self, root: str) -> Holder:
         """What the root is."""
@@ -293,7 +218,7 @@ class ItemParents:
         for client, added in placement.runs.items():
             runs = self._clients.get(client)
             if runs is None:
-                runs = self._clients[client] = _Runs()
+                runs = self._clients[client] = Runs()
             for run in added:
                 runs.append(run, self._number(run.place))
             for struct in placement.update.structs[client]:
@@ -317,62 +242,6 @@ class ItemParents:
         if number == len(self._places):
             self._places.append(place)
         return number
-
-
-_PLACE_SHIFT = 4
-
-
-def key_number(code: int) -> int:
-    """The place in a code of `RunsDump`, if it is a key's; else 0."""
-    return code >> _PLACE_SHIFT if code >> 2 & 3 == Within.KEY else 0
-
-
-def list_number(code: int) -> int:
-    """The place in a code of `RunsDump`, if it is a list's or a text's; else 0."""
-    return code >> _PLACE_SHIFT if code >> 2 & 3 in (Within.LIST, Within.TEXT) else 0
-
-
-def is_grave(code: int) -> bool:
-    """Whether a code of `RunsDump` is that of elements of a list or text that had been deleted when they came."""
-    return bool(list_number(code)) and code & 3 == Holder.UNKNOWN
-
-
-class _Runs:
-    """One client's runs: where each starts, and its place, what it is within and what it holds, in one number."""
-
-    def __init__(self) -> None:
-        self.end = 0
-        self.joints = array("I")
-        self._starts = array("I")
-        self._codes = array("I")
-
-    @classmethod
-    def load(cls, dump: RunsDump) -> Self:
-        runs = cls()
-        runs.end = dump.end
-        runs.joints, runs._starts, runs._codes = (unpack("I", raw) for raw in (dump.joints, dump.starts, dump.codes))
-        return runs
-
-    def dump(self, client: int) -> RunsDump:
-        return RunsDump(client, self.end, pack(self._starts), pack(self._codes), pack(self.joints))
-
-    def append(self, run: Run, number: int) -> None:
-        code = number << _PLACE_SHIFT | run.within << 2 | run.holds
-        if not self._codes or self._codes[-1] != code:
-            self._starts.append(run.clock)
-            self._codes.append(code)
-        self.end = run.end
-
-    def at(self, clock: int) -> int:
-        return self._codes[bisect_right(self._starts, clock) - 1]
-
-    def places(self, first: int, end: int) -> set[int]:
-        if first >= self.end:
-            return set()
-        start = bisect_right(self._starts, first) - 1
-        if end == first + 1:
-            return {self._codes[start] >> _PLACE_SHIFT}
-        return {code >> _PLACE_SHIFT for code in self._codes[start : bisect_right(self._starts, end - 1)]}
 
 
 class _Added:

@@ -13,10 +13,10 @@ from open_documents import Desk, key_of, open_desk, put, remove
 from pycrdt import Map
 
 from lattica.store import Document, Policy
+from lattica.store.item_runs import Place
 from lattica.store.loading import load_replica
 from lattica.store.namespace import Genesis, create_genesis
 from lattica.store.testing import MemoryNetwork, converged
-from lattica.store.yupdate_places import Place
 
 ALICE, BOB = key_of(1), key_of(2)
 PATIENCE_S = 20.0

@@ -17,12 +17,13 @@ from lattica.errors import EntryRefusedError
 from lattica.store.canonical import canonical_update
 from lattica.store.entry import Entry
 from lattica.store.folding import folds_of
+from lattica.store.item_runs import Holder, Run, Within
 from lattica.store.ledger import Base, Ledger
 from lattica.store.namespace import Policy, create_genesis
 from lattica.store.replica import Replica
 from lattica.store.state import State, read_state
 from lattica.store.yupdate import ItemId
-from lattica.store.yupdate_places import Holder, ItemParents, Run, Within
+from lattica.store.yupdate_places import ItemParents
 
 AUTHORS = (1, 2, 3)
 

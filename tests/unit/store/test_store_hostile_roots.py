@@ -14,9 +14,9 @@ from pycrdt import Array, Doc, Map, Text
 from yjs_bytes import item, uint, update
 
 from lattica.store.entry import Entry
+from lattica.store.item_runs import Run, Within
 from lattica.store.namespace import Policy, create_genesis
 from lattica.store.yupdate import ItemId
-from lattica.store.yupdate_places import Run, Within
 
 LIST, TEXT, MAP = "list:log", "text:notes", "map:settings"
 AUTHORS = (1, 2, 3)

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycrdt import merge_updates
 
+from lattica.store.item_runs import Place
 from lattica.store.yupdate import YUpdate, check_own, read_update
-from lattica.store.yupdate_places import ItemParents, Place
+from lattica.store.yupdate_places import ItemParents
 from lattica.store.yupdate_wire import read_uint
 
 steps = st.lists(

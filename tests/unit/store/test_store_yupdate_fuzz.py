@@ -9,8 +9,9 @@ from yjs_bytes import item, text, update
 
 from lattica.errors import DocumentUpdateError
 from lattica.store.burial import as_placed
+from lattica.store.item_runs import Place
 from lattica.store.yupdate import YUpdate, read_update
-from lattica.store.yupdate_places import ItemParents, Place
+from lattica.store.yupdate_places import ItemParents
 
 STRANGER = 77
 Hostile = tuple[tuple[int, bytes], str, str | None, int | None, int | None, int | None]

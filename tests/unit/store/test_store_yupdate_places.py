@@ -6,8 +6,9 @@ import pytest
 from yjs_bytes import item, text, update
 
 from lattica.errors import DocumentUpdateError
+from lattica.store.item_runs import Holder, Place, Run, Within
 from lattica.store.yupdate import ItemId, read_update
-from lattica.store.yupdate_places import Holder, ItemParents, Place, Run, Within
+from lattica.store.yupdate_places import ItemParents
 
 VALUE = b"\x01\x7e"
 ANY, STRING, TYPE, MAP, TEXT = 8, 4, 7, b"\x01", b"\x02"
