@@ -104,12 +104,15 @@ async def stored_base(disk: StoreView, genesis: Genesis) -> Base | None:
 
 
 async def load_replica(disk: StoreView, genesis: Genesis, own: bytes) -> Replica:
-    """What counts of what is on disk: by the snapshot and what came after it, or else by all entries."""
+    """What counts of what is on disk: by the snapshot, if there is one, and what came after it, one by one.
+
+    Where that is not all that there is to it, as after a revocation, by all entries at once.
+    """
     frozen = {
         ChainId(author, lane): Fraud(seq, one, other)
         for author, lane, seq, one, other in await disk.proofs(genesis.namespace.raw)
     }
-    replica = await _from_snapshot(disk, genesis, own, frozen)
+    replica = await _one_by_one(disk, genesis, own, frozen)
     if replica is not None:
         return replica
     base = await stored_base(disk, genesis)
@@ -118,18 +121,21 @@ async def load_replica(disk: StoreView, genesis: Genesis, own: bytes) -> Replica
     return replayed
 
 
-async def _from_snapshot(
-    disk: StoreView, genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud]
-) -> Replica | None:
-    """The replica, if there is a snapshot from which on every entry was plainly added."""
+async def _one_by_one(disk: StoreView, genesis: Genesis, own: bytes, frozen: Mapping[ChainId, Fraud]) -> Replica | None:
+    """The replica, if every entry from the snapshot on, or from the beginning, is plainly added."""
     raw, row = await disk.snapshot(genesis.namespace.raw) or (b"", 0)
     replica = load_snapshot(genesis, own, frozen, raw) if raw else None
     if replica is None:
-        return None
+        base = await stored_base(disk, genesis)
+        row, replica = 0, await off_loop(_size((), base), Replica, genesis, own, frozen, base)
     async for entries in _entries(disk, genesis.namespace, row):
-        if not all(_goes_on(replica, entry) for entry in entries):
+        if not await off_loop(len(entries), _go_on, replica, entries):
             return None
     return replica
+
+
+def _go_on(replica: Replica, entries: Sequence[Entry]) -> bool:
+    return all(_goes_on(replica, entry) for entry in entries)
 
 
 def _goes_on(replica: Replica, entry: Entry) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
+from entry_forge import Forge
 from ledger_replicas import SimReplica, key_of
 from pycrdt import Map
 from stored_journals import (
@@ -21,10 +23,11 @@ from stored_journals import (
 )
 
 from lattica.identity import IdentityKey
+from lattica.store import loading
 from lattica.store.control import EVERYBODY, Revoke
 from lattica.store.disk import StoreDisk, open_store_disk
 from lattica.store.disk_batch import Batch
-from lattica.store.entry import ChainId, Lane
+from lattica.store.entry import ChainId, Entry, Lane
 from lattica.store.journal import Journal
 from lattica.store.loading import load_replica, record_of
 from lattica.store.namespace import Genesis, Policy, create_genesis
@@ -93,6 +96,44 @@ async def test_a_snapshot_is_made_while_entries_come_and_go_on_coming(disk: Stor
 
         assert SNAPSHOT_AFTER < await snapshot_size(disk, genesis, OWN) <= SNAPSHOT_AFTER + 21
         assert told(await load_replica(disk, genesis, OWN)) == told(journal.replica)
+
+
+async def test_without_a_snapshot_some_entries_at_a_time_are_in_memory(
+    disk: StoreDisk, genesis: Genesis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(Writer(genesis, WRITER).write(50))
+        await set_key(journal, "mine", 1)
+        before = told(journal.replica)
+    most = 0
+    go_on = loading._go_on
+
+    def count(replica: Replica, entries: Sequence[Entry]) -> bool:
+        nonlocal most
+        most = max(most, len(entries))
+        return go_on(replica, entries)
+
+    monkeypatch.setattr(disk, "records", partial(disk.records, limit=7))
+    monkeypatch.setattr(loading, "_go_on", count)
+    monkeypatch.delattr(loading, "stored_entries")
+    loaded = await load_replica(disk, genesis, OWN)
+
+    assert (told(loaded), most) == (before, 7)
+
+
+async def test_an_entry_that_skips_others_is_weighed_with_all_of_them(disk: StoreDisk) -> None:
+    forge = Forge(Policy.OPEN)
+    one, skipped = forge.write(WRITER), forge.write(WRITER)
+    batch = Batch(forge.namespace.raw)
+    batch.genesis(forge.genesis.raw)
+    for entry in (one, skipped, forge.resumed(WRITER, one, 5)):
+        batch.put(record_of(entry))
+    await disk.commit(batch)
+
+    loaded = await load_replica(disk, forge.genesis, OWN)
+
+    assert [loaded.ledger.chain(one.chain).mark(seq) is not None for seq in (1, 2, 5)] == [True, False, True]
+    assert told(loaded) == told(await replayed(disk, forge.genesis, OWN))
 
 
 async def test_snapshots_take_a_tenth_of_the_time(disk: StoreDisk, genesis: Genesis) -> None:
