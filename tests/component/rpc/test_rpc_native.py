@@ -459,7 +459,7 @@ async def test_nothing_is_left_of_native_connections(ending: str) -> None:
             elif ending == "cut":
                 cut(two.alice, two.bob.peer_id)
         with contextlib.suppress(TimeoutError):  # what grpc closes in a thread of its own
-            await until(lambda: bool(counts) and count_descriptors() <= counts[0], 1.0)
+            await until(lambda: bool(counts) and count_descriptors() <= counts[0], 10.0 if counts else 1.0)
         counts.append(count_descriptors())
     assert max(counts[1:]) <= counts[0]
 
