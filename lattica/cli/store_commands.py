@@ -283,10 +283,11 @@ def author_line(author: dict[str, Any]) -> str:
     """An author for people; the fields are those of the JSON."""
     below = f", only {', '.join(author['paths'])}" if author["paths"] else ""
     frozen = ", frozen: its fraud is proven" if author["frozen"] else ""
-    controls = f" and {author['controls']} grants and revocations" if author["controls"] else ""
-    covered = f" after number {author['covered']}, up to which a checkpoint stands" if author["covered"] else ""
+    entries = "1 entry" if author["entries"] == 1 else f"{author['entries']} entries"
+    covered = f" since a checkpoint at number {author['covered']}" if author["covered"] else ""
+    controls = f", {author['controls']} of rights and checkpoints" if author["controls"] else ""
     role = {"none": "may not write"}.get(author["role"], author["role"])
-    return f"author     {author['peer_id']}  {role}{below}, {author['entries']} entries{covered}{controls}{frozen}"
+    return f"author     {author['peer_id']}  {role}{below}, {entries}{covered}{controls}{frozen}"
 
 
 def _info(info: Any) -> dict[str, object]:

@@ -21,7 +21,7 @@ class AuthorInfo:
         paths: Names of containers below which it may write; none: everything that its role allows.
         entries: How many of its data entries count, and are kept.
         covered: Number of its last data entry for which a checkpoint's state stands; 0: for none.
-        controls: How many of its grants and revocations count.
+        controls: How many of its grants, revocations and checkpoints count.
         frozen: Whether a fraud of it is proven: from it on nothing that it writes counts.
     """
 

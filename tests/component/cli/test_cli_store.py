@@ -88,7 +88,7 @@ def test_a_document_is_shared_by_right_and_replicated(start_node: StartNode) -> 
 
     owner.json("store", "revoke", namespace, other.peer_id)
     assert owner.json("store", "show", namespace)["authors"][1]["role"] == "none"
-    assert "may not write, 1 entries" in owner("store", "show", namespace).stdout
+    assert "may not write, 1 entry" in owner("store", "show", namespace).stdout
 
     def is_revoked() -> bool:
         return writer("store", "set", namespace, "map:notes/a", "k", "2").exit_code == 2
