@@ -14,4 +14,4 @@ async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
     """
     async with asyncio.timeout(seconds):
         while not condition():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.002)

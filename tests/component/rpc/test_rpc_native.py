@@ -442,13 +442,21 @@ async def test_a_peer_that_grants_no_new_link_is_called_on_by_the_gateway() -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["idle", "used", "cut", "dialling"])
-async def test_nothing_is_left_of_native_connections(ending: str) -> None:
+async def test_nothing_is_left_of_native_connections(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
+    dialling, connect = asyncio.Event(), native_session.NativeSession.connect
+
+    async def noted(session: native_session.NativeSession) -> None:
+        dialling.set()
+        await connect(session)
+
+    monkeypatch.setattr(native_session.NativeSession, "connect", noted)
     for _ in range(4):
+        dialling.clear()
         async with open_two() as two:
             await say(two)
             if ending == "dialling":
-                await until(lambda: bool(two.alice.mesh._native._turns))
+                await dialling.wait()
             else:
                 await native_only(two.alice, two.bob)
             if ending == "used":
