@@ -139,7 +139,7 @@ class Journal:
         """Take no more, and wait for what is becoming durable; observers end. Whoever wrote it is told if it fails."""
         self.commits.fail(StoreUsageError("the document is closed; open it again"))
         await self._postponed.close()
-        await self.upkeep.wait_snapshot()
+        await self.upkeep.end()
         async with self.lock:
             await self.commits.finish()
             await self.upkeep.snapshot_at_close()

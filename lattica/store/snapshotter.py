@@ -78,9 +78,14 @@ class Snapshotter:
         self._disk = disk
         self._rests_until = float("-inf")
 
-    def is_due(self, replica: Replica, now: float) -> bool:
-        """Whether it is time for the next one, at ``now`` in seconds of a monotonic clock."""
-        return self.since > SNAPSHOT_AFTER and self.since > replica.ledger.size // 4 and now >= self._rests_until
+    def due_in(self, replica: Replica, now: float) -> float | None:
+        """Seconds until it is time for the next one, seen from ``now`` on a monotonic clock.
+
+        ``None`` while too little has come since the last one.
+        """
+        if self.since <= max(SNAPSHOT_AFTER, replica.ledger.size // 4):
+            return None
+        return max(0.0, self._rests_until - now)
 
     def took(self, seconds: float, now: float) -> None:
         """Note how long making a snapshot has taken, which is made now."""

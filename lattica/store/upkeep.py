@@ -28,6 +28,7 @@ class Upkeep:
         self._disk = disk
         self._snapshotter = Snapshotter(disk, journal.replica)
         self._snapshotting: asyncio.Task[None] | None = None
+        self._resting: asyncio.TimerHandle | None = None
         self.checkpoints = Checkpoints(journal, disk, self._snapshotter)
 
     def added(self, entries: int) -> None:
@@ -41,11 +42,12 @@ class Upkeep:
     def begin_due(self) -> None:
         """Begin what is due: a snapshot, dropping what a checkpoint covers, a new checkpoint."""
         self.checkpoints.begin_due()
-        if self._snapshotting is None and self._snapshotter.is_due(self._journal.replica, time.monotonic()):
-            self._snapshotting = self._journal.tasks.start_unless_ending(self._snapshot())
+        self._begin_snapshot()
 
-    async def wait_snapshot(self) -> None:
-        """Until the one that is being made is kept, or given up."""
+    async def end(self) -> None:
+        """Begin no more snapshots; until the one that is being made is kept, or given up."""
+        if self._resting is not None:
+            self._resting.cancel()
         if self._snapshotting is not None:
             await asyncio.wait([self._snapshotting])
 
@@ -56,6 +58,20 @@ class Upkeep:
                 taken = await self._snapshotter.take(self._journal.replica)
                 if taken is not None:
                     await self._snapshotter.keep((await asyncio.to_thread(taken.make)).batch)
+
+    def _begin_snapshot(self) -> None:
+        """Begin one that is due; if it has to wait, have it begin then, though nothing more is written."""
+        if self._snapshotting is not None or self._resting is not None or self._journal.commits.failure is not None:
+            return
+        wait = self._snapshotter.due_in(self._journal.replica, time.monotonic())
+        if wait:
+            self._resting = asyncio.get_running_loop().call_later(wait, self._has_rested)
+        elif wait is not None:
+            self._snapshotting = self._journal.tasks.start_unless_ending(self._snapshot())
+
+    def _has_rested(self) -> None:
+        self._resting = None
+        self._begin_snapshot()
 
     async def _snapshot(self) -> None:
         """Keep a snapshot. Writers wait while the replica is copied."""

@@ -140,12 +140,38 @@ async def test_snapshots_take_a_tenth_of_the_time(disk: StoreDisk, genesis: Gene
     replica = Replica(genesis, OWN)
     snapshotter = Snapshotter(disk, replica)
     snapshotter.since = SNAPSHOT_AFTER + 1
-    assert snapshotter.is_due(replica, now=0.0)
+    assert snapshotter.due_in(replica, now=0.0) == 0.0
 
     snapshotter.took(2.0, now=2.0)
 
-    assert not snapshotter.is_due(replica, now=1.9 + 2.0 * REST)
-    assert snapshotter.is_due(replica, now=2.1 + 2.0 * REST)
+    assert snapshotter.due_in(replica, now=3.0) == 2.0 * REST - 1.0
+    assert snapshotter.due_in(replica, now=3.0 + 2.0 * REST) == 0.0
+    snapshotter.since = SNAPSHOT_AFTER
+    assert snapshotter.due_in(replica, now=3.0 + 2.0 * REST) is None
+
+
+async def test_a_snapshot_that_has_to_rest_is_made_afterwards_though_nothing_more_is_written(
+    disk: StoreDisk, genesis: Genesis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = [0.05, 0.0]
+    monkeypatch.setattr(Snapshotter, "due_in", lambda *_: waits.pop(0) if waits else None)
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(Writer(genesis, WRITER).write(5))
+        await wait_snapshot(disk, genesis)
+
+        assert await snapshot_size(disk, genesis, OWN) == 5
+
+
+async def test_a_closed_document_makes_no_snapshot_later(
+    disk: StoreDisk, genesis: Genesis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Snapshotter, "due_in", lambda *_: 3600.0)
+    async with open_journal(disk, genesis, OWNER) as journal:
+        await journal.receive(Writer(genesis, WRITER).write(5))
+        resting = journal.upkeep._resting
+
+    assert resting is not None
+    assert resting.cancelled()
 
 
 @pytest.mark.slow
