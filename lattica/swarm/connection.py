@@ -89,15 +89,16 @@ class Connection:
         return self._ready and not self._closing and not self._muxed.event_shutting_down.is_set()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Serve inbound streams until the connection ends; ``on_ready`` is called when it can be used."""
+        """Serve inbound streams until the connection ends; ``on_ready`` is called when it can be used, if ever."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._run_muxer)
                 try:
                     await self._muxed.event_started.wait()
-                    self._ready = True
-                    on_ready()
-                    await self._accept_streams(nursery)
+                    if not self._closing:
+                        self._ready = True
+                        on_ready()
+                        await self._accept_streams(nursery)
                 finally:
                     self._closing = True
                     self._raw.hurry(CLOSE_TIMEOUT_S)

@@ -183,7 +183,11 @@ class Host:
         connection = Connection(info, raw, muxed, self.handlers)
         settled = trio.Event()
         self._nursery.start_soon(self._run, connection, settled)
-        await settled.wait()
+        try:
+            await settled.wait()
+        except trio.Cancelled:
+            connection.close()  # nobody wants it any more: whoever disconnects next would not find it yet
+            raise
         if not connection.is_open:
             raise NetworkError("the peer closed the connection at once")
         return connection

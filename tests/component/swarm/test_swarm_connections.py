@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
+import trio
 from swarm_pairs import connected, listening, wired
+from waiting import until
 
 from lattica.errors import NetworkError, PeerUnreachableError, StreamError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.swarm import ConnectionInfo, Direction, PeerInfo, Swarm, dialing, host, open_swarm
+from lattica.swarm.connection import Connection
 from lattica.swarm.dialing import CONNECT_TIMEOUT_S, DIAL_STAGGER_S
 from lattica.swarm.host import MAX_CONNECTIONS_PER_PEER
 
@@ -376,6 +380,39 @@ async def test_a_dial_cancelled_at_any_moment_leaves_a_working_swarm() -> None:
                 await alice.connect(bob.key.peer_id, [address])
                 assert await alice.request(bob.key.peer_id, ECHO, b"x", 100) == b"x"
         assert await bob.ping(alice.key.peer_id) > 0
+
+
+async def test_a_connection_whose_dial_is_cancelled_when_it_is_made_is_none_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Made but not known yet, `Swarm.disconnect` would not find it, and it would stay."""
+    made, ended = threading.Event(), threading.Event()
+    run = Connection.run
+
+    async def wait_for_cancellation(connection: Connection, on_ready: Callable[[], None]) -> None:
+        if connection.info.direction is Direction.OUTBOUND and not ended.is_set():
+            made.set()
+            while not connection._closing:
+                await trio.sleep(0.001)
+            await run(connection, on_ready)
+            ended.set()
+        else:
+            await run(connection, on_ready)
+
+    async with open_swarm(IdentityKey.generate()) as alice, open_swarm(IdentityKey.generate()) as bob:
+        monkeypatch.setattr(Connection, "run", wait_for_cancellation)
+        watch = Watch(alice)
+        async with listening(bob) as address:
+            dial = asyncio.ensure_future(alice.connect(bob.key.peer_id, [address]))
+            await until(made.is_set)
+            dial.cancel()
+            await asyncio.wait([dial])
+            await alice.disconnect(bob.key.peer_id)
+            await until(ended.is_set)
+            await until(lambda: not bob.is_connected(alice.key.peer_id))
+            assert not watch.connected
+            await alice.connect(bob.key.peer_id, [address])
+            assert await alice.ping(bob.key.peer_id) > 0
 
 
 async def test_a_connection_that_its_peer_has_replaced_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
