@@ -115,6 +115,19 @@ class ReplicaSet:
         if not await self._wait_until(lambda: self.table.is_available(self._now(), exclude), timeout):
             raise NoReplicaError(self.name, self._attempts())
 
+    async def wait_healthy(self, count: int, timeout: float | None = None) -> None:
+        """Return when at least ``count`` replicas have answered us and are well: calls are shared among those.
+
+        Keys move when a replica comes: who has just started several waits for them before the first call of a session.
+
+        Raises:
+            NoReplicaError: There are fewer within ``timeout`` seconds.
+        """
+        if not await self._wait_until(lambda: self.table.healthy >= count, timeout):
+            raise NoReplicaError(
+                self.name, self._attempts() | {"replicas": f"{self.table.healthy} of {count} are well"}
+            )
+
     def started(self, peer: PeerId) -> None:
         """A call goes to a replica that was chosen."""
         self.table.started(peer)

@@ -70,6 +70,21 @@ async def test_without_a_replica_the_error_says_what_was_tried(network: MemorySe
 
 
 @in_virtual_time
+async def test_as_many_replicas_as_were_started_are_waited_for(network: MemoryServices) -> None:
+    async with network.node(1) as one, network.node(2) as two, network.node(9) as user:
+        replicas = user.replica_set(NAME)
+        waiting = asyncio.create_task(replicas.wait_healthy(2, timeout=60))
+        one.announce(NAME)
+        await replicas.pick(timeout=60)
+        assert not waiting.done()
+        two.announce(NAME)
+        await waiting
+        assert {status.peer_id for status in replicas.status() if status.is_confirmed} == {peer(1), peer(2)}
+        with pytest.raises(NoReplicaError, match="2 of 3 are well"):
+            await replicas.wait_healthy(3, timeout=0.2)
+
+
+@in_virtual_time
 async def test_nobody_waits_for_a_node_that_closes(network: MemoryServices) -> None:
     async with network.node(9) as user:
         waiting = asyncio.create_task(user.replica_set(NAME).pick())
