@@ -148,9 +148,10 @@ async def test_without_a_program_to_run_all_are_checked_here(
 
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 async def test_a_process_that_fails_is_done_without(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signatures, "ANSWER_S", 0.5)
     async with checking() as it:
         process = await it.begin()
+        await it.check()  # it has answered: only now a question takes no longer than its work
+        monkeypatch.setattr(signatures, "ANSWER_S", 0.5)
         os.kill(process, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
         asked = [it.check(), it.check([forged(ENTRIES[0]), *ENTRIES[1:]]), it.check()]
         async with asyncio.timeout(20):
