@@ -24,24 +24,43 @@ def key_of(number: int) -> IdentityKey:
 
 
 class Desk:
-    """An open document, and the clock that it reads: the time of day and ``ahead`` seconds."""
+    """An open document, and the clock that it reads: the time of day and ``ahead`` seconds.
+
+    Attributes:
+        ahead: How many.
+        stopped: The time of day at which the clock stands still; ``None`` while it goes.
+    """
 
     def __init__(self, key: IdentityKey, disk: StoreDisk) -> None:
         self.key = key
         self.peer = key.peer_id
         self.disk = disk
         self.ahead = 0.0
+        self.stopped: float | None = None
         self.journal: Journal
         self.document: Document
 
     def now(self) -> float:
-        return time.time() + self.ahead
+        return (time.time() if self.stopped is None else self.stopped) + self.ahead
 
     async def hear(self, other: Desk) -> None:
         """Take in all that the other has stored."""
         records = await other.disk.records(other.document.namespace.raw)
         received = await self.journal.receive([record.raw for _, record in records])
         assert not received.refused
+
+
+def stop_clocks(*desks: Desk) -> None:
+    """Let the time of day be the same to all from now on, however long something takes; ``ahead`` moves it."""
+    now = time.time()
+    for desk in desks:
+        desk.stopped = now
+
+
+def advance(seconds: float, *desks: Desk) -> None:
+    """Let so much time pass for all."""
+    for desk in desks:
+        desk.ahead += seconds
 
 
 async def put(desk: Desk, key: str, value: Any) -> None:
