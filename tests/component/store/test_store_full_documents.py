@@ -22,6 +22,11 @@ ALICE, BOB, CAROL, DAVE = (key_of(number) for number in range(1, 5))
 FEW = Limits(strangers=1)
 
 
+@pytest.fixture(autouse=True)
+def _nobody_is_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lattica.store.sync_session.SILENCE_S", 600.0)
+
+
 @pytest.fixture
 def network() -> MemoryNetwork:
     return MemoryNetwork()
@@ -161,7 +166,7 @@ async def test_a_flood_of_strangers_costs_no_memory_and_blames_nobody(network: M
         ours = await alice.create(policy=Policy.OPEN, limits=FEW)
         sims = [SimReplica(ours.genesis, key_of(number)) for number in range(100, 150)]
         entries = [entry for sim in sims if (entry := sim.write(1)) is not None]
-        async with asyncio.timeout(20), stranger_at(network, alice, ours, DAVE) as stranger:
+        async with asyncio.timeout(50), stranger_at(network, alice, ours, DAVE) as stranger:
             await stranger.offer(entries[0].chain, 1, entries[0].hash)
             await stranger.say(SyncMessage(entries=[entry.raw for entry in entries], answered=True))
             await stranger.ask(ChainId(ALICE.peer_id.raw, Lane.CONTROL))

@@ -27,10 +27,21 @@ from lattica.store.entry import ChainId, Entry, Lane, sign_entry
 from lattica.store.namespace import create_genesis
 from lattica.store.sync_wire import MAX_FRAME, Offer, SyncMessage
 from lattica.store.testing import MemoryNetwork, converged, key_of
+from lattica.store.testing.network import WAITING_FRAMES
 
 ALICE, BOB, MALLORY, NOBODY = (key_of(number) for number in range(1, 5))
 LIMIT = 4000
+PATIENCE_S = 60.0
+"""Seconds for what takes one, on a machine that is busy."""
 Attack = Callable[[Stranger], Awaitable[None]]
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers say nothing while the test does something else, and a machine may stand still for seconds."""
+    monkeypatch.setattr("lattica.store.sync_session.SILENCE_S", 10 * PATIENCE_S)
 
 
 @dataclass
@@ -58,7 +69,7 @@ class Scene:
         number = len(self.ours.map("m"))
         async with self.theirs.transaction():
             self.theirs.map("m")[f"alive{number}"] = number
-        assert await converged([self.ours, self.theirs], timeout=8) < 8
+        await converged([self.ours, self.theirs])
 
     def stranger(self, key: Any = MALLORY) -> contextlib.AbstractAsyncContextManager[Stranger]:
         return stranger_at(self.network, self.alice, self.ours, key)
@@ -153,8 +164,9 @@ async def an_answer_to_no_question(stranger: Stranger) -> None:
 
 
 async def many_questions_at_once(stranger: Stranger) -> None:
+    """More than there is room for answers that nobody reads: however fast they are made, some question is too many."""
     chain = ChainId(ALICE.peer_id.raw, Lane.DATA)
-    for _ in range(3):
+    for _ in range(WAITING_FRAMES + 3):
         await stranger.say(SyncMessage(wanted={chain: ()}))
 
 
@@ -230,7 +242,7 @@ async def test_who_breaks_the_rules_is_shunned_and_leaves_no_trace(
 ) -> None:
     monkeypatch.setattr("lattica.store.sync_wire.MAX_HEADS", 100)
     before, stored = scene.state(), await scene.stored()
-    async with asyncio.timeout(20), scene.stranger() as stranger:
+    async with asyncio.timeout(PATIENCE_S), scene.stranger() as stranger:
         with contextlib.suppress(StreamError):
             await attack(stranger)
             await stranger.wait_end()
@@ -239,12 +251,11 @@ async def test_who_breaks_the_rules_is_shunned_and_leaves_no_trace(
     assert await scene.stored() == stored
     assert not scene.shuns(BOB.peer_id)
     await scene.check_alive()
-    async with asyncio.timeout(10), scene.stranger() as again:
+    async with asyncio.timeout(PATIENCE_S), scene.stranger() as again:
         await again.wait_end()
     assert all(not message.heads for message in again.heard), "its call is not taken for a while"
 
 
-@pytest.mark.timeout(120)
 async def test_no_update_that_was_damaged_gets_in_or_harms(scene: Scene) -> None:
     chance = random.Random(1)
     before, stored = scene.state(), await scene.stored()
@@ -272,7 +283,7 @@ async def test_no_update_that_was_damaged_gets_in_or_harms(scene: Scene) -> None
 @pytest.mark.parametrize("last", ["forged", "of no frame"])
 async def test_what_came_before_a_forgery_is_kept(scene: Scene, last: str) -> None:
     """Frames are read ahead of what is done with them, but count in their order."""
-    async with asyncio.timeout(20), scene.stranger() as stranger:
+    async with asyncio.timeout(PATIENCE_S), scene.stranger() as stranger:
         entries = [by(stranger, number) for number in range(8)]
         await stranger.offer(entries[-1].chain, entries[-1].body.seq, entries[-1].hash)
         for entry in entries[:-1]:
@@ -282,7 +293,7 @@ async def test_what_came_before_a_forgery_is_kept(scene: Scene, last: str) -> No
         else:
             await stranger.say_bytes(b"\xff" * 20)
         await stranger.wait_end()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while (known := scene.ours.frontier().heads.get(entries[0].chain)) is None or known.seq < 7:
             await asyncio.sleep(0.01)
     assert known.hash == entries[6].hash
@@ -294,7 +305,7 @@ async def test_what_came_before_a_forgery_is_kept(scene: Scene, last: str) -> No
 
 
 async def test_what_its_author_may_not_write_any_more_is_left_out_without_blame(scene: Scene) -> None:
-    async with asyncio.timeout(20), scene.stranger() as stranger:
+    async with asyncio.timeout(PATIENCE_S), scene.stranger() as stranger:
         entries = [by(stranger, number) for number in range(3)]
         await stranger.give(entries[0])
         while len(scene.ours.frontier().heads) < 3:
@@ -310,7 +321,7 @@ async def test_what_its_author_may_not_write_any_more_is_left_out_without_blame(
 
 
 async def test_entries_that_are_here_already_or_whose_predecessors_are_not_change_nothing(scene: Scene) -> None:
-    async with asyncio.timeout(20), scene.stranger() as stranger:
+    async with asyncio.timeout(PATIENCE_S), scene.stranger() as stranger:
         entries = [by(stranger, number) for number in range(3)]
         await stranger.give(entries[0])
         while len(scene.ours.frontier().heads) < 3:
@@ -327,7 +338,7 @@ async def test_entries_that_are_here_already_or_whose_predecessors_are_not_chang
 async def test_who_is_a_little_ahead_of_our_clock_is_not_blamed(scene: Scene) -> None:
     """It may pass on what it has found good by its own clock."""
     before = scene.state()
-    async with asyncio.timeout(20), scene.stranger() as stranger:
+    async with asyncio.timeout(PATIENCE_S), scene.stranger() as stranger:
         entry = signed(stranger, by(stranger), time=to_hybrid(time.time() + 80))
         with contextlib.suppress(StreamError):
             await stranger.give(entry)
@@ -339,7 +350,7 @@ async def test_who_is_a_little_ahead_of_our_clock_is_not_blamed(scene: Scene) ->
 
 async def test_frauds_of_those_who_have_no_right_are_nobodys_concern(scene: Scene) -> None:
     before = scene.state()
-    async with asyncio.timeout(20), scene.stranger(NOBODY) as stranger:
+    async with asyncio.timeout(PATIENCE_S), scene.stranger(NOBODY) as stranger:
         sim = SimReplica(scene.ours.genesis, NOBODY)
         one = sim.replica.write(NOBODY, b"\0\0", 1)
         other = sim.replica.write(NOBODY, b"\0\0", 2)
@@ -353,10 +364,11 @@ async def test_frauds_of_those_who_have_no_right_are_nobodys_concern(scene: Scen
 
 
 async def test_who_is_silent_is_let_go(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lattica.store.sync_session.SILENCE_S", 0.3)
-    async with asyncio.timeout(10), scene.stranger() as stranger:
-        while await stranger.hear() is not None:
-            pass
+    with monkeypatch.context() as patch:  # Alice and Bob take each other for gone, too
+        patch.setattr("lattica.store.sync_session.SILENCE_S", 0.3)
+        async with asyncio.timeout(PATIENCE_S), scene.stranger() as stranger:
+            while await stranger.hear() is not None:
+                pass
     await scene.check_alive()
 
 
@@ -370,7 +382,7 @@ async def test_who_asks_and_does_not_read_is_let_go_and_costs_little(
             scene.ours.map("m")[f"k{number}"] = "x" * 2000
     replicator = scene.alice.replicator_of(scene.ours.namespace)
     assert replicator is not None
-    async with asyncio.timeout(20), scene.stranger() as stranger:
+    async with asyncio.timeout(PATIENCE_S), scene.stranger() as stranger:
         await stranger.say(SyncMessage(wanted={ChainId(ALICE.peer_id.raw, Lane.DATA): ()}))
         await scene.check_alive()
         while MALLORY.peer_id in replicator.peers:
@@ -387,7 +399,7 @@ async def test_who_does_not_answer_does_not_keep_others_from_it_for_long(
 ) -> None:
     monkeypatch.setattr("lattica.store.sync_session.LEASE_S", 0.3)
     monkeypatch.setattr("lattica.store.sync_session.PING_S", 0.2)
-    async with asyncio.timeout(20), scene.stranger() as stranger:
+    async with asyncio.timeout(PATIENCE_S), scene.stranger() as stranger:
         await stranger.offer(ChainId(BOB.peer_id.raw, Lane.DATA), 99, b"a hash..")
         staying = asyncio.create_task(stranger.wait_end())
         await scene.check_alive()
@@ -408,7 +420,7 @@ async def test_floods_of_heads_do_not_hold_up_others(scene: Scene) -> None:
             if message.wanted:
                 await stranger.say(SyncMessage(answered=True))
 
-    async with asyncio.timeout(30), scene.stranger() as stranger:
+    async with asyncio.timeout(PATIENCE_S), scene.stranger() as stranger:
         tasks = [asyncio.create_task(flood(stranger)), asyncio.create_task(drain(stranger))]
         await scene.check_alive()
         for task in tasks:
@@ -418,7 +430,7 @@ async def test_floods_of_heads_do_not_hold_up_others(scene: Scene) -> None:
 
 async def test_strangers_that_call_do_not_keep_us_from_whom_we_choose(tmp_path: Path) -> None:
     network = MemoryNetwork()
-    async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob, asyncio.timeout(30):
+    async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob, asyncio.timeout(PATIENCE_S):
         ours = await alice.create()
         network.partition([ALICE.peer_id], [BOB.peer_id])
         async with contextlib.AsyncExitStack() as stack:
