@@ -15,6 +15,7 @@ from waiting import until
 from lattica.errors import NamespaceError, NoReplicaError, StoreUsageError
 from lattica.store import Change, Document, NamespaceId, Policy, ReplicatedStore
 from lattica.store.entry import ChainId, Lane, read_entry
+from lattica.store.store import FIND_TIMEOUT_S
 from lattica.store.testing import MemoryNetwork, converged, key_of
 
 ALICE, BOB, CAROL = (key_of(number) for number in (1, 2, 3))
@@ -52,8 +53,7 @@ async def test_two_stores_that_write_at_once_come_to_hold_the_same(network: Memo
         for document in (ours, theirs):
             assert len(document.map("m")) == 300
             assert document.counter("n").value == 300
-        assert peers(alice, ours) == [BOB.peer_id]
-        assert peers(bob, theirs) == [ALICE.peer_id]
+        await until(lambda: (peers(alice, ours), peers(bob, theirs)) == ([BOB.peer_id], [ALICE.peer_id]))
 
 
 class Crowd:
@@ -142,8 +142,12 @@ async def test_one_who_comes_late_gets_everything(network: MemoryNetwork, tmp_pa
 
 
 @pytest.mark.slow
-async def test_of_calls_that_cross_one_stream_is_left(network: MemoryNetwork, tmp_path: Path) -> None:
-    async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob, asyncio.timeout(20):
+@pytest.mark.timeout(180)
+async def test_of_calls_that_cross_one_stream_is_left(
+    network: MemoryNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattica.store.sync_session.SILENCE_S", 600.0)  # or a stall of the machine ends the one
+    async with network.open(ALICE, tmp_path) as alice, network.open(BOB, tmp_path) as bob:
         ours = await alice.create()
         theirs = await bob.open(ours.namespace)
         for _ in range(3):
@@ -183,7 +187,7 @@ async def test_a_revoked_writer_who_did_not_know_is_told_and_goes_on_once_grante
             assert (await anext(changes)).local
         network.heal()
         await converged([ours, theirs])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             assert await anext(changes) == Change(author=None, everything=True, lost=3)
         for document in (ours, theirs):
             assert dict(document.map("m")) == {"before": 1}
@@ -234,10 +238,9 @@ async def test_two_stores_with_one_key_are_found_out_everywhere(network: MemoryN
 
 async def test_a_namespace_that_nobody_has_is_not_found_in_time(network: MemoryNetwork, tmp_path: Path) -> None:
     async with network.open(ALICE, tmp_path) as alice:
-        began = asyncio.get_running_loop().time()
         with pytest.raises(NoReplicaError, match="namespace n"):
-            await alice.open(NamespaceId(bytes(32)), timeout=0.2)
-        assert asyncio.get_running_loop().time() - began < 5
+            async with asyncio.timeout(FIND_TIMEOUT_S - 1):  # it does not take the usual time
+                await alice.open(NamespaceId(bytes(32)), timeout=0.2)
         with pytest.raises(NamespaceError):
             await alice.open("nonsense")
         assert alice.namespaces == []

@@ -484,12 +484,22 @@ class TestLifetime:
         assert disk.size == sum(file.stat().st_size for file in files)
         assert disk.size >= before + 100_000
 
-    async def test_reads_do_not_wait_for_writes(self, disk: StoreDisk) -> None:
+    async def test_reads_do_not_wait_for_writes(self, disk: StoreDisk, monkeypatch: pytest.MonkeyPatch) -> None:
         await disk.commit(batch(record(1)))
+        insert, inserted, may_go_on = disk._writer._insert_entries, threading.Event(), threading.Event()
+
+        def insert_and_wait(entries: list[tuple[int, int, int, int, int, bytes, bytes]]) -> None:
+            insert(entries)
+            inserted.set()
+            assert may_go_on.wait(20)
+
+        monkeypatch.setattr(disk._writer, "_insert_entries", insert_and_wait)
         async with asyncio.TaskGroup() as tasks:
-            large = tasks.create_task(disk.commit(batch(*(record(seq, BOB, size=1000) for seq in range(1, 20_000)))))
+            writing = tasks.create_task(disk.commit(batch(*(record(seq, BOB, size=1000) for seq in range(1, 20_000)))))
+            assert await asyncio.to_thread(inserted.wait, 20)
             assert await stored(disk) == [record(1)]
-            assert not large.done()
+            assert not writing.done()
+            may_go_on.set()
 
 
 class TestTheFile:
