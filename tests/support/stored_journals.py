@@ -84,8 +84,8 @@ async def snapshot_size(disk: StoreDisk, genesis: Genesis, own: bytes) -> int:
 
 
 async def wait_snapshot(disk: StoreDisk, genesis: Genesis) -> None:
-    """Until there is one, within ten seconds."""
-    async with asyncio.timeout(10):
+    """Until there is one, within a minute."""
+    async with asyncio.timeout(60):
         while not (await disk.snapshot(genesis.namespace.raw) or (b"", 0))[0]:
             await asyncio.sleep(0.01)
 

@@ -18,8 +18,6 @@ SIZE = 300_000_000
 MAX_IN_FLIGHT = 64 << 20
 """Bytes that may have been requested and not yet recorded when a fetcher is killed."""
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:

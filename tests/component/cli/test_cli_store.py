@@ -111,7 +111,7 @@ def test_a_node_replicates_what_comes_into_being_later(start_node: StartNode, tm
         result = Command(replica.home)("--json", "store", "dump", namespace)
         return result.exit_code == 0 and json.loads(result.stdout) == {"map:a": {"k": 1}}
 
-    wait_until(is_there, "the replica", timeout=50)
+    wait_until(is_there, "the replica", timeout=120)
 
 
 def test_a_document_that_nobody_has_is_not_opened(start_node: StartNode) -> None:

@@ -35,8 +35,6 @@ PATIENCE_S = 60.0
 """Seconds for what takes one, on a machine that is busy."""
 Attack = Callable[[Stranger], Awaitable[None]]
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(autouse=True)
 def _nobody_is_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:

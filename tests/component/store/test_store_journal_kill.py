@@ -74,7 +74,7 @@ def run_and_kill(folder: Path, chance: random.Random) -> tuple[str, int, dict[st
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("rounds", [5, pytest.param(50, marks=pytest.mark.slow)])
 async def test_after_kill_9_what_was_acknowledged_is_there_and_nothing_in_part(tmp_path: Path, rounds: int) -> None:
     chance = random.Random(rounds)

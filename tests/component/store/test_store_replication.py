@@ -142,7 +142,6 @@ async def test_one_who_comes_late_gets_everything(network: MemoryNetwork, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 async def test_of_calls_that_cross_one_stream_is_left(
     network: MemoryNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,6 @@ FRAMES = 6.0
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
 async def test_bytes_of_a_write_grow_no_faster_than_the_logarithm_of_the_replicas(tmp_path: Path) -> None:
     few, many = [
         await measure_traffic(tmp_path / f"{replicas}", replicas, writers=WRITERS, rounds=6) for replicas in (5, 20)
