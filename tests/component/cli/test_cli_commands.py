@@ -173,14 +173,14 @@ def test_the_first_reply_of_a_ping_tells_the_time_to_the_first_byte(start_node: 
     """It includes finding the peer and opening a path; those after it are round trips."""
     first = start_node("first")
     second = start_node("second", bootstrap=first.address)
-    result = Command(second.home)("--json", "ping", first.peer_id, "-c", "3", "--interval", "0.2")
+    result = Command(second.home)("--json", "ping", first.peer_id, "-c", "12", "--interval", "0.1")
     assert result.exit_code == 0
     replies = [json.loads(line) for line in result.stdout.splitlines()]
     elapsed = [reply["elapsed_s"] for reply in replies]
-    assert len(replies) == 3
+    assert len(replies) == 12
     assert elapsed[0] >= replies[0]["rtt_ms"] / 1e3 - 0.001
     assert replies[0]["rtt_ms"] > min(reply["rtt_ms"] for reply in replies[1:])
-    assert all(later - earlier >= 0.2 for earlier, later in itertools.pairwise(elapsed))
+    assert all(later - earlier >= 0.09 for earlier, later in itertools.pairwise(elapsed))
     (line,) = Command(second.home)("ping", first.peer_id, "-c", "1").stdout.splitlines()
     assert re.fullmatch(rf"{first.peer_id}  [\d.]+ ms  lan  after [\d.]+ s", line)
 
@@ -199,7 +199,7 @@ def test_a_ping_whose_peer_goes_away_ends_in_one_sentence(start_node: StartNode)
     assert ping.stdout is not None
     assert json.loads(ping.stdout.readline())["path"] == "lan"
     first.stop()
-    _, stderr = ping.communicate(timeout=30)
+    _, stderr = ping.communicate(timeout=120)
     assert ping.returncode == 1
     (sentence,) = stderr.splitlines()
     assert first.peer_id in sentence
@@ -209,11 +209,15 @@ def test_a_ping_whose_peer_goes_away_ends_in_one_sentence(start_node: StartNode)
 def test_status_tells_who_and_where_the_node_is_and_whom_it_knows(start_node: StartNode) -> None:
     first = start_node("first")
     second = start_node("second", bootstrap=first.address)
+
+    def knows_the_first() -> bool:  # that it speaks the DHT's protocol it says after it is connected
+        return bool(Command(second.home).json("status")["dht_peers"] == 1)
+
+    wait_until(knows_the_first, "the first node in the DHT")
     status = Command(second.home).json("status")
     assert status["peer_id"] == second.peer_id
     assert status["addresses"] == second.up["addresses"]
     assert status["connections"] == 1
-    assert status["dht_peers"] == 1
     assert status["uptime_s"] > 0
     text = Command(second.home)("status").stdout
     assert second.peer_id in text

@@ -38,7 +38,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)], check=True)
     yield mount
-    subprocess.run(["umount", str(mount)], check=True)
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
 @pytest.mark.parametrize("cid", ["", "hello", "bafkr4i", "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnUdVb", "b" * 5000])
@@ -63,11 +63,12 @@ def test_malformed_peer_to_ping_is_misuse(lattica: Command) -> None:
 
 
 def test_unreachable_bootstrap_is_a_failure_that_names_it(lattica: Command, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{PEER}"
     cid = "bafkr4ihvm3ggqkbnn5elk2lwkmmxpfbvcxqy3iiaywv4ly3vn6lfytcfpm"
-    result = lattica("fetch", cid, str(tmp_path / "out"), "--bootstrap", address, "--host", "127.0.0.1")
+    with socket.socket() as silent:  # nobody else gets its port, and nobody listens there
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{PEER}"
+        result = lattica("fetch", cid, str(tmp_path / "out"), "--bootstrap", address, "--host", "127.0.0.1")
     assert result.exit_code == 1
     assert f"tcp/{port}: connection refused" in sentence(result)
 
