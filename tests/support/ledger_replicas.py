@@ -13,7 +13,7 @@ from yjs_bytes import item, uint, update
 from lattica.errors import EntryRefusedError
 from lattica.identity import IdentityKey
 from lattica.store.absorb import Absorbed, absorb, check_signatures, prove_fraud
-from lattica.store.canonical import ordered_update
+from lattica.store.canonical import canonical_update, ordered_update
 from lattica.store.chain import client_id
 from lattica.store.control import EVERYBODY, Checkpoint, Grant, Revoke, Role, encode_action
 from lattica.store.entry import ChainId, Entry, Kind, Lane, Verifier, sign_entry
@@ -275,7 +275,8 @@ class SimReplica:
     def damage(self, number: int) -> Entry:
         """An entry of ours whose update is not as it was written."""
         entry = self.replica.write(self.key, b"\0\0", NOW)
-        payload = bytearray(ordered_update(self.replica.ydoc.get_update()) if number % 3 else b"\1\1\0\0")
+        # Of all that was ever written: whether some of it is in a grave must make no other entry.
+        payload = bytearray(canonical_update(self.replica.content().whole()) if number % 3 else b"\1\1\0\0")
         payload[number % len(payload)] ^= 1 << number // 256 % 8
         return sign_entry(self.key, self.genesis.namespace, replace(entry.body, payload=bytes(payload)))
 
