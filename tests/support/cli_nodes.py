@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 
 from lattica.cli import main
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 60.0
 
 
 class Command:
@@ -61,10 +62,10 @@ class NodeProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.communicate(timeout=20)
+            self.process.communicate(timeout=STOP_TIMEOUT_S)
         if self.process.poll() is None:
             self.kill()
-            raise AssertionError("the node did not stop within 20 s")
+            raise AssertionError(f"the node did not stop within {STOP_TIMEOUT_S} s")
         return self.process.returncode
 
 

@@ -189,7 +189,7 @@ async def check_story(folder: Path, seed: int, steps: int) -> None:
 async def settled(documents: list[Document]) -> None:
     """Until all have one frontier, and nobody writes anything again."""
     while True:
-        await converged(documents)
+        await converged(documents, timeout=120)
         before = documents[0].frontier()
         await asyncio.sleep(0.2)
         if all(document.frontier() == before for document in documents):

@@ -120,7 +120,7 @@ async def test_after_partitions_and_a_restart_no_acknowledged_write_is_lost(crow
         await asyncio.gather(*(crowd.write(n, f"{turn} later {n} {k}") for n in range(5) for k in range(5)))
         crowd.network.heal()
         await asyncio.gather(*(crowd.write(n, f"{turn} healed {n}") for n in range(5)))
-        await converged(crowd.documents, timeout=30)
+        await converged(crowd.documents, timeout=60)
     assert len(crowd.acknowledged) == 160
     for document in crowd.documents:
         assert set(dict(document.map("m"))) == crowd.acknowledged

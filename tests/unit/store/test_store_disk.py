@@ -317,7 +317,7 @@ class TestGroups:
                 commits[1].cancel()
 
         monkeypatch.setattr(disk, "_grant_turn", grant_and_cancel)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
             commits = [tasks.create_task(disk.commit(batch(record(seq)))) for seq in range(1, 5)]
         assert commits[1].cancelled()
         assert await stored(disk) == [record(seq) for seq in (1, 3, 4)]
@@ -334,7 +334,7 @@ class TestGroups:
                 late.append(tasks.create_task(disk.commit(batch(record(9)))))
             grant()
 
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
             for seq in (1, 2):
                 tasks.create_task(disk.commit(batch(record(seq))))
             await asyncio.sleep(0)
@@ -345,7 +345,7 @@ class TestGroups:
         self, disk: StoreDisk, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("lattica.store.disk.MAX_QUEUED", 1)
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
             commits = [tasks.create_task(disk.commit(batch(record(seq)))) for seq in range(1, 9)]
             await asyncio.sleep(0)
             for commit in commits[1::2]:
@@ -434,12 +434,12 @@ class TestLifetime:
             async with open_store_disk(tmp_path / "store") as disk:
                 await disk.commit(genesis())
                 apply = disk._writer.apply
-                monkeypatch.setattr(disk._writer, "apply", lambda group: gate.wait(10) and apply(group))
+                monkeypatch.setattr(disk._writer, "apply", lambda group: gate.wait(60) and apply(group))
                 commits.extend(tasks.create_task(disk.commit(batch(record(seq)))) for seq in (1, 2))
                 ready.set()
                 await asyncio.Event().wait()
 
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
             task = tasks.create_task(use(tasks))
             await ready.wait()
             for _ in range(5):
@@ -512,7 +512,7 @@ class TestTheFile:
             change = batch(record(10_001))
             change.drop(ALICE, DATA, 1, 9_990)
             await disk.commit(change)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while pages_of(path) > full // 4:
                     await asyncio.sleep(0.01)
             assert await disk.records(NAMESPACE, last) == [(last + 1, record(10_001))]
