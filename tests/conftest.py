@@ -6,11 +6,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from lab_nodes import LabNodes, lab_nodes
 
 from netlab import Lab
 
 pytest_plugins = ["netlab.pytest_plugin"]
+
+# No deadlines, which a machine that is busy for a moment breaks, and the same examples in every run. To look for others:
+# `pytest --hypothesis-profile=default`.
+settings.load_profile("ci")
 
 
 @pytest.fixture
