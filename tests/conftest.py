@@ -13,8 +13,8 @@ from netlab import Lab
 
 pytest_plugins = ["netlab.pytest_plugin"]
 
-# No deadlines, which a machine that is busy for a moment breaks, and the same examples in every run. To look for others:
-# `pytest --hypothesis-profile=default`.
+# No deadlines, which a machine that is busy for a moment breaks, and the same examples in every run; to look for
+# others: `pytest --hypothesis-profile=default`.
 settings.load_profile("ci")
 
 

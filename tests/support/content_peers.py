@@ -27,8 +27,8 @@ from lattica.identity import PeerId
 
 CHUNK = 64 << 10
 """Size of the chunks of test content: small, so that little content has many."""
-HASTE = Patience(nobody=2.0, manifest=3.0, stuck=2.0, announce=2.0)
-"""For fetches that are meant to fail."""
+HASTE = Patience(nobody=2.0, manifest=8.0, stuck=6.0)
+"""For fetches that are meant to fail; providers have done their part by then, also where the machine pauses."""
 CALM = Patience(stuck=45.0)
 """For fetches that are meant to succeed, also while the disk is busy with something else."""
 
@@ -153,6 +153,7 @@ class ScriptedProvider:
         served: Digests in the order in which they were sent.
         asked: How many chunks it was asked for.
         calls: How many chunk streams were opened.
+        streams: How many of them have not ended.
     """
 
     def __init__(self, content: Content) -> None:
@@ -160,6 +161,7 @@ class ScriptedProvider:
         self.served: list[bytes] = []
         self.asked = 0
         self.calls = 0
+        self.streams = 0
 
     def register(self, server: grpc.aio.Server) -> None:
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
@@ -174,13 +176,17 @@ class ScriptedProvider:
 
     async def get_chunks(self, _: object, context: Context) -> None:
         self.calls += 1
-        is_first = True
-        while isinstance(raw := await context.read(), bytes):
-            wanted = parse_request(raw, is_first=is_first)
-            is_first = False
-            self.asked += len(wanted)
-            for chunk in wanted:
-                await self.answer(chunk, context)
+        self.streams += 1
+        try:
+            is_first = True
+            while isinstance(raw := await context.read(), bytes):
+                wanted = parse_request(raw, is_first=is_first)
+                is_first = False
+                self.asked += len(wanted)
+                for chunk in wanted:
+                    await self.answer(chunk, context)
+        finally:
+            self.streams -= 1
 
     async def answer(self, wanted: Wanted, context: Context) -> None:
         data = self.chunk(wanted)

@@ -80,6 +80,8 @@ async def test_a_folder_arrives_with_its_files_and_equal_ones_are_fetched_once(
 async def test_several_providers_share_the_work(peers: ContentPeers, tmp_path: Path) -> None:
     class Measured(ScriptedProvider):
         async def answer(self, wanted: Wanted, context: Context) -> None:
+            # Whoever is connected first would be asked for most of it before the others are there.
+            await wait_until(lambda: all(provider.asked for provider in providers))
             await asyncio.sleep(0.002)
             await super().answer(wanted, context)
 
@@ -192,7 +194,6 @@ class TestProviders:
         result = await fetcher.fetch(MODEL.cid, tmp_path / "got.bin")
         assert (tmp_path / "got.bin").read_bytes() == MODEL.data
         assert result.sources[0].peer_id == alice
-        assert result.seconds < 10
 
     async def test_a_search_that_hangs_does_not_keep_later_ones_from_finding_it(
         self, peers: ContentPeers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -288,13 +289,24 @@ class TestServingWhileFetching:
 
 
 async def test_two_fetches_of_the_same_content_are_one_transfer(peers: ContentPeers, tmp_path: Path) -> None:
-    provider = ScriptedProvider(MODEL)
+    gate = asyncio.Event()
+
+    class Gated(ScriptedProvider):
+        async def answer(self, wanted: Wanted, context: Context) -> None:
+            await gate.wait()
+            await super().answer(wanted, context)
+
+    provider = Gated(MODEL)
     fetcher, _ = peers.fetcher(await peers.serve(provider))
     steps: tuple[list[FetchProgress], list[FetchProgress]] = ([], [])
-    results = await asyncio.gather(
-        fetcher.fetch(MODEL.cid, tmp_path / "one.bin", progress=steps[0].append),
-        fetcher.fetch(MODEL.cid, tmp_path / "two.bin", progress=steps[1].append),
-    )
+    async with asyncio.TaskGroup() as tasks:
+        fetches = [
+            tasks.create_task(fetcher.fetch(MODEL.cid, tmp_path / name, progress=told.append))
+            for name, told in zip(("one.bin", "two.bin"), steps, strict=True)
+        ]
+        await wait_until(lambda: all(steps))  # the second one is there, too, before the first has anything
+        gate.set()
+    results = [task.result() for task in fetches]
     assert (tmp_path / "one.bin").read_bytes() == (tmp_path / "two.bin").read_bytes() == MODEL.data
     assert sorted(provider.served) == sorted(MODEL.chunks)
     assert sorted(result.reused_bytes for result in results) == [0, len(MODEL.data)]

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import shutil
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import pytest
-from content_peers import CALM, CHUNK, HASTE, Content, ContentPeers, ScriptedProvider, wait_until
+from content_peers import CHUNK, HASTE, Content, ContentPeers, ScriptedProvider, wait_until
 
 from lattica._proto import content_pb2
 from lattica.content.cid import Buffer, HashFunction
 from lattica.content.fetch_report import FetchProgress
 from lattica.content.manifest import Chunk, ChunkRun, FileEntry, Manifest
 from lattica.content.manifest_limits import MAX_CHUNK, MAX_MANIFEST
-from lattica.content.provider_state import STALL_MIN_S
 from lattica.content.provider_stream import Context
 from lattica.content.provider_wire import MAX_IN_FLIGHT, Wanted, encode_response
 from lattica.content.store import BlockStore, PartialBlob
@@ -115,6 +114,26 @@ class Quitter(ScriptedProvider):
         return
 
 
+class Paused(ScriptedProvider):
+    """Stops in the middle until told to go on."""
+
+    def __init__(self, content: Content, after: int) -> None:
+        super().__init__(content)
+        self.after = after
+        self.gate = asyncio.Event()
+
+    async def answer(self, wanted: Wanted, context: Context) -> None:
+        if len(self.served) >= self.after:
+            await self.gate.wait()
+        await super().answer(wanted, context)
+
+
+def is_written(provider: Paused, steps: list[FetchProgress]) -> bool:
+    """Whether a paused provider, the only one to send anything, has sent its part and the fetcher has written that."""
+    sent = sum(len(provider.content.chunks[digest]) for digest in provider.served)
+    return len(provider.served) == provider.after and bool(steps) and steps[-1].done_bytes == sent
+
+
 PROTOCOL_BREAKERS = [Cutter, Guesser, Stutterer, Babbler]
 FAILING = [*PROTOCOL_BREAKERS, Flooder, Empty, Aborter, Canceller, Quitter]
 
@@ -131,10 +150,18 @@ class TestOneOfTwoProvidersIsBad:
         assert result.sources[0].peer_id == good
 
     async def test_the_liar_is_reported_and_not_asked_again(self, peers: ContentPeers, tmp_path: Path) -> None:
+        class Patient(ScriptedProvider):
+            """Answers when the liar has been found out; by itself it might have sent everything by then."""
+
+            async def answer(self, wanted: Wanted, context: Context) -> None:
+                await wait_until(lambda: liar.calls == 1 and not liar.streams)
+                await super().answer(wanted, context)
+
         liar = Liar(MODEL)
-        fetcher, _ = peers.fetcher(await peers.serve(liar), await peers.publish(MODEL))
+        bad = await peers.serve(liar)
+        fetcher, _ = peers.fetcher(bad, await peers.serve(Patient(MODEL)))
         result = await fetcher.fetch(MODEL.cid, tmp_path / "got.bin")
-        (report,) = [source for source in result.sources if source.dropped]
+        (report,) = [source for source in result.sources if source.peer_id == bad]
         assert (report.dropped, report.chunks) == ("sent wrong bytes", 0)
         assert liar.calls == 1
 
@@ -143,25 +170,25 @@ class TestOneOfTwoProvidersIsBad:
         fetcher, _ = peers.fetcher(silent, good)
         result = await fetcher.fetch(MODEL.cid, tmp_path / "got.bin")
         assert (tmp_path / "got.bin").read_bytes() == MODEL.data
-        assert result.seconds < CALM.stuck / 2
+        (report,) = [source for source in result.sources if source.peer_id == silent]
+        assert report.dropped in {"", "silent"}, "nobody waited until it was given up"
 
     @pytest.mark.slow
     async def test_one_that_dies_in_the_middle_is_replaced(self, peers: ContentPeers, tmp_path: Path) -> None:
-        class Slow(ScriptedProvider):
-            async def answer(self, wanted: Wanted, context: Context) -> None:
-                await asyncio.sleep(0.01)
-                await super().answer(wanted, context)
-
-        mortal, other = Slow(MODEL), Slow(MODEL)
+        mortal, other = Paused(MODEL, after=10), Paused(MODEL, after=0)
         dying = await peers.serve(mortal)
         fetcher, _ = peers.fetcher(dying, await peers.serve(other))
+        steps: list[FetchProgress] = []
         async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(fetcher.fetch(MODEL.cid, tmp_path / "got.bin"))
-            await wait_until(lambda: len(mortal.served) >= 10)
+            task = tasks.create_task(fetcher.fetch(MODEL.cid, tmp_path / "got.bin", progress=steps.append))
+            await wait_until(lambda: is_written(mortal, steps) and other.asked > 0)
             await peers.stop(dying)
+            before = len(steps)
+            await wait_until(lambda: any(step.providers == 1 for step in steps[before:]))
+            other.gate.set()
         assert (tmp_path / "got.bin").read_bytes() == MODEL.data
         report = next(source for source in task.result().sources if source.peer_id == dying)
-        assert report.chunks >= 9
+        assert report.chunks == 10
         assert report.dropped
 
 
@@ -173,7 +200,7 @@ async def test_many_dead_providers_do_not_keep_a_good_one_out(peers: ContentPeer
     fetcher, _ = peers.fetcher(*silent, good)
     result = await fetcher.fetch(MODEL.cid, tmp_path / "got.bin")
     assert (tmp_path / "got.bin").read_bytes() == MODEL.data
-    assert result.seconds < CALM.stuck / 2
+    assert not [source for source in result.sources if source.dropped.startswith("silent for")], "nor are waited for"
 
 
 class TestTheOnlyProviderIsBad:
@@ -207,7 +234,7 @@ class TestTheOnlyProviderIsBad:
             (Aborter, "not today"),
             (Canceller, "cancelled"),
             (Quitter, "ended"),
-            (Silent, "silent"),
+            (Silent, "silent$"),
         ],
     )
     async def test_what_it_did_is_told(
@@ -215,11 +242,9 @@ class TestTheOnlyProviderIsBad:
     ) -> None:
         bad = await peers.serve(kind(SMALL))
         fetcher, _ = peers.fetcher(bad, patience=HASTE)
-        started = time.monotonic()
         with pytest.raises(ContentNotFoundError) as caught:
             await fetcher.fetch(SMALL.cid, tmp_path / "got.bin")
-        assert reason in caught.value.attempts[str(bad)]
-        assert time.monotonic() - started < 2 * (STALL_MIN_S + HASTE.stuck)
+        assert re.search(reason, caught.value.attempts[str(bad)])
 
     async def test_one_that_returns_after_it_died_is_used_again(self, peers: ContentPeers, tmp_path: Path) -> None:
         class Flaky(ScriptedProvider):
@@ -309,7 +334,7 @@ class TestManifests:
     ) -> None:
         absurd = Content({}, Manifest("absurd", HashFunction.BLAKE3, (entry,)), {})
         store = peers.store()
-        fetcher, _ = peers.fetcher(await peers.serve(ScriptedProvider(absurd)), store=store, patience=HASTE)
+        fetcher, _ = peers.fetcher(await peers.serve(ScriptedProvider(absurd)), store=store)
         with pytest.raises(error):
             await fetcher.fetch(absurd.cid, tmp_path / "got")
         assert store.get_manifest(absurd.cid) is None
@@ -321,7 +346,7 @@ class TestManifests:
     )
     async def test_more_than_the_disk_holds_is_refused_at_once(self, peers: ContentPeers, tmp_path: Path) -> None:
         store = peers.store()
-        count = shutil.disk_usage(store.path).free // MAX_CHUNK + 1000
+        count = shutil.disk_usage(store.path).free // MAX_CHUNK + 20_000  # others may make room meanwhile
         runs = (ChunkRun(MAX_CHUNK, count * MAX_CHUNK, bytes(32) * count),)
         huge = FileEntry("model.bin", count * MAX_CHUNK, bytes(32), runs)
         content = Content({}, Manifest("huge", HashFunction.BLAKE3, (huge,)), {})
@@ -388,10 +413,8 @@ class TestDisk:
         store.room = 50 * CHUNK
         provider = ScriptedProvider(MODEL)
         fetcher, _ = peers.fetcher(await peers.serve(provider), store=store)
-        started = time.monotonic()
         with pytest.raises(StoreError, match="full"):
             await fetcher.fetch(MODEL.cid, tmp_path / "got.bin")
-        assert time.monotonic() - started < 5
         store.room = len(MODEL.data)
         result = await fetcher.fetch(MODEL.cid, tmp_path / "got.bin")
         assert (tmp_path / "got.bin").read_bytes() == MODEL.data
@@ -414,20 +437,6 @@ class TestDisk:
         assert len(provider.served) == len(SMALL.chunks) + 1
 
 
-class Paused(ScriptedProvider):
-    """Stops in the middle until told to go on."""
-
-    def __init__(self, content: Content, after: int) -> None:
-        super().__init__(content)
-        self.after = after
-        self.gate = asyncio.Event()
-
-    async def answer(self, wanted: Wanted, context: Context) -> None:
-        if len(self.served) >= self.after:
-            await self.gate.wait()
-        await super().answer(wanted, context)
-
-
 class TestCancellation:
     async def test_it_can_be_resumed_and_fetches_again_at_most_what_was_in_flight(
         self, peers: ContentPeers, tmp_path: Path
@@ -436,9 +445,10 @@ class TestCancellation:
         provider = Paused(content, after=500)
         fetcher, _ = peers.fetcher(await peers.serve(provider))
         task = asyncio.ensure_future(fetcher.fetch(content.cid, tmp_path / "got.bin"))
-        await wait_until(lambda: len(provider.served) == 500, 30.0)
+        await wait_until(lambda: len(provider.served) == 500)
         task.cancel()
         await asyncio.wait([task])
+        await wait_until(lambda: not provider.streams)  # it would send more, to nobody
         assert not (tmp_path / "got.bin").exists()
         provider.gate.set()
         result = await fetcher.fetch(content.cid, tmp_path / "got.bin")
@@ -452,14 +462,11 @@ class TestCancellation:
         fetcher, _ = peers.fetcher(await peers.serve(provider))
         steps: list[FetchProgress] = []
 
-        def is_all_written() -> bool:
-            served = sum(len(MODEL.chunks[digest]) for digest in provider.served)
-            return len(provider.served) == 120 and steps[-1].done_bytes == served
-
         task = asyncio.ensure_future(fetcher.fetch(MODEL.cid, tmp_path / "got.bin", progress=steps.append))
-        await wait_until(is_all_written)
+        await wait_until(lambda: is_written(provider, steps))
         task.cancel()
         await asyncio.wait([task])
+        await wait_until(lambda: not provider.streams)  # it would send more, to nobody
         provider.gate.set()
         await fetcher.fetch(MODEL.cid, tmp_path / "got.bin")
         assert (tmp_path / "got.bin").read_bytes() == MODEL.data
@@ -478,7 +485,7 @@ class TestCancellation:
         for peer in ids:
             await peers.stop(peer)
         await peers.channels.close()
-        await wait_until(lambda: asyncio.all_tasks() <= before, 2.0)
+        await wait_until(lambda: asyncio.all_tasks() <= before)
 
     async def test_a_waiting_fetch_takes_over(self, peers: ContentPeers, tmp_path: Path) -> None:
         provider = Paused(MODEL, after=100)

@@ -32,8 +32,10 @@ ENTRY = entry_for(DATA)
 
 KILLED_SIZE = 32 << 20
 KILLED_CHUNK = 16 << 10
+LINE = 1000
 
-# Writes a file's chunks with four threads and names each chunk once it is recorded.
+# Writes a file's chunks with four threads and names each chunk once it is recorded. The lines are long, so that a pipe
+# holds few of them: where the one who reads them and kills is held up, the writers wait for him.
 WRITER = f"""
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +51,7 @@ blob = store.open_blob(entry, BLAKE3)
 
 def write(chunk):
     write_chunks(blob, data, [chunk])
-    os.write(1, b"%d\\n" % chunk.offset)
+    os.write(1, (b"%d" % chunk.offset).ljust({LINE} - 1) + b"\\n")
 
 with ThreadPoolExecutor(4) as threads:
     list(threads.map(write, blob.missing()))
