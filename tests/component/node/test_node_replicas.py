@@ -33,8 +33,10 @@ async def test_replicas_are_announced_found_withdrawn_and_lost(tmp_path: Path) -
             while b.peer_id not in {one.peer_id for one in a.rpc.replicas.replica_set("llm/layers-0-7").status()}:
                 await asyncio.sleep(0.02)
             newcomer = boot.rpc.replicas.replica_set("llm/layers-0-7")
+            while {one.peer_id for one in newcomer.status() if one.is_confirmed} != {a.peer_id, b.peer_id}:
+                await newcomer.pick(timeout=30)
+                await asyncio.sleep(0.02)
             home = await newcomer.pick(key="session", timeout=10)
-            assert {one.peer_id for one in newcomer.status() if one.is_confirmed} == {a.peer_id, b.peer_id}
             assert {newcomer.choose(key="session") for _ in range(20)} == {home}
         while b.peer_id in {one.peer_id for one in newcomer.status()}:  # it said goodbye when it stopped
             await asyncio.sleep(0.02)
