@@ -17,8 +17,8 @@ from typing import TypeAlias
 
 from netlab.host import Host
 
-TIMEOUT = 5.0  # seconds for what must happen, on a busy machine
-SILENCE = 0.25  # seconds without an answer that count as none
+TIMEOUT = 20.0  # seconds for what must happen, on a busy machine
+SILENCE = 1.0  # seconds without an answer that count as none, on a busy machine
 Endpoint: TypeAlias = tuple[str, int]
 
 

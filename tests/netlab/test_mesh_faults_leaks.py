@@ -10,6 +10,9 @@ from lab_nodes import SCRIPT, Homes, LabNode, LabNodes, eventually, two_homes
 from netlab import Lab
 
 ROUNDS = 3
+SLACK = {"sockets": 0, "descriptors": 2, "threads": 2, "tasks": 0}
+"""How many more there may be: gRPC and executors have threads, and descriptors for them, by the load. Less than
+`ROUNDS`, so that one that stays each time is seen."""
 GONE_S = 15.0
 """Seconds until what belonged to a closed path is gone: a pipe that nobody took waits 5 s, a punch's socket 10 s."""
 
@@ -25,11 +28,11 @@ async def test_a_path_that_is_opened_punched_and_closed_leaves_nothing(lab: Lab,
     for _ in range(ROUNDS):
         await _call_and_hang_up(homes)
     for node in everybody:
-        seen: list[Mapping[str, object]] = []
+        seen: list[Mapping[str, int]] = []
 
-        async def as_before(node: LabNode = node, seen: list[Mapping[str, object]] = seen) -> bool:
+        async def as_before(node: LabNode = node, seen: list[Mapping[str, int]] = seen) -> bool:
             seen.append(await _counts(node))
-            return seen[-1] == before[node.name]
+            return all(seen[-1][what] <= count + SLACK[what] for what, count in before[node.name].items())
 
         try:
             await eventually(as_before, GONE_S, f"{node.name} as before")
@@ -48,14 +51,14 @@ async def _call_and_hang_up(homes: Homes) -> None:
     await eventually(no_pipe, GONE_S, "the end of the pipes")
 
 
-async def _counts(node: LabNode) -> Mapping[str, object]:
+async def _counts(node: LabNode) -> Mapping[str, int]:
     counts = {"sockets": node.sockets(), "descriptors": node.descriptors(), "threads": node.threads()}
-    return {**counts, "tasks": (await node.do("tasks"))["tasks"]}
+    return {**counts, "tasks": int(str((await node.do("tasks"))["tasks"]))}
 
 
-async def _wait_steady(node: LabNode) -> Mapping[str, object]:
+async def _wait_steady(node: LabNode) -> Mapping[str, int]:
     """What it has when nothing changes any more."""
-    last: list[Mapping[str, object]] = [{}]
+    last: list[Mapping[str, int]] = [{}]
     same = 0
 
     async def steady() -> bool:

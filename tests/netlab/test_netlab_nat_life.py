@@ -26,7 +26,7 @@ from netlab.probes import (
 
 pytestmark = pytest.mark.netns
 
-UDP_TIMEOUT = 2  # seconds
+UDP_TIMEOUT = 6  # seconds; mappings that are to stay must not end while the machine pauses
 ETH_P_IP = 0x0800
 
 

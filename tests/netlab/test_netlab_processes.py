@@ -6,10 +6,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from descriptors import open_descriptors
 
 from netlab import CallStillRunningError, CommandError, Host, Lab, Nat, StrayProcessError, open_lab
 from netlab.names import start_time
@@ -77,7 +78,7 @@ def test_a_whole_event_loop_runs_on_a_host(lab: Lab) -> None:
         return answer
 
     with server.call(socket.create_server, (str(server.ipv4), 0)) as listener:
-        listener.settimeout(5.0)
+        listener.settimeout(20.0)
         greeter = threading.Thread(target=lambda: greet(listener))
         greeter.start()
         assert alice.call(asyncio.run, ask(*local(listener))) == b"hello\n"
@@ -99,14 +100,13 @@ def test_an_error_of_a_function_reaches_its_caller(lab: Lab) -> None:
 
 
 def test_programs_end_with_their_lab_even_stubborn_and_frozen_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netlab.namespace.STOP_GRACE", 30.0)
     with open_lab() as lab:
         alice = lab.host("alice")
         plain, frozen = started(alice, SLEEPER), started(alice, SLEEPER)
         frozen.send_signal(signal.SIGSTOP)
         family = started(alice, ["sh", "-c", f"{sys.executable} -c '{SLEEPER[2].replace(chr(39), chr(34))}'; true"])
-        began = time.monotonic()
-    assert time.monotonic() - began < 4.0  # nobody had to be killed
-    assert [process.returncode for process in (plain, frozen, family)] == [-signal.SIGTERM] * 3
+    assert [process.returncode for process in (plain, frozen, family)] == [-signal.SIGTERM] * 3, "nobody was killed"
 
     monkeypatch.setattr("netlab.namespace.STOP_GRACE", 0.5)
     with open_lab() as lab:
@@ -142,7 +142,7 @@ def test_a_call_that_outlives_the_lab_is_told() -> None:
         with open_lab() as lab:
             caller = threading.Thread(target=lab.host("alice").call, args=(hangs,))
             caller.start()
-            assert entered.wait(5)
+            assert entered.wait(20)
 
     before = set(threading.enumerate())
     with pytest.raises(CallStillRunningError, match="hangs"):
@@ -152,8 +152,9 @@ def test_a_call_that_outlives_the_lab_is_told() -> None:
         thread.join()
 
 
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+def descriptors() -> Counter[str]:
+    """What is open, but for what only wakes somebody: other tests' libraries have threads that open such."""
+    return Counter(target for target in open_descriptors() if not target.startswith("anon_inode:[event"))
 
 
 def test_a_lab_leaves_no_threads_and_no_descriptors() -> None:
@@ -166,6 +167,7 @@ def test_a_lab_leaves_no_threads_and_no_descriptors() -> None:
                 client.sendto(b"x", (str(bob.ipv4), 9))
 
     once()
-    before = threading.active_count(), descriptors()
+    threads, open_before = set(threading.enumerate()), descriptors()
     once()
-    assert (threading.active_count(), descriptors()) == before
+    assert set(threading.enumerate()) <= threads
+    assert not descriptors() - open_before

@@ -127,7 +127,7 @@ def serving(host: Host, serve: Callable[[asyncio.Event], Awaitable[None]]) -> It
 
     thread = threading.Thread(target=host.call, args=(asyncio.run, main()))
     thread.start()
-    loop, stop = ready.result(10)
+    loop, stop = ready.result(30)
     try:
         yield
     finally:
@@ -265,7 +265,7 @@ def talks(meeting: Meeting) -> bool:
     assert meeting.sockets is not None, meeting.error
     one, two = meeting.sockets
     for sock in meeting.sockets:
-        sock.settimeout(5.0)
+        sock.settimeout(20.0)
     one.sendall(b"to bob")
     two.sendall(b"to alice")
     return (two.recv(100), one.recv(100)) == (b"to bob", b"to alice")
