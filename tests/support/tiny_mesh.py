@@ -40,7 +40,7 @@ def probe(peer: str) -> None:
     address, _, port = peer.partition(":")
     for _ in range(3):
         try:
-            with socket.create_connection((address, int(port)), timeout=2) as connection:
+            with socket.create_connection((address, int(port)), timeout=8) as connection:
                 connection.sendall(b"hello")
                 assert connection.recv(100) == b"hello"
         except OSError as error:
