@@ -278,7 +278,7 @@ class TestManifests:
         with pytest.raises(IntegrityError) as caught:
             await fetcher.fetch(SMALL.cid, tmp_path / "got.bin")
         assert caught.value.peers == (str(endless),)
-        assert provider.parts < 10
+        assert provider.parts < 50, "a reader would get thousands; some are in gRPC's buffers when the call is ended"
 
     @pytest.mark.slow
     async def test_one_that_is_not_the_right_one_is_passed_over(self, peers: ContentPeers, tmp_path: Path) -> None:
