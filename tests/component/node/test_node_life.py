@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from descriptors import open_descriptors
+from free_ports import free_port
 from waiting import until
 
 import lattica
@@ -81,8 +82,9 @@ async def test_an_unreachable_bootstrap_fails_the_start_and_frees_the_home(tmp_p
 
 
 async def test_a_node_that_may_wait_joins_when_its_bootstrap_appears(tmp_path: Path) -> None:
-    async with lattica.open_node(config(tmp_path / "first")) as first:
-        port = first.mesh.port
+    port = free_port()
+    async with lattica.open_node(config(tmp_path / "first", port=port)) as first:
+        pass
     async with lattica.open_node(config(tmp_path / "late", first, require_bootstrap=False)) as late:
         assert late.peers() == []
         async with lattica.open_node(config(tmp_path / "first", port=port)), asyncio.timeout(40):

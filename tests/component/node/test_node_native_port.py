@@ -7,17 +7,13 @@ import socket
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 from waiting import until
 
 import lattica
 from lattica.errors import ConfigError, PortInUseError
 
 HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def listens(port: int) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 import lattica
 from lattica.identity import PeerAddress
@@ -34,11 +35,6 @@ async def asked(
                 held = await learn_mapping(address, 0, local_host=HOST)
         with contextlib.closing(held):
             yield held
-
-
-def free_port() -> int:
-    with socket.create_server((HOST, 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["the one that is named", "any"])
