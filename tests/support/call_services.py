@@ -25,13 +25,15 @@ class Echo(peer_pb2_grpc.PeerServicer):
     for an umlaut, which metadata cannot have), ``raise``, ``wait``.
 
     Attributes:
-        waiting: Calls that wait until `go` is set.
-        cancelled: Calls that were cancelled while they waited.
+        begun: Calls that have begun to wait until `go` is set.
+        waiting: Those that still do.
+        cancelled: Those that were cancelled while they waited.
     """
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
         self.calls = 0
+        self.begun = 0
         self.waiting = 0
         self.cancelled = 0
         self.connections: set[str] = set()
@@ -54,6 +56,7 @@ class Echo(peer_pb2_grpc.PeerServicer):
                 await self._wait()
 
     async def _wait(self) -> None:
+        self.begun += 1
         self.waiting += 1
         try:
             await self.go.wait()
@@ -141,6 +144,11 @@ def wanted(*tags: int) -> content_pb2.ChunkRequest:
 def tags(response: Any) -> list[int]:
     assert isinstance(response, content_pb2.ChunkResponse), repr(response)
     return [answer.tag for answer in response.answers]
+
+
+async def lost(channel: grpc.aio.Channel) -> None:
+    """Return when gRPC knows that its connection is lost, or is about to end: what is sent before that is lost with it."""
+    await until(lambda: channel.get_state() is not grpc.ChannelConnectivity.READY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

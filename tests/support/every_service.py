@@ -16,10 +16,15 @@ KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
 class Every:
-    """One method of each kind, which answers with what it got, and what the metadata key ``do`` asks for."""
+    """One method of each kind, which answers with what it got, and what the metadata key ``do`` asks for.
+
+    Attributes:
+        begun: Calls that have begun to wait.
+        cancelled: Those that were cancelled meanwhile.
+    """
 
     def __init__(self) -> None:
-        self.waiting = 0
+        self.begun = 0
         self.cancelled = 0
 
     async def unary_unary(self, request: bytes, context: Any) -> bytes:
@@ -33,7 +38,7 @@ class Every:
         return request
 
     async def _wait(self) -> None:
-        self.waiting += 1
+        self.begun += 1
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -83,7 +88,7 @@ class PlainEcho(peer_pb2_grpc.PeerServicer):
     def Echo(self, request: peer_pb2.EchoRequest, context: Any) -> peer_pb2.EchoResponse:
         self.threads.append(threading.current_thread().name)
         if request.payload == b"together":
-            self.here.wait(10)
+            self.here.wait(20)
         if request.payload == b"wait":
             self.go.wait(20)
         if request.payload == b"abort":

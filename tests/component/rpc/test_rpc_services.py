@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -229,9 +228,10 @@ async def test_unknown_services_are_refused(two: Two) -> None:
 
 async def test_deadlines_and_cancelled_callers_end_the_handler(two: Two) -> None:
     assert await two.stub.echo(b"connected")
-    with pytest.raises(DeadlineExceededError):
-        await rpc.options(two.stub, timeout=1.0).wait()
-    await until(lambda: two.served.ended == 1)
+    while not (two.served.running or two.served.ended):  # a deadline may come before its call has begun
+        with pytest.raises(DeadlineExceededError):
+            await rpc.options(two.stub, timeout=1.0).wait()
+    await until(lambda: two.served.ended and not two.served.running)
     calls = [asyncio.ensure_future(two.stub.wait()) for _ in range(2000)]
     await until(lambda: two.served.running == 2000)
     for call in calls:
@@ -337,7 +337,9 @@ async def test_hedged_calls_return_one_answer(two: Two) -> None:
         assert (await stub.scaled(np.ones(2))).tolist() == [2.0, 2.0]
 
 
-async def test_a_closing_node_answers_what_is_under_way_and_ends_at_once() -> None:
+async def test_a_closing_node_answers_what_is_under_way_and_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("rpc", "server"):
+        monkeypatch.setattr(f"lattica.rpc.{module}.DRAIN_S", 600.0)  # the grace for calls that do not end
     async with open_rooms() as alice:
         served = Everything()
         async with open_rooms() as bob:
@@ -347,6 +349,4 @@ async def test_a_closing_node_answers_what_is_under_way_and_ends_at_once() -> No
             waiting = asyncio.ensure_future(stub.wait())
             await until(lambda: served.running == 1)
             asyncio.get_running_loop().call_later(0.3, served.go.set)
-            started = time.monotonic()
         assert await waiting == "gone"
-        assert time.monotonic() - started < 4.0, "shorter than the grace for calls that do not end"

@@ -20,7 +20,6 @@ from yagrc.reflector import GrpcReflectionClient, list_services
 
 from lattica._proto import content_pb2, content_pb2_grpc, peer_pb2, peer_pb2_grpc
 from lattica.rpc import ServingStatus
-from lattica.rpc.options import DRAIN_S
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
@@ -61,15 +60,16 @@ async def test_watchers_are_told_of_changes_also_when_another_one_has_left() -> 
         staying.cancel()
 
 
-async def test_a_node_that_closes_tells_watchers_first_and_does_not_wait_for_them() -> None:
+async def test_a_node_that_closes_tells_watchers_first_and_does_not_wait_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("rpc", "server"):
+        monkeypatch.setattr(f"lattica.rpc.{module}.DRAIN_S", 600.0)  # the grace for calls that do not end
     async with open_rooms() as alice:
-        loop = asyncio.get_running_loop()
         async with open_rooms() as bob:
             stub = health_pb2_grpc.HealthStub(alice.knows(bob))
             watching = stub.Watch(about(""))
             assert (await watching.read()).status == SERVING
-            closing_at = loop.time()
-        assert loop.time() - closing_at < DRAIN_S
         assert (await watching.read()).status == NOT_SERVING
         assert await watching.read() is grpc.aio.EOF
         bob.rpc.health.set("", ServingStatus.SERVING)
@@ -88,7 +88,7 @@ async def test_a_foreign_client_lists_and_calls_a_service_that_it_has_no_code_fo
                 client.load_protocols(channel)
                 stub = client.service_stub_class("lattica.v1.Peer")(channel)
                 request = client.message_class("lattica.v1.EchoRequest")(payload=b"no code")
-                return list_services(channel), stub.Echo(request, timeout=10).payload
+                return list_services(channel), stub.Echo(request, timeout=30).payload
 
         services, payload = await asyncio.to_thread(foreign)
         assert payload == b"no code"
@@ -150,7 +150,7 @@ async def test_servicers_with_plain_methods_work_in_threads_of_their_own() -> No
         assert [tags(answer) async for answer in streams.GetChunks(iter([wanted(1), wanted(2, 3)]))] == [[1], [2, 3]]
         waiting = stub.Echo(echo("wait"))
         await until(lambda: len(plain.threads) == 5)
-        assert (await stub.Echo(echo("meanwhile"), timeout=10)).payload == b"meanwhile"
+        assert (await stub.Echo(echo("meanwhile"), timeout=30)).payload == b"meanwhile"
         plain.go.set()
         assert (await waiting).payload == b"wait"
 
@@ -174,7 +174,7 @@ async def test_a_local_target_carries_all_kinds_of_call_from_a_synchronous_stub(
 
 def _use_all_kinds(channel: grpc.Channel) -> None:
     peer, content = peer_pb2_grpc.PeerStub(channel), content_pb2_grpc.ContentStub(channel)
-    answer, call = peer.Echo.with_call(echo("hi"), timeout=10, metadata=(("say", "this"), ("some-bin", b"\x00")))
+    answer, call = peer.Echo.with_call(echo("hi"), timeout=30, metadata=(("say", "this"), ("some-bin", b"\x00")))
     assert answer.payload == b"hi"
     assert ("first", "this") in list(call.initial_metadata())
     assert ("raw-bin", b"\x00\xff") in list(call.trailing_metadata())
