@@ -16,7 +16,7 @@ import pytest
 import uvloop
 from append_log import Log, log_process
 from black_hole import black_hole
-from call_services import Services, Two, count_to, echo, echo_stub, open_two
+from call_services import Services, Two, count_to, echo, echo_stub, lost, open_two
 from descriptors import count_descriptors
 from mesh_rooms import Rooms, open_rooms
 from waiting import until
@@ -27,7 +27,7 @@ from lattica.identity import IdentityKey, PeerId
 from lattica.mesh import PathEventKind, PathKind, native, path_watch
 from lattica.mesh.links import LINK_PROTOCOL
 from lattica.mesh.tcp_info import TcpInfo, tcp_info
-from lattica.rpc import native_session, server
+from lattica.rpc import channel, native_session, server
 from lattica.rpc.options import NATIVE_SERVER_OPTIONS
 
 HOST = "127.0.0.1"
@@ -45,7 +45,7 @@ async def native_only(alice: Rooms, bob: Rooms) -> None:
     await until(lambda: ports(alice, bob.peer_id) == [bob.rpc.native_port])
 
 
-async def say(two: Two, timeout: float = 10.0) -> bytes:
+async def say(two: Two, timeout: float = 30.0) -> bytes:
     return (await two.echo.Echo(echo("hello"), timeout=timeout)).payload
 
 
@@ -77,8 +77,11 @@ async def open_door() -> AsyncIterator[Door]:
 async def test_calls_leave_the_gateways_out_once_the_peer_is_known_to_be_there() -> None:
     async with open_two() as two:
         with two.alice.mesh.watch_paths() as events:
-            assert await say(two) == b"hello"
+            first = two.echo.Echo(echo("hello"), metadata=(("do", "wait"),))
+            await until(lambda: two.services.echo.waiting == 1)
             assert two.bob.mesh.port in ports(two.alice, two.bob.peer_id), "the first call goes by a pipe"
+            two.services.echo.go.set()
+            assert (await first).payload == b"hello"
             await native_only(two.alice, two.bob)
             assert await say(two) == b"hello"
             seen = [(event.kind, event.path.remote.port) async for event in _some(events, 3) if event.path]
@@ -195,16 +198,19 @@ async def test_a_server_that_has_restarted_is_called_at_its_new_port() -> None:
             await stub.Echo(echo("before"))
             await native_only(alice, bob)
             port = bob.mesh.port
+        await lost(alice.rpc.channel(key.peer_id))
         with pytest.raises(PeerUnreachableError):
-            await stub.Echo(echo("meanwhile"), timeout=5)
+            await stub.Echo(echo("meanwhile"), timeout=30)
         async with open_rooms(key=key, port=port) as bob:
             Services(bob.rpc)
-            assert (await stub.Echo(echo("after"), timeout=5)).payload == b"after"
+            assert (await stub.Echo(echo("after"), timeout=30)).payload == b"after"
             await native_only(alice, bob)
-            assert (await stub.Echo(echo("after"), timeout=5)).payload == b"after"
+            assert (await stub.Echo(echo("after"), timeout=30)).payload == b"after"
 
 
-async def test_a_draining_server_ends_what_runs_on_its_native_port() -> None:
+async def test_a_draining_server_ends_what_runs_on_its_native_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in (server, channel):
+        monkeypatch.setattr(room, "DRAIN_S", 600.0)
     async with open_rooms() as alice, contextlib.AsyncExitStack() as stack:
         bob = await stack.enter_async_context(open_rooms())
         services, stub = Services(bob.rpc), echo_stub(alice.knows(bob))
@@ -214,9 +220,9 @@ async def test_a_draining_server_ends_what_runs_on_its_native_port() -> None:
         await until(lambda: services.echo.waiting == 1)
         async with asyncio.TaskGroup() as tasks:
             closing = tasks.create_task(stack.aclose())
-            await until(lambda: alice.rpc.channel(bob.peer_id).get_state() is not grpc.ChannelConnectivity.READY)
+            await lost(alice.rpc.channel(bob.peer_id))
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.Echo(echo("new"), timeout=5)
+                await stub.Echo(echo("new"), timeout=30)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
             assert not closing.done()
             services.echo.go.set()
@@ -227,7 +233,8 @@ async def test_a_port_that_cannot_be_used_is_tried_once_and_calls_stay_at_the_ga
     async with open_two() as two, open_door() as door:
         two.bob.mesh.reach.native_port = door.port
         await say(two)
-        await until(lambda: door.came > 0)
+        await until(lambda: bool(two.alice.mesh._native._retry_at))
+        assert door.came == 1
         again = echo_stub(two.alice.rpc.channel(two.bob.peer_id, interceptors=[_Nothing()]))
         await again.Echo(echo("another channel"))
         until_s = time.monotonic() + STILL_S
@@ -283,8 +290,8 @@ async def test_strangers_who_fill_the_native_port_take_nothing_from_the_pipes(
     monkeypatch: pytest.MonkeyPatch, strangers: list[socket.socket]
 ) -> None:
     limit = 5
-    options = [option for option in NATIVE_SERVER_OPTIONS if option[0] != "grpc.max_allowed_incoming_connections"]
-    monkeypatch.setattr(server, "NATIVE_SERVER_OPTIONS", [*options, ("grpc.max_allowed_incoming_connections", limit)])
+    patient = {"grpc.max_allowed_incoming_connections": limit, "grpc.server_handshake_timeout_ms": 600_000}
+    monkeypatch.setattr(server, "NATIVE_SERVER_OPTIONS", list((dict(NATIVE_SERVER_OPTIONS) | patient).items()))
     monkeypatch.setattr(native, "REFUSED_PAUSE_S", 0.2)
     async with open_two() as two:
         strangers += [await _dialled(two.bob.rpc.native_port) for _ in range(limit)]
@@ -292,7 +299,7 @@ async def test_strangers_who_fill_the_native_port_take_nothing_from_the_pipes(
         channels = [two.alice.rpc.channel(two.bob.peer_id, interceptors=[_Nothing()]) for _ in range(2 * limit)]
         stubs = [echo_stub(one) for one in channels]
         for _ in range(3):
-            await asyncio.gather(*(stub.Echo(echo("x"), timeout=5) for stub in stubs))
+            await asyncio.gather(*(stub.Echo(echo("x"), timeout=30) for stub in stubs))
         await until(lambda: bool(two.alice.mesh._native._retry_at))
         assert ports(two.alice, two.bob.peer_id) == [two.bob.mesh.port] * 2 * limit
         for stranger in strangers:
@@ -311,7 +318,7 @@ async def _dialled(port: int) -> socket.socket:
 async def _is_turned_away(port: int) -> bool:
     with await _dialled(port) as sock:
         try:
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(20.0):
                 return not await asyncio.get_running_loop().sock_recv(sock, 1)
         except ConnectionResetError:
             return True
@@ -339,7 +346,7 @@ async def test_who_has_no_certificate_of_the_nodes_gets_no_call_through() -> Non
         for credentials in strange:
             async with grpc.aio.secure_channel(target, credentials, options=options) as channel:
                 with pytest.raises(grpc.aio.AioRpcError) as caught:
-                    await echo_stub(channel).Echo(echo("x"), timeout=2)
+                    await echo_stub(channel).Echo(echo("x"), timeout=30)
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert two.services.echo.calls == before
 
@@ -354,7 +361,7 @@ async def test_without_a_native_port_calls_stay_at_the_gateway(reason: str, monk
         assert await say(two) == b"hello"
         (session,) = [two.channel._session]
         assert session is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await asyncio.wait(session.watches, return_when=asyncio.FIRST_COMPLETED)  # it has given that up
         assert await say(two) == b"hello"
         assert ports(two.alice, two.bob.peer_id) == [two.bob.mesh.port]
