@@ -147,7 +147,7 @@ def tags(response: Any) -> list[int]:
 
 
 async def lost(channel: grpc.aio.Channel) -> None:
-    """Return when gRPC knows that its connection is lost, or is about to end: what is sent before that is lost with it."""
+    """Return when gRPC knows that its connection is lost, or is to end: what is sent before is lost with it."""
     await until(lambda: channel.get_state() is not grpc.ChannelConnectivity.READY)
 
 

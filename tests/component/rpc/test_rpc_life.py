@@ -28,8 +28,7 @@ from lattica.mesh.links import Link
 from lattica.rpc import PeerChannel, breaker, channel, rpc, server, session
 
 PATIENCE_S = 30.0
-"""Seconds for a call; more than one takes on the slowest machine, and less than the two minutes that gRPC's own pauses grow
-to."""
+"""Seconds for a call that should not need them; gRPC's own pauses grow to two minutes."""
 
 
 class CountingOpener:
