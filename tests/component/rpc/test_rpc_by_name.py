@@ -229,7 +229,7 @@ async def test_if_nobody_serves_the_method_the_caller_is_told(network: Network) 
     liar = await network.room(2)
     liar.rpc.serve(Other(), name=NAME, announce=True)
     with pytest.raises((NoSuchMethodError, NoReplicaError)):
-        await network.stub(timeout=3.0).who()
+        await network.stub().who()
 
 
 async def test_a_busy_replica_is_left_for_another(network: Network) -> None:
@@ -274,11 +274,13 @@ async def test_what_a_handler_raises_is_final_and_no_fault_of_the_replica(networ
 async def test_deadlines_and_cancelled_calls_leave_nothing(network: Network) -> None:
     layers = await network.add(1)
     await network.all_known()
-    with pytest.raises(DeadlineExceededError):
-        await network.stub(timeout=0.2).wait()
+    while not layers.begun:  # the deadline may come before the call has begun
+        with pytest.raises(DeadlineExceededError):
+            await network.stub(timeout=0.2).wait()
     await until(lambda: not network.rooms[1].rpc._calls.dispatcher.running)
+    before = layers.begun
     task = asyncio.create_task(network.stub().wait())
-    await until(lambda: layers.begun == 2)
+    await until(lambda: layers.begun > before)
     assert network.in_flight == 1
     task.cancel()
     await asyncio.wait([task])
@@ -390,8 +392,8 @@ async def test_calls_go_on_when_a_replica_is_killed(network: Network, tmp_path: 
             await until(lambda: len(answered) > 1000, 20)
             await replicas[0].kill()
             killed.set()
-            # The calls of the others do not wait until the lost ones are given up.
-            await until(lambda: answers_after > 1000, 20)
+            # The calls of the others do not wait until the lost ones are given up, which takes ten seconds.
+            await until(lambda: answers_after > 200, 20)
             assert not doubtful
     lines = [int(line) for number in (1, 2, 3) for line in (tmp_path / str(number)).read_text().split()]
     assert len(lines) == len(set(lines)), "executed twice"
@@ -417,7 +419,7 @@ async def test_objects_of_one_class_under_different_names(network: Network) -> N
     rooms = await network.room(1)
     for number, name in enumerate(("a", "b")):
         rooms.rpc.serve(Layers(number), name=name, announce=True)
-        assert await network.user.rpc.service(name, Layers, timeout=10.0).who() == number
+        assert await network.user.rpc.service(name, Layers, timeout=30.0).who() == number
         assert await network.user.rpc.stub(Layers, rooms.peer_id, name=name).who() == number
     with pytest.raises(NoSuchMethodError):
         await network.user.rpc.stub(Layers, rooms.peer_id).who()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +17,7 @@ from waiting import until
 from lattica import rpc
 from lattica.errors import DeadlineExceededError, RemoteError, RpcError
 from lattica.rpc import batch_server, call_memory
-from lattica.rpc.batch_client import BatchClient
+from lattica.rpc.batch_client import RESUME_PAUSE_MIN_S, BatchClient
 from lattica.rpc.call_server import CallServer
 
 LARGE = 1 << 20
@@ -97,20 +99,22 @@ async def test_a_plain_method_that_raises_stop_iteration_is_answered(two: Two) -
 async def test_sessions_that_end_at_once_are_not_opened_without_pause(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = 0
+    opened: list[float] = []
 
     async def refuse(context: Any, *_: Any) -> None:
-        nonlocal opened
-        opened += 1
+        opened.append(time.monotonic())
         await context.abort(grpc.StatusCode.INTERNAL, "a fault")
 
     async def read(server: Any, peer: Any, memory: Any, stream: Any, context: Any) -> None:
         await refuse(context)
 
     monkeypatch.setattr(batch_server, "_read", read)
-    with pytest.raises(DeadlineExceededError):
-        await rpc.options(two.stub, timeout=2.0).number(1)
-    assert 2 <= opened <= 12
+    await two.alice.rpc.channel(two.bob.peer_id).channel_ready()
+    while len(opened) < 4:
+        with pytest.raises(DeadlineExceededError):
+            await rpc.options(two.stub, timeout=2.0).number(1)
+    _, *pauses = [later - earlier for earlier, later in itertools.pairwise(opened)]
+    assert min(pauses) > RESUME_PAUSE_MIN_S, "only the first one that is lost is replaced at once"
 
 
 async def test_a_fault_of_the_path_finder_fails_the_call_and_not_the_node(
