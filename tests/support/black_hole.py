@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 from lattica.identity import PeerAddress
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
+UNANSWERED = 2
+"""Dials in a row after which its queue is full, and not just slow."""
 
 
 @contextlib.contextmanager
@@ -20,12 +22,14 @@ def black_hole(port: int = 0) -> Iterator[PeerAddress]:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(("127.0.0.1", port))
         server.listen(0)
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
+        deadline, unanswered = time.monotonic() + DEADLINE_S, 0
+        while unanswered < UNANSWERED:
+            assert time.monotonic() < deadline, "all dials are answered"
             sock = stack.enter_context(socket.socket())
             sock.settimeout(0.1)
             try:
                 sock.connect(server.getsockname())
+                unanswered = 0
             except TimeoutError:
-                break
+                unanswered += 1
         yield PeerAddress.tcp(*server.getsockname())

@@ -31,9 +31,13 @@ class RoomsProcess:
 
     async def kill(self) -> None:
         """kill -9: no goodbye, but the kernel closes its sockets."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.communicate()
+        await _killed(self._process)
+
+
+async def _killed(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.communicate()
 
 
 @contextlib.asynccontextmanager
@@ -44,14 +48,13 @@ async def running(*argv: str) -> AsyncIterator[RoomsProcess]:
             sys.executable, *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "TMPDIR": folder},
         )  # fmt: skip
-        assert process.stdout is not None
-        async with asyncio.timeout(START_TIMEOUT_S):
-            line = await process.stdout.readline()
-        rooms = RoomsProcess(process, PeerAddress.parse(line.decode().strip()))
         try:
-            yield rooms
+            assert process.stdout is not None
+            async with asyncio.timeout(START_TIMEOUT_S):
+                line = await process.stdout.readline()
+            yield RoomsProcess(process, PeerAddress.parse(line.decode().strip()))
         finally:
-            await rooms.kill()
+            await _killed(process)
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import grpc
@@ -65,7 +65,7 @@ async def test_bytes_and_seconds_of_a_call_are_counted() -> None:
         ):
             assert metrics.size.labels(side, "sent")._value.get() == sent
             assert metrics.size.labels(side, "received")._value.get() == received
-            assert 0 < metrics.duration.labels(side, "unary_unary")._sum.get() < 10
+            assert metrics.duration.labels(side, "unary_unary")._sum.get() > 0
 
 
 async def test_calls_to_who_cannot_be_reached_and_cancelled_ones_are_counted() -> None:
@@ -192,12 +192,12 @@ async def test_calls_of_plain_python_services_are_counted_at_both_ends() -> None
         assert paths == {"lan"}
         for metrics, side in ((two.alice.rpc.metrics, "client"), (two.bob.rpc.metrics, "server")):
             for kind in ("batched", "unary_unary", "unary_stream", "stream_unary"):
-                assert 0 < metrics.duration.labels(side, kind)._sum.get() < 60, kind
+                assert metrics.duration.labels(side, kind)._sum.get() > 0, kind
             assert metrics.size.labels(side, "sent")._value.get() > 100_000
             assert metrics.size.labels(side, "received")._value.get() > 100_000
 
 
-def _in_time(counted: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]:
+def _in_time(counted: Mapping[tuple[str, str], float]) -> dict[tuple[str, str], float]:
     """Those that no deadline and no caller has ended."""
     return {each: times for each, times in counted.items() if each not in {CANCELLED, LATE}}
 

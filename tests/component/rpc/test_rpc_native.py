@@ -399,6 +399,7 @@ async def test_calls_go_by_the_gateway_while_nothing_gets_through_on_the_native_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(path_watch, "LOOK_S", 0.05)
+    monkeypatch.setattr(path_watch, "DROP_AFTER_S", 600.0)
     async with open_two() as two:
         stalls = _pretend_stalls(monkeypatch, two.bob.rpc.native_port)
         await say(two)

@@ -137,7 +137,7 @@ async def test_the_next_place_is_for_the_peer_that_has_none(
     served.end_one()
     await until(lambda: network.server.rpc._calls.dispatcher.running == LIMIT - 1)
     with pytest.raises(ServerBusyError, match=f"{LIMIT - 1} of the {LIMIT} calls .*are yours"):
-        await asyncio.wait_for(call(rpc.options(network.loud, attempts=1), "loud"), 10)
+        await asyncio.wait_for(call(rpc.options(network.loud, attempts=1), "loud"), 30)
     quiet = asyncio.ensure_future(call(network.quiet, "quiet"))
     await until(lambda: len(served.begun) == LIMIT + 1)
     assert served.begun == ["loud"] * LIMIT + ["quiet"]

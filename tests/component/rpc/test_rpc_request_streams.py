@@ -115,6 +115,7 @@ async def test_a_caller_that_does_not_end_its_stream_does_not_hold_up_a_node_tha
             served = Collect()
             bob.rpc.serve(served)
             call = await Two(alice, bob, served, alice.rpc.stub(Collect, bob.peer_id)).begin(method)
-        assert (served.ended, served.committed) == (1, [])
+        await until(lambda: served.ended == 1)
+        assert served.committed == []
         with pytest.raises(LatticaError):
             await call

@@ -135,7 +135,7 @@ class Spawner:
 
 @contextlib.asynccontextmanager
 async def spawning() -> AsyncIterator[Spawner]:
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
         spawner = Spawner(group)
         yield spawner
         for task in spawner.tasks:

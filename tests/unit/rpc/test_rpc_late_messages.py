@@ -63,7 +63,7 @@ class Server:
         assert isinstance(args, bytes)
         call = Call(number, spec.path, 0, flags, msgspec.Raw(args))
         self.calls.begin(PEER, self.memory, stream, call, time.monotonic())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await stream.answers.get()
 
 

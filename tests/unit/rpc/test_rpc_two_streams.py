@@ -21,7 +21,7 @@ from lattica.rpc.channel import PeerChannel
 from lattica.rpc.metrics import METRICS
 from lattica.rpc.service import spec_of
 
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 LOST = AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), "the connection was lost")
 
 
