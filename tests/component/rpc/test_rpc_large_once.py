@@ -95,11 +95,11 @@ async def two(request: pytest.FixtureRequest) -> AsyncIterator[Two]:
 
 @contextlib.asynccontextmanager
 async def under_way(two: Two, size: int, result: int = 8) -> AsyncIterator[asyncio.Task[bytes]]:
-    """A call that runs and waits."""
+    """A call that runs and waits, of a caller that knows by now whose memory it is in."""
     two.ledger.go.clear()
     call = asyncio.create_task(two.stub.book(b"x" * size, result))
     try:
-        await until(lambda: two.ledger.begun == 1)
+        await until(lambda: two.ledger.begun == 1 and two.session(size)._server is not None)
         yield call
     finally:
         call.cancel()
