@@ -23,7 +23,7 @@ from lattica.mesh.links import Link
 from lattica.mesh.live_pipes import LivePipe, PipeTable
 from lattica.mesh.native import NativeRoute
 from lattica.mesh.paths import PathInfo
-from lattica.mesh.pipes import OpenPipe
+from lattica.mesh.pipes import OpenPipe, has_ended
 from lattica.mesh.route import Route
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class GatewayRoute(Route):
 
     def _take_first(self) -> OpenPipe | None:
         first, self._first = self._first, None
-        if first is not None and time.monotonic() - first.path.since > FIRST_PIPE_S:
+        if first is not None and (time.monotonic() - first.path.since > FIRST_PIPE_S or has_ended(first)):
             first.sock.close()
             return None
         return first

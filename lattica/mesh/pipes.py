@@ -209,6 +209,16 @@ def close_pipe(pipe: OpenPipe) -> None:
     pipe.sock.close()
 
 
+def has_ended(pipe: OpenPipe) -> bool:
+    """Whether the peer has closed a pipe on which nothing has been said yet, or it is lost."""
+    try:
+        return not pipe.sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def configure(sock: socket.socket) -> None:
     """Make a socket non-blocking and set `TCP_OPTIONS`, as far as the system has them; a circuit's socket has none."""
     sock.setblocking(False)

@@ -25,6 +25,7 @@ from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.identity.authority import LINK_CERTIFICATE_S
 from lattica.mesh import Mesh, gateway, links
 from lattica.mesh.links import Link
+from lattica.mesh.pipes import has_ended
 from lattica.rpc import PeerChannel, breaker, channel, rpc, server, session
 
 PATIENCE_S = 30.0
@@ -170,6 +171,29 @@ async def test_a_pipe_that_waited_too_long_for_its_first_call_is_not_used(monkey
     monkeypatch.setattr(gateway, "FIRST_PIPE_S", 0.0)
     async with open_two() as two:
         assert await say(two) == b"hello"
+
+
+async def test_nor_is_one_that_has_ended_before_its_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the peer restarts between: gRPC's handshake on it would fail, and the call with it."""
+    async with open_two(native_port=None) as two:
+        bob, open_route = two.bob.mesh, two.alice.mesh.open_route
+        ended: list[bool] = []
+
+        async def lose(peer: PeerId, **options: Any) -> gateway.GatewayRoute:
+            route = await open_route(peer, **options)
+            assert isinstance(route, gateway.GatewayRoute)
+            first = route._first
+            assert first is not None
+            await until(lambda: bool(bob.paths(two.alice.peer_id)))
+            for pipe in bob._table.of(two.alice.peer_id):
+                bob._table.drop(pipe)
+            await until(lambda: has_ended(first))
+            ended.append(True)
+            return route
+
+        monkeypatch.setattr(two.alice.mesh, "open_route", lose)
+        assert await say(two) == b"hello"
+        assert ended == [True]
 
 
 async def test_a_draining_server_ends_what_runs_and_takes_nothing_new(monkeypatch: pytest.MonkeyPatch) -> None:
