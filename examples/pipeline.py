@@ -63,10 +63,7 @@ async def main() -> None:
 
             client = await stack.enter_async_context(lattica.open_node(config("client", bootstrap)))
             for stage in STAGES:  # a session is served by one replica until one comes or goes: all are to be there
-                replicas = client.rpc.replicas.replica_set(stage)
-                while sum(one.is_confirmed for one in replicas.status()) < 2:
-                    await replicas.pick(timeout=10.0)
-                    await asyncio.sleep(0.02)
+                await client.rpc.replicas.replica_set(stage).wait_healthy(2, timeout=30.0)
             session = "session-7"
             stages = [client.rpc.service(stage, Layers, key=session, timeout=10.0) for stage in STAGES]
             hidden = np.ones(WIDTH, dtype=np.float32)
