@@ -33,6 +33,7 @@ from typing import Any
 from lattica.background import Background, background_tasks
 from lattica.errors import NetworkError
 from lattica.identity import PeerAddress
+from lattica.mesh.accepting import accept
 from lattica.mesh.congestion import avoid_delay_based
 from lattica.mesh.own_ipv6 import outbound_ipv6
 from lattica.mesh.paths import host_candidates, is_local
@@ -108,10 +109,9 @@ class PunchPort:
     async def _accept(
         self, listener: socket.socket, plan: PunchPlan, take: Callable[[socket.socket, Endpoint], None]
     ) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, name = await loop.sock_accept(listener)
+                sock, name = await accept(listener)
             except OSError as error:
                 logger.info("punch cannot accept reason=%s", error)
                 await asyncio.sleep(MAX_PAUSE_S)

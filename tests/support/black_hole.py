@@ -33,3 +33,11 @@ def black_hole(port: int = 0) -> Iterator[PeerAddress]:
             except TimeoutError:
                 unanswered += 1
         yield PeerAddress.tcp(*server.getsockname())
+
+
+@contextlib.contextmanager
+def refusing_address() -> Iterator[PeerAddress]:
+    """An address at which nobody listens, nor can begin to meanwhile: a dial is refused."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield PeerAddress.tcp(*sock.getsockname())
