@@ -9,12 +9,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from black_hole import black_hole
+from black_hole import black_hole, refusing_address
 from descriptors import count_descriptors
+from waiting import until
 
 from lattica.errors import NetworkError, RemoteProtocolError
 from lattica.identity import IdentityKey, PeerAddress, PeerId, TlsIdentity
 from lattica.mesh import PathKind, pipes
+from lattica.mesh.accepting import accept as accept_connection
 from lattica.mesh.links import Link
 from lattica.mesh.pipes import OpenPipe, accept_pipe, dial_first, dial_pipe, receive_exactly
 from lattica.mesh.preface import MAGIC, LinkRefusedError, PeerBusyError, PipeTicket, TicketOffice, encode_preface
@@ -35,17 +37,16 @@ LINK = a_link(OFFICE.issue(CLIENT, int(time.time()) + 3600))
 @contextlib.asynccontextmanager
 async def serving(serve: Serve) -> AsyncIterator[PeerAddress]:
     """A TCP server whose connections go to ``serve``, one after the other; their errors are the test's."""
-    loop = asyncio.get_running_loop()
 
     async def accept(server: socket.socket) -> None:
         while True:
-            sock, _ = await loop.sock_accept(server)
+            sock, _ = await accept_connection(server)
             with sock:
                 await serve(sock)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
-        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(40), asyncio.TaskGroup() as tasks:
             accepting = tasks.create_task(accept(server))
             yield PeerAddress.tcp(*server.getsockname())
             accepting.cancel()
@@ -99,7 +100,7 @@ async def test_a_pipe_leads_to_the_peer_and_says_how() -> None:
             assert await echo(pipe, b"hello") == b"HELLO"
     assert peer.clients == [CLIENT]
     assert (pipe.path.peer_id, pipe.path.remote, pipe.path.kind) == (SERVER, address, PathKind.LAN)
-    assert 0 < pipe.path.rtt < 5
+    assert pipe.path.rtt > 0
 
 
 async def test_a_link_that_the_peer_does_not_know_is_refused() -> None:
@@ -141,7 +142,7 @@ async def test_an_address_that_is_somebody_elses_is_noticed(answer: bytes, said:
 
 async def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipes, "PREFACE_TIMEOUT_S", 0.05)
-    async with serving(lambda sock: asyncio.sleep(1.0)) as address:
+    async with serving(lambda sock: asyncio.sleep(3600.0)) as address:
         with pytest.raises(NetworkError, match="connected, but no answer"):
             await dial_pipe(LINK, address)
 
@@ -197,13 +198,15 @@ async def test_bytes_after_the_preface_belong_to_the_pipe() -> None:
             assert (await receive_exactly(sock, 33 + 5))[33:] == b"EARLY"
 
 
-async def test_the_first_address_that_proves_to_be_the_peer_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipes, "DIAL_STAGGER_S", 0.3)  # the impostor has been seen through by then
+async def test_the_first_address_that_proves_to_be_the_peer_wins() -> None:
     attempts: dict[str, str] = {}
-    with black_hole() as hole, socket.create_server(("127.0.0.1", 0)) as closed:
-        refusing = PeerAddress.tcp(*closed.getsockname())
-        closed.close()
-        async with serving(lambda sock: say(sock, bytes(33))) as impostor, serving(Peer().serve) as real:
+
+    async def serve_late(sock: socket.socket) -> None:
+        await until(lambda: "somebody else" in attempts[impostor.text])  # dialled before us
+        await Peer().serve(sock)
+
+    with black_hole() as hole, refusing_address() as refusing:
+        async with serving(lambda sock: say(sock, bytes(33))) as impostor, serving(serve_late) as real:
             pipe = await dial_first(LINK, [hole, refusing, impostor, real], attempts)
             assert pipe is not None
             with pipe.sock:
@@ -248,7 +251,7 @@ async def test_no_more_addresses_are_dialled_than_the_limit(monkeypatch: pytest.
 @pytest.mark.parametrize("seconds", [0.0, 0.02])
 async def test_a_cancelled_dial_leaves_no_socket(seconds: float) -> None:
     with black_hole() as hole:
-        async with serving(lambda sock: asyncio.sleep(0.1)) as silent:
+        async with serving(lambda sock: asyncio.sleep(3600.0)) as silent:
             before = count_descriptors("socket")
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(seconds):

@@ -8,13 +8,15 @@ import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from black_hole import black_hole
-from descriptors import count_descriptors
+from black_hole import black_hole, refusing_address
+from descriptors import count_descriptors, descriptors, wait_closed_since
+from patience import PATIENCE_S
 
 from lattica.background import background_tasks
 from lattica.errors import NetworkError, RemoteProtocolError
 from lattica.identity import PeerAddress
 from lattica.mesh import stun_client, stun_server
+from lattica.mesh.accepting import accept as accept_connection
 from lattica.mesh.listener import open_listener
 from lattica.mesh.pipes import receive_exactly
 from lattica.mesh.stun import STUN_FIRST_BYTE, Endpoint, body_length, encode_request, encode_response, parse_stun
@@ -46,7 +48,7 @@ async def foreign_server(answer: Callable[[bytes], bytes]) -> AsyncIterator[Peer
 
     async def accept() -> None:
         while True:
-            tasks.start(serve((await loop.sock_accept(listener))[0]))
+            tasks.start(serve((await accept_connection(listener))[0]))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
@@ -76,7 +78,7 @@ async def ask(sock: socket.socket) -> Endpoint | None:
 
 
 async def is_closed(sock: socket.socket) -> bool:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with contextlib.suppress(ConnectionResetError):
             return await asyncio.get_running_loop().sock_recv(sock, 100) == b""
     return True
@@ -87,7 +89,7 @@ async def test_a_server_says_where_a_client_comes_from_and_the_connection_stays(
     with contextlib.closing(mapping):
         assert mapping.mapped == mapping.local == Endpoint(*mapping.sock.getsockname())
         assert mapping.server == server
-        assert 0 < mapping.rtt < 5
+        assert mapping.rtt > 0
         assert await ask(mapping.sock) == mapping.mapped
 
 
@@ -175,7 +177,10 @@ async def test_what_cannot_be_asked_is_refused(text: str) -> None:
         await learn_mapping(PeerAddress.parse(text), 0, local_host="0.0.0.0")
 
 
-async def test_three_servers_are_asked_from_one_port_that_is_held_meanwhile(server: PeerAddress) -> None:
+async def test_three_servers_are_asked_from_one_port_that_is_held_meanwhile(
+    server: PeerAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stun_client, "STRAGGLER_S", PATIENCE_S)
     async with stun_server_at() as second, stun_server_at() as third, stun_server_at() as fourth:
         attempts: dict[str, str] = {}
         async with learn_from_many([server, second, third, fourth], attempts=attempts) as learned:
@@ -186,13 +191,14 @@ async def test_three_servers_are_asked_from_one_port_that_is_held_meanwhile(serv
         assert attempts == {}
 
 
-async def test_servers_at_two_addresses_tell_the_mapping(server: PeerAddress) -> None:
+async def test_servers_at_two_addresses_tell_the_mapping(server: PeerAddress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stun_client, "STRAGGLER_S", PATIENCE_S)
     async with stun_server_at("127.0.0.2") as second, learn_from_many([server, second]) as learned:
         assert (learned.report.mapping, learned.report.port_step) == (NatMapping.ENDPOINT_INDEPENDENT, 0)
 
 
 async def test_one_server_that_does_not_answer_does_not_keep_the_others_waiting(server: PeerAddress) -> None:
-    async with foreign_server(lambda _: b"") as silent, asyncio.timeout(stun_client.STUN_TIMEOUT_S):
+    async with foreign_server(lambda _: b"") as silent, asyncio.timeout(stun_client.STUN_TIMEOUT_S - 5):
         attempts: dict[str, str] = {}
         async with learn_from_many([silent, server], attempts=attempts) as learned:
             assert learned.report.mapped == learned.local
@@ -200,15 +206,16 @@ async def test_one_server_that_does_not_answer_does_not_keep_the_others_waiting(
 
 
 async def test_without_an_answer_there_are_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stun_client, "STUN_TIMEOUT_S", 1.0)
     attempts: dict[str, str] = {}
-    with black_hole() as silent:
+    with black_hole() as silent, refusing_address() as refusing:
         async with foreign_server(lambda _: b"x" * 20) as strange:
-            with socket.create_server(("127.0.0.1", 0)) as closed:
-                refusing = PeerAddress.tcp(*closed.getsockname())
             with pytest.raises(NetworkError, match="no STUN server answered"):
-                async with learn_from_many([silent, strange, refusing], attempts=attempts):
+                async with learn_from_many([strange, refusing], attempts=attempts):
                     pass
+        monkeypatch.setattr(stun_client, "STUN_TIMEOUT_S", 0.1)
+        with pytest.raises(NetworkError, match="no STUN server answered"):
+            async with learn_from_many([silent, refusing], attempts=attempts):
+                pass
     assert attempts[f"stun {silent.text}"].startswith("no answer within")
     assert "not a STUN message" in attempts[f"stun {strange.text}"]
     assert attempts[f"stun {refusing.text}"] == "connection refused"
@@ -216,7 +223,7 @@ async def test_without_an_answer_there_are_reasons(monkeypatch: pytest.MonkeyPat
 
 async def test_nothing_stays_open_whether_it_ends_fails_or_is_cancelled(server: PeerAddress) -> None:
     async with foreign_server(lambda _: b"") as silent:
-        before = count_descriptors()
+        before = descriptors()
         async with learn_from_many([server]):
             pass
         asking = asyncio.ensure_future(learn_mapping(silent, 0))
@@ -227,6 +234,4 @@ async def test_nothing_stays_open_whether_it_ends_fails_or_is_cancelled(server: 
         await asyncio.wait([asking, many])
         assert asking.cancelled()
         assert many.cancelled()
-        async with asyncio.timeout(5):
-            while count_descriptors() > before:  # the servers notice in their own time
-                await asyncio.sleep(0.01)
+        await wait_closed_since(before)  # the servers notice in their own time
