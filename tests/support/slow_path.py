@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from lattica.background import Background, background_tasks
 from lattica.identity import PeerAddress
+from lattica.mesh.accepting import accept
 
 
 async def _carry(source: socket.socket, target: socket.socket, delay: float) -> None:
@@ -49,7 +50,7 @@ async def _join(near: socket.socket, target: PeerAddress, delay: float) -> None:
 
 async def _accept(server: socket.socket, target: PeerAddress, delay: float, tasks: Background) -> None:
     while True:
-        near, _ = await asyncio.get_running_loop().sock_accept(server)
+        near, _ = await accept(server)
         tasks.start(_join(near, target, delay))
 
 

@@ -11,14 +11,26 @@ from functools import partial
 
 from lattica.background import Background, background_tasks
 from lattica.identity import IdentityKey, PeerAddress
+from lattica.mesh.accepting import accept
 from lattica.swarm import Swarm, open_swarm
 
 
 async def _accept(server: socket.socket, swarm: Swarm, tasks: Background) -> None:
-    loop = asyncio.get_running_loop()
     while True:
-        sock, (host, port) = await loop.sock_accept(server)
-        tasks.start(swarm.adopt(sock, PeerAddress.tcp(host, port)))
+        sock, (host, port) = await accept(server)
+        _hand_over(sock, PeerAddress.tcp(host, port), swarm, tasks)
+
+
+def _hand_over(sock: socket.socket, remote: PeerAddress, swarm: Swarm, tasks: Background) -> None:
+    """A task that is cancelled before its first step has handed over nothing."""
+    begun = False
+
+    async def adopt() -> None:
+        nonlocal begun
+        begun = True
+        await swarm.adopt(sock, remote)
+
+    tasks.start(adopt()).add_done_callback(lambda _: None if begun else sock.close())
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +84,7 @@ class Wire:
     async def carry(self, server: socket.socket, target: PeerAddress) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            sock, _ = await loop.sock_accept(server)
+            sock, _ = await accept(server)
             near, pump = await loop.connect_accepted_socket(_Pump, sock)
             assert isinstance(near, asyncio.Transport)
             near.pause_reading()

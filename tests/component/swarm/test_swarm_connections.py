@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 import trio
+from patience import PATIENCE_S
 from swarm_pairs import connected, listening, wired
 from waiting import until
 
@@ -19,7 +20,7 @@ from lattica.errors import NetworkError, PeerUnreachableError, StreamError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
 from lattica.swarm import ConnectionInfo, Direction, PeerInfo, Swarm, dialing, host, open_swarm
 from lattica.swarm.connection import Connection
-from lattica.swarm.dialing import CONNECT_TIMEOUT_S, DIAL_STAGGER_S
+from lattica.swarm.dialing import DIAL_STAGGER_S
 from lattica.swarm.host import MAX_CONNECTIONS_PER_PEER
 
 ECHO = "/test/echo/1"
@@ -48,7 +49,7 @@ class Watch:
         self._changed.set()
 
     async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not true():
                 self._changed.clear()
                 await self._changed.wait()
@@ -185,10 +186,10 @@ async def test_a_dead_address_delays_a_good_one_by_the_stagger_only(
     ):
         with dead() as bad:
             started = time.monotonic()
-            info = await alice.connect(bob.key.peer_id, [bad, good])
-            took = time.monotonic() - started
+            async with asyncio.timeout(PATIENCE_S - 5):  # sooner than the dead one is given up
+                info = await alice.connect(bob.key.peer_id, [bad, good])
+            assert time.monotonic() - started >= DIAL_STAGGER_S
     assert info.remote == good
-    assert DIAL_STAGGER_S <= took < CONNECT_TIMEOUT_S
 
 
 async def test_refused_addresses_do_not_delay_a_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,9 +220,10 @@ async def test_connecting_from_both_sides_at_once_works() -> None:
                     for _ in range(5)
                 ]
                 assert await asyncio.gather(*requests) == [b"hello"] * 10
+                await until(lambda: len(alice.connections()) == len(bob.connections()))  # a dial may be late at one
                 await alice.disconnect(bob.key.peer_id)
                 await bob.disconnect(alice.key.peer_id)
-                await watch.until(lambda: alice.connections() == [])
+                await until(lambda: alice.connections() == bob.connections() == [])
                 assert len(watch.connected) == len(watch.disconnected) > turn
 
 
@@ -248,8 +250,12 @@ async def test_a_newer_connection_displaces_the_oldest_of_the_same_peer() -> Non
             await twin.connect(bob.key.peer_id, [address])
             return twin
 
-        twins = [await connect_once_more() for _ in range(MAX_CONNECTIONS_PER_PEER + 3)]
-        await watch.until(lambda: len(watch.disconnected) == 3)
+        twins = []
+        for number in range(1, MAX_CONNECTIONS_PER_PEER + 4):
+            twins.append(await connect_once_more())
+            await until(lambda number=number: len(watch.connected) == number)  # type: ignore[misc]
+            await until(lambda: len(bob.connections()) <= MAX_CONNECTIONS_PER_PEER)
+        await until(lambda: len(watch.disconnected) == 3)
         assert watch.disconnected == watch.connected[:3], "the oldest go first"
         assert bob.connections() == watch.connected[3:]
         assert await bob.request(key.peer_id, ECHO, b"x", 100) == b"x"
@@ -319,7 +325,7 @@ async def test_a_peer_that_disappears_is_reported_and_its_streams_fail() -> None
             ]
             await handler_running.wait()
             wire.cut()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 await asyncio.gather(*failures)
                 await handler_cancelled.wait()
             await at_alice.until(lambda: not alice.is_connected(bob.key.peer_id))
@@ -339,8 +345,8 @@ async def stream_error(operation: object) -> None:
 
 async def test_a_ping_measures_and_an_absent_peer_does_not_answer() -> None:
     async with connected() as (alice, bob, _):
-        assert 0 < await alice.ping(bob.key.peer_id) < 5
-        assert 0 < await bob.ping(alice.key.peer_id) < 5
+        assert await alice.ping(bob.key.peer_id) > 0
+        assert await bob.ping(alice.key.peer_id) > 0
         with pytest.raises(StreamError, match="not connected"):
             await alice.ping(IdentityKey.generate().peer_id)
 
@@ -437,7 +443,15 @@ async def test_a_connection_that_its_peer_has_replaced_is_given_up(monkeypatch: 
 async def test_a_second_connection_of_a_peer_that_still_answers_on_the_first_costs_it_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host, "PROVE_TIMEOUT_S", 1.0)
+    proven: list[ConnectionInfo] = []
+    ping = host._ping
+
+    async def pinging(connection: Connection) -> float:
+        took = await ping(connection)
+        proven.append(connection.info)
+        return took
+
+    monkeypatch.setattr(host, "_ping", pinging)
     key = IdentityKey.generate()
     async with (
         open_swarm(key) as before,
@@ -446,8 +460,10 @@ async def test_a_second_connection_of_a_peer_that_still_answers_on_the_first_cos
         listening(bob) as address,
     ):
         await before.connect(bob.key.peer_id, [address])
+        await until(lambda: len(bob.connections()) == 1)
+        (first,) = bob.connections()
         await after.connect(bob.key.peer_id, [address])
-        await asyncio.sleep(1.5 * host.PROVE_TIMEOUT_S)
+        await until(lambda: first in proven)
         assert len(bob.connections()) == 2
         assert await before.ping(bob.key.peer_id) > 0
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import trio
 from libp2p.io.exceptions import IOException
+from patience import PATIENCE_S
 from swarm_pairs import connected
 from waiting import until
 
@@ -54,7 +55,7 @@ class Attacker:
 
     async def until_ended(self, stream: int) -> None:
         """Read all that comes, until the other side has closed or reset ``stream``."""
-        with trio.fail_after(15):
+        with trio.fail_after(25):
             while True:
                 header = await self._secured.read(12)  # type: ignore[attr-defined]
                 _, kind, flags, number, length = struct.unpack("!BBHII", header)
@@ -65,7 +66,7 @@ class Attacker:
 
     async def until_hung_up(self) -> None:
         """Read all that comes, until the other side closes the connection."""
-        with trio.fail_after(15), contextlib.suppress(IOException):
+        with trio.fail_after(25), contextlib.suppress(IOException):
             while True:
                 await self._secured.read(1)  # type: ignore[attr-defined]
 
@@ -105,7 +106,7 @@ async def victim() -> AsyncIterator[tuple[Swarm, Swarm, PeerAddress]]:
         bob.serve_requests(ECHO, echo, 1000)
         bob.serve_streams(HOLD, hold)
         yield alice, bob, address
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             assert await alice.request(bob.key.peer_id, ECHO, b"x", 10) == b"x"
             assert len(alice.connections()) == 1, "and over the connection that she had all the time"
             await until(lambda: len(bob.connections()) == 1)
@@ -171,7 +172,7 @@ async def test_a_peer_has_so_many_streams_and_no_more() -> None:
         async def open_many(attacker: Attacker) -> None:
             for number in range(2 * MAX_INBOUND_STREAMS):
                 await attacker.open(2 * number + 1, HOLD)
-            with trio.fail_after(15):
+            with trio.fail_after(25):
                 while most < MAX_INBOUND_STREAMS:
                     await trio.sleep(0.01)
 
@@ -257,14 +258,14 @@ def line(text: bytes) -> bytes:
     ],
 )
 async def test_a_negotiation_that_breaks_off_costs_the_stream(opening: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "OPEN_TIMEOUT_S", 0.2)
-
     async def negotiate(attacker: Attacker) -> None:
         await attacker.frame(DATA, SYN, 1, len(opening), opening)
         await attacker.until_ended(1)
 
     async with victim() as (_, _, address):
-        await attack(address, negotiate)
+        with monkeypatch.context() as hurry:
+            hurry.setattr(connection, "OPEN_TIMEOUT_S", 0.2)
+            await attack(address, negotiate)
 
 
 def evil_identify_messages() -> dict[str, bytes]:
@@ -303,7 +304,7 @@ async def test_a_peer_that_identifies_itself_badly_harms_only_itself(name: str) 
 
         mallory._host.handlers[IDENTIFY] = identify
         await mallory.connect(bob.key.peer_id, [address])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await served.wait()
             with contextlib.suppress(LatticaError):  # the connection may be closed for it
                 await mallory.ping(bob.key.peer_id)
@@ -311,8 +312,6 @@ async def test_a_peer_that_identifies_itself_badly_harms_only_itself(name: str) 
 
 async def test_a_peer_that_takes_nothing_loses_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks and asks and never reads the answers."""
-    monkeypatch.setattr(raw, "SEND_TIMEOUT_S", 0.5)
-
     async with victim() as (alice, bob, address):
 
         async def talk(stream: Stream) -> None:
@@ -321,7 +320,7 @@ async def test_a_peer_that_takes_nothing_loses_the_connection(monkeypatch: pytes
         async def ask_only(attacker: Attacker) -> None:
             for number in range(200):
                 await attacker.open(2 * number + 1, "/test/talk/1")
-            with trio.fail_after(15):
+            with trio.fail_after(25):
                 while not loses_patience.is_set():
                     await trio.sleep(0.01)
 
@@ -332,7 +331,9 @@ async def test_a_peer_that_takes_nothing_loses_the_connection(monkeypatch: pytes
         loses_patience = threading.Event()
         bob.subscribe(disconnected=note)
         bob.serve_streams("/test/talk/1", talk)
-        await attack(address, ask_only)
+        with monkeypatch.context() as hurry:
+            hurry.setattr(raw, "SEND_TIMEOUT_S", 0.5)
+            await attack(address, ask_only)
         assert loses_patience.is_set()
 
 
@@ -362,7 +363,7 @@ async def test_a_connection_that_begins_badly_is_closed(
         monkeypatch.setattr(transport, "UPGRADE_TIMEOUT_S", 0.3)
         with socket.create_connection((address.host, address.port)) as sock:
             sock.setblocking(False)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(20):
                 with contextlib.suppress(ConnectionError):
                     await loop.sock_sendall(sock, FIRST_BYTES[name])
                     while await loop.sock_recv(sock, 65536):
@@ -377,7 +378,7 @@ async def test_a_handshake_is_not_collected_without_end(name: str) -> None:
     async with victim() as (_, _, address):
         with socket.create_connection((address.host, address.port)) as sock:
             sock.setblocking(False)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S - 5):
                 with contextlib.suppress(ConnectionError):
                     await loop.sock_sendall(sock, FIRST_BYTES[name])
                     while await loop.sock_recv(sock, 65536):
@@ -391,9 +392,10 @@ async def test_silent_connections_take_their_slots_for_a_while_and_nothing_else(
     """Two hundred of them; afterwards the slots are free again."""
     loop = asyncio.get_running_loop()
     async with victim() as (alice, bob, address), contextlib.AsyncExitStack() as stack:
-        monkeypatch.setattr(transport, "UPGRADE_TIMEOUT_S", 1.0)
+        hurry = stack.enter_context(monkeypatch.context())
+        hurry.setattr(transport, "UPGRADE_TIMEOUT_S", 1.0)
         silent = [stack.enter_context(socket.socket()) for _ in range(200)]
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(50):
             for sock in silent:
                 sock.setblocking(False)
                 await loop.sock_connect(sock, (address.host, address.port))
@@ -408,6 +410,7 @@ async def test_silent_connections_take_their_slots_for_a_while_and_nothing_else(
 
             greetings = await asyncio.gather(*map(greeting, silent))
         assert all(greetings), "each waits for its turn"
+        hurry.undo()
         async with open_swarm(IdentityKey.generate()) as carol:
             await carol.connect(bob.key.peer_id, [address])
 
@@ -418,7 +421,7 @@ async def test_a_peer_that_reads_slowly_gets_an_error_not_the_swarms_memory() ->
     async with connected() as (alice, bob, _):
         bob.serve_streams(HOLD, hold)
         bob.serve_requests(ECHO, echo, 1000)
-        async with asyncio.timeout(20), await alice.open_stream(bob.key.peer_id, HOLD) as stream:
+        async with asyncio.timeout(40), await alice.open_stream(bob.key.peer_id, HOLD) as stream:
             with pytest.raises(StreamError):
                 await stream.write(bytes(10_000_000))
         assert await alice.request(bob.key.peer_id, ECHO, b"x", 10) == b"x"
