@@ -96,21 +96,20 @@ async def test_a_target_that_does_not_serve_its_relay_refuses() -> None:
     ],
 )
 async def test_a_target_that_does_not_come(answer: relay_pb2.AcceptAnswer.ValueType, status: RelayStatus) -> None:
-    async with open_relay(SpliceLimits(wait_s=0.3)) as relay, open_target(relay, acceptor=False) as target:
+    wait_s = 0.3 if status is RelayStatus.TARGET_SILENT else 60.0
+    async with open_relay(SpliceLimits(wait_s=wait_s)) as relay, open_target(relay, acceptor=False) as target:
 
         async def answers(_: PeerId, request: bytes) -> bytes:
             assert relay_pb2.AcceptRequest.FromString(request).client == CLIENT.raw
             return relay_pb2.AcceptResponse(answer=answer).SerializeToString()
 
         target.swarm.serve_requests(RELAY_ACCEPT_PROTOCOL, answers, 1000)
-        started = time.monotonic()
         assert await refusal(relay.address, target.token()) is status
-        assert time.monotonic() - started < 5
         await until(lambda: relay.server.counts().waiting == 0)
 
 
 async def test_too_many_waiting_for_one_target_leave_room_for_another() -> None:
-    limits = SpliceLimits(waiting_per_target=2, wait_s=1.0)
+    limits = SpliceLimits(waiting_per_target=2, wait_s=60.0)
     async with (
         open_relay(limits) as relay,
         open_target(relay, acceptor=False) as silent,
@@ -129,7 +128,9 @@ async def test_too_many_waiting_for_one_target_leave_room_for_another() -> None:
             assert await refusal(relay.address, silent.token()) is RelayStatus.TARGET_OVER_LIMIT
             with (await target.open_pipe())[0]:
                 assert called.is_set()
-        assert [one.result() for one in waiting] == [RelayStatus.TARGET_SILENT] * 2
+            assert relay.server.counts().waiting == 2
+            relay.server.close()
+        assert [one.result() for one in waiting] == [RelayStatus.CLOSING] * 2
 
 
 @pytest.mark.parametrize("last_words", [b"", b"too soon"])
@@ -142,7 +143,7 @@ async def test_a_client_that_does_not_wait_frees_its_place_at_once(last_words: b
             return b""
 
         target.swarm.serve_requests(RELAY_ACCEPT_PROTOCOL, dawdles, 1000)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             dialling = asyncio.ensure_future(dial_through(relay.address, target.token()))
             await until(lambda: relay.server.counts().waiting == 1)
             if last_words:
@@ -162,7 +163,7 @@ async def test_a_client_that_does_not_wait_frees_its_place_at_once(last_words: b
 
 async def test_who_does_not_know_the_secret_gets_nobodys_pipe() -> None:
     """Not even the right session helps, and the client still meets its target."""
-    async with open_relay() as relay, open_target(relay, acceptor=False) as target:
+    async with open_relay(SpliceLimits(wait_s=60.0)) as relay, open_target(relay, acceptor=False) as target:
         calls: asyncio.Queue[relay_pb2.AcceptRequest] = asyncio.Queue()
 
         async def coming(_: PeerId, request: bytes) -> bytes:
@@ -175,14 +176,14 @@ async def test_who_does_not_know_the_secret_gets_nobodys_pipe() -> None:
             call = await calls.get()
             for preface in (encode_accept(call.session, bytes(32)), encode_accept(bytes(16), call.secret)):
                 with await connect_tcp(relay.address) as thief, pytest.raises(RelayRefusedError, match="nobody waits"):
-                    await introduce(thief, preface, 5.0)
+                    await introduce(thief, preface, 20.0)
             with await connect_tcp(relay.address) as far:
-                await introduce(far, encode_accept(call.session, call.secret), 5.0)
+                await introduce(far, encode_accept(call.session, call.secret), 20.0)
                 with await dialling as near, await connect_tcp(relay.address) as late:
                     await send_all(near, b"hello", then_end=False)
                     assert await receive_some(far) == b"hello"
                     with pytest.raises(RelayRefusedError, match="nobody waits"):
-                        await introduce(late, encode_accept(call.session, call.secret), 5.0)
+                        await introduce(late, encode_accept(call.session, call.secret), 20.0)
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 import socket
 import threading
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import trio
+from held import Held
+from patience import PATIENCE_S
 from swarm_pairs import connected, listening
 
 from lattica.errors import StreamError
 from lattica.identity import IdentityKey, PeerAddress, PeerId
-from lattica.swarm import Stream, Swarm, open_swarm
+from lattica.mesh.accepting import accept
+from lattica.swarm import Stream, Swarm, open_swarm, raw
 from lattica.swarm.multistream import propose
 
 ECHO, NEVER = "/test/echo/1", "/test/never/1"
@@ -31,24 +31,6 @@ async def never(peer: PeerId, message: bytes) -> bytes:
     return b""
 
 
-class Held:
-    """What this process holds: threads, open files, tasks."""
-
-    def __init__(self) -> None:
-        self.threads = {thread.name for thread in threading.enumerate()}
-        self.files = len(list(Path("/proc/self/fd").iterdir()))
-        self.tasks = len(asyncio.all_tasks())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Held) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        raise TypeError
-
-    def __repr__(self) -> str:
-        return f"Held({vars(self)})"
-
-
 async def use() -> None:
     async with connected() as (alice, bob, _):
         bob.serve_requests(ECHO, echo, 100)
@@ -59,13 +41,13 @@ async def test_nothing_is_left_after_the_end() -> None:
     before = Held()
     for _ in range(5):
         await use()
-    assert Held() == before
+    assert before.since() == []
 
 
 async def test_while_it_runs_a_swarm_has_one_thread() -> None:
-    before = len(Held().threads)
+    before = set(threading.enumerate())
     async with open_swarm(IdentityKey.generate()):
-        assert threading.active_count() == before + 1
+        assert len(set(threading.enumerate()) - before) == 1
 
 
 async def test_nothing_is_left_when_the_block_raises() -> None:
@@ -79,7 +61,7 @@ async def test_nothing_is_left_when_the_block_raises() -> None:
     before = Held()
     with pytest.raises(KeyError, match="mine"):
         await fail()
-    assert Held() == before
+    assert before.since() == []
 
 
 async def test_nothing_is_left_when_the_block_is_cancelled() -> None:
@@ -90,15 +72,15 @@ async def test_nothing_is_left_when_the_block_is_cancelled() -> None:
     before = Held()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(run(), 0.2)
-    assert Held() == before
+    assert before.since() == []
 
 
 @pytest.mark.parametrize("closer", ["alice", "bob"])
 async def test_a_stop_while_requests_and_streams_are_in_flight(closer: str) -> None:
-    """Each ends with a `StreamError`, at once, whichever side stops."""
+    """Each ends with a `StreamError`, at once and not after the handler's half minute, whichever side stops."""
     before = Held()
     key, other = IdentityKey.generate(), IdentityKey.generate()
-    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks, contextlib.AsyncExitStack() as outer:
+    async with asyncio.timeout(25), asyncio.TaskGroup() as tasks, contextlib.AsyncExitStack() as outer:
         stacks = {"alice": contextlib.AsyncExitStack(), "bob": contextlib.AsyncExitStack()}
         for stack in stacks.values():
             await outer.enter_async_context(stack)
@@ -123,11 +105,9 @@ async def test_a_stop_while_requests_and_streams_are_in_flight(closer: str) -> N
         waiting.append(tasks.create_task(stream_error(stream.read_message(10))))
         for _ in range(51):
             await running.acquire()
-        started = time.monotonic()
         await stacks[closer].aclose()
         await asyncio.gather(*waiting)
-        assert time.monotonic() - started < 5
-    assert Held() == before
+    assert before.since() == []
 
 
 async def stream_error(operation: object) -> None:
@@ -135,55 +115,51 @@ async def stream_error(operation: object) -> None:
         await operation  # type: ignore[misc]
 
 
-@contextlib.contextmanager
-def silent_address() -> Iterator[PeerAddress]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        host, port = server.getsockname()
-        yield PeerAddress.tcp(host, port)
-
-
 async def test_a_stop_while_a_dial_hangs() -> None:
     """In the handshake, with a peer that says nothing."""
     before = Held()
-    with silent_address() as address:
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = PeerAddress.tcp(*server.getsockname())
+        async with asyncio.timeout(PATIENCE_S - 5), asyncio.TaskGroup() as tasks:
             async with open_swarm(IdentityKey.generate()) as alice:
                 dial = tasks.create_task(stream_error(alice.connect(IdentityKey.generate().peer_id, [address])))
-                await asyncio.sleep(0.1)
-                started = time.monotonic()
+                sock, _ = await accept(server)
+                with sock:
+                    await asyncio.get_running_loop().sock_recv(sock, 1)
             await dial
-            assert time.monotonic() - started < 5
-    assert Held() == before
+    assert before.since() == []
 
 
 async def test_a_stop_while_a_handshake_hangs() -> None:
     before = Held()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S - 5):
         async with open_swarm(IdentityKey.generate()) as bob, listening(bob) as address:
             with socket.create_connection((address.host, address.port)) as sock:
                 sock.setblocking(False)
                 await asyncio.get_running_loop().sock_recv(sock, 1)
-                started = time.monotonic()
-        assert time.monotonic() - started < 5
-    assert Held() == before
+    assert before.since() == []
 
 
-async def test_a_peer_that_reads_nothing_does_not_hold_up_the_stop() -> None:
+async def test_a_peer_that_reads_nothing_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its buffers are full and a frame of ours is on the way: the frame gets half a second, not the usual 20."""
+    monkeypatch.setattr(raw, "SEND_TIMEOUT_S", 1000.0)
     before = Held()
-    async with asyncio.timeout(30), open_swarm(IdentityKey.generate()) as alice:
-        async with open_swarm(IdentityKey.generate()) as bob, listening(bob) as address:
+    async with (
+        asyncio.timeout(50),
+        open_swarm(IdentityKey.generate()) as alice,
+        open_swarm(IdentityKey.generate()) as bob,
+        listening(bob) as address,
+    ):
 
-            async def talk(stream: Stream) -> None:
-                await stream.write(bytes(200_000))
+        async def talk(stream: Stream) -> None:
+            await stream.write(bytes(200_000))
 
-            bob.serve_streams("/test/talk/1", talk)
-            await alice.connect(bob.key.peer_id, [address])
-            await alice._thread.call(ask_and_read_nothing, alice, bob.key.peer_id)
-            await bob._thread.call(wait_stuck, bob, alice.key.peer_id)
-            started = time.monotonic()
-        assert time.monotonic() - started < 10
-    assert Held() == before
+        bob.serve_streams("/test/talk/1", talk)
+        await alice.connect(bob.key.peer_id, [address])
+        await alice._thread.call(ask_and_read_nothing, alice, bob.key.peer_id)
+        await bob._thread.call(wait_stuck, bob, alice.key.peer_id)
+    assert before.since() == []
 
 
 async def ask_and_read_nothing(alice: Swarm, bob: PeerId) -> None:
@@ -205,7 +181,7 @@ async def wait_stuck(bob: Swarm, alice: PeerId) -> None:
     """In trio: until one and the same send has been under way for a while."""
     link = bob._host.connection_to(alice)
     assert link is not None
-    with trio.fail_after(15):
+    with trio.fail_after(40):
         sending, since = None, trio.current_time()
         while trio.current_time() - since < 0.3:
             if link._raw._sending is not sending:
@@ -229,7 +205,7 @@ async def test_two_swarms_in_one_process_stop_in_either_order() -> None:
         async with asyncio.timeout(10):
             await lost.wait()
         await stacks[1 - first_out].aclose()
-    assert Held() == before
+    assert before.since() == []
 
 
 async def test_after_the_end_every_operation_says_so() -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 
 import pytest
 from circuits import Circuits, behind_a_relay, echo
-from descriptors import open_descriptors
+from held import Held
 from waiting import until
 
 from lattica.errors import LatticaError
@@ -37,7 +36,7 @@ async def streams_of(swarm: Swarm) -> int:
 async def settle(net: Circuits) -> None:
     """Wait until each swarm has a task for each connection, that which pushes, that which asks here, and no streams."""
     swarms = [net.relay, net.target, net.client]
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while [await tasks_of(one) for one in swarms] != [2 + len(one.connections()) for one in swarms] or any(
             [await streams_of(one) for one in swarms]
         ):
@@ -76,7 +75,7 @@ async def test_an_ended_circuit_leaves_nothing_behind(how: str) -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_swarms_with_circuits_stop_and_leave_nothing(busy: bool) -> None:
-    before = (threading.active_count(), sorted(open_descriptors()), len(asyncio.all_tasks()))
+    before = Held()
 
     async def use() -> None:
         async with behind_a_relay() as net, asyncio.TaskGroup() as tasks:
@@ -106,5 +105,4 @@ async def test_swarms_with_circuits_stop_and_leave_nothing(busy: bool) -> None:
     async with asyncio.timeout(30):
         for _ in range(2):
             await use()
-    after = (threading.active_count(), sorted(open_descriptors()), len(asyncio.all_tasks()))
-    assert (after[0], len(after[1]), after[2]) == (before[0], len(before[1]), before[2])
+    assert before.since() == []

@@ -7,7 +7,9 @@ import random
 from collections.abc import Container
 
 import pytest
+from patience import PATIENCE_S
 from swarm_pairs import connected
+from waiting import until
 
 from lattica.errors import NetworkError, RemoteProtocolError, StreamError
 from lattica.identity import IdentityKey, PeerId
@@ -158,17 +160,20 @@ async def test_a_handler_that_is_too_slow_is_cancelled(monkeypatch: pytest.Monke
             return b""
 
         bob.serve_requests("/test/endless/1", endless, 100)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             with pytest.raises(StreamError):
                 await alice.request(bob.key.peer_id, "/test/endless/1", b"x", 10)
             await cancelled.wait()
 
 
 async def test_a_stream_on_which_nothing_is_asked_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swarm, "REQUEST_IDLE_S", 0.5)
+    async def last(peer: PeerId, message: bytes) -> bytes:
+        monkeypatch.setattr(swarm, "REQUEST_IDLE_S", 0.2)
+        return message
+
     async with connected() as (alice, bob, _):
-        serve(bob)
-        async with asyncio.timeout(10), await alice.open_stream(bob.key.peer_id, ECHO) as stream:
+        bob.serve_requests(ECHO, last, LIMIT)
+        async with asyncio.timeout(20), await alice.open_stream(bob.key.peer_id, ECHO) as stream:
             await stream.write_message(b"one")
             assert await stream.read_message(10) == b"one"
             assert await stream.read_message(10) is None
@@ -223,14 +228,34 @@ async def test_six_hundred_requests_at_once_are_all_answered() -> None:
 
 
 async def test_waiting_for_a_turn_does_not_count_as_the_peers_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three rounds of slow answers take longer than a peer has to accept one stream."""
+    """Those before take longer than a peer has to accept one stream."""
     monkeypatch.setattr(connection, "MAX_OUTBOUND_STREAMS", 4)
-    monkeypatch.setattr(connection, "OPEN_TIMEOUT_S", 1.0)
-    async with connected() as (alice, bob, _):
-        serve(bob)
-        async with asyncio.timeout(30):
-            requests = (alice.request(bob.key.peer_id, SLOW, b"600", 10) for _ in range(12))
-            assert await asyncio.gather(*requests) == [b"done"] * 12
+    async with connected() as (alice, bob, _), asyncio.TaskGroup() as tasks:
+        answered, running = asyncio.Event(), 0
+
+        async def answer(peer: PeerId, message: bytes) -> bytes:
+            nonlocal running
+            running += 1
+            await answered.wait()
+            return b"done"
+
+        bob.serve_requests(SLOW, answer, LIMIT)
+        await until(lambda: alice.peer_info(bob.key.peer_id) and bob.peer_info(alice.key.peer_id))
+        link = alice._host.connection_to(bob.key.peer_id)
+        assert link is not None
+
+        def ask() -> asyncio.Task[bytes]:
+            return tasks.create_task(alice.request(bob.key.peer_id, SLOW, b"", 10))
+
+        requests = [ask() for _ in range(4)]
+        await until(lambda: running == 4)
+        with monkeypatch.context() as hurry:
+            hurry.setattr(connection, "OPEN_TIMEOUT_S", 0.1)
+            requests += [ask() for _ in range(8)]
+            await until(lambda: link._outbound.statistics().tasks_waiting == 8)
+            await asyncio.sleep(0.3)
+        answered.set()
+        assert await asyncio.gather(*requests) == [b"done"] * 12
 
 
 async def test_requests_cancelled_at_any_moment_leave_the_connection_whole() -> None:
@@ -277,7 +302,7 @@ async def everything_given_back(alice: Swarm, bob: Swarm) -> None:
 
         return await one._thread.call(count)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while any(await left(alice, bob)) or any(await left(bob, alice)):
             await asyncio.sleep(0.01)
 
@@ -310,17 +335,17 @@ async def test_requests_waiting_for_a_turn_fail_when_the_connection_does() -> No
 
         serve(bob)
         bob.serve_requests("/test/endless/1", endless, 100)
-        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks:
             requests = [
                 tasks.create_task(fails(alice.request(bob.key.peer_id, "/test/endless/1", b"", 10)))
                 for _ in range(2 * MAX_OUTBOUND_STREAMS)
             ]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while running < MAX_OUTBOUND_STREAMS:
                     await more.wait()
                     more.clear()
             await bob.disconnect(alice.key.peer_id)
-            async with asyncio.timeout(8):  # not when they lose patience, after 10 s
+            async with asyncio.timeout(PATIENCE_S - 5):  # not when they lose patience
                 assert all(await asyncio.gather(*requests))
         await alice.connect(bob.key.peer_id, [address])
         assert await alice.request(bob.key.peer_id, ECHO, b"x", 10) == b"x"
