@@ -62,6 +62,7 @@ class World:
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr(module, "PAUSES_S", (0.0, 0.01, 0.01))
     monkeypatch.setattr(module, "LAST_PAUSE_S", 0.01)
+    monkeypatch.setattr(module, "READY_S", 1000.0)
     made = World()
     async with background_tasks() as tasks:
         made.searches = Searches(

@@ -18,7 +18,7 @@ from lattica.swarm.bridge import TrioThread, open_trio_thread
 def no_thread_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 class Flag:
@@ -35,7 +35,7 @@ class Flag:
         self._event.set()
 
     async def wait(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await self._event.wait()
 
 
@@ -261,7 +261,7 @@ async def test_a_trio_loop_that_dies_ends_the_block_with_its_reason() -> None:
         raise ZeroDivisionError("a bug")
 
     async def block() -> None:
-        async with asyncio.timeout(10), open_trio_thread() as thread:
+        async with asyncio.timeout(20), open_trio_thread() as thread:
             thread.spawn(crash)
             await asyncio.Event().wait()
 
