@@ -12,8 +12,11 @@ from libp2p.io.exceptions import IOException
 from libp2p.network.connection.exceptions import RawConnError
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
 from libp2p.stream_muxer.yamux.yamux import (
+    FLAG_FIN,
+    FLAG_RST,
     HEADER_SIZE,
     TYPE_DATA,
+    TYPE_WINDOW_UPDATE,
     YAMUX_HEADER_FORMAT,
     YamuxStream,
 )
@@ -25,7 +28,7 @@ from lattica.identity.varint import MAX_VARINT_BYTES, decode_varint, encode_vari
 WRITE_TIMEOUT_S = 10.0
 """Seconds that one write may wait for the peer to take it, unless the stream is for bulk."""
 CLOSE_TIMEOUT_S = 1.0
-"""Seconds that saying goodbye on a stream may take, cancelled or not."""
+"""Seconds that saying goodbye on a stream may take, cancelled or not; it is tried twice."""
 WINDOW = 256 * 1024
 """Bytes that the peer may send ahead on a new stream; yamux's own figure."""
 MAX_WINDOW = 1024 * 1024
@@ -219,18 +222,18 @@ class MuxStream:
         """Say that nothing more will be written; the other side reads to the end."""
         if not self.carries_circuit:  # a circuit counts until both its directions are over
             self._release()
-        await self._end(self._stream.close)
+        await self._end(self._stream.close, FLAG_FIN)
 
     async def finish(self) -> None:
         """Close the stream and forget it: what the peer may still send on it is dropped."""
         self._release()
-        await self._end(self._stream.close)
+        await self._end(self._stream.close, FLAG_FIN)
         await self._forget()
 
     async def reset(self) -> None:
         """Drop the stream in both directions."""
         self._release()
-        await self._end(self._stream.reset)
+        await self._end(self._stream.reset, FLAG_RST)
         await self._forget()
 
     def _release(self) -> None:
@@ -238,9 +241,15 @@ class MuxStream:
             self._on_end()
             self._on_end = None
 
-    async def _end(self, how: Callable[[], Awaitable[None]]) -> None:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S), suppress(*_LOST):
+    async def _end(self, how: Callable[[], Awaitable[None]], flag: int) -> None:
+        with _briefly() as scope, suppress(*_LOST):
             await how()
+        if scope.cancelled_caught:
+            # It was this machine that stalled, perhaps: who is never told would keep the stream for ever.
+            with _briefly(), suppress(*_LOST):
+                stream = self._stream
+                header = struct.pack(YAMUX_HEADER_FORMAT, 0, TYPE_WINDOW_UPDATE, flag, stream.stream_id, 0)
+                await stream.conn._write_frame(header)
 
     async def _forget(self) -> None:
         """Have yamux drop its record of the stream, which otherwise stays until the peer closes its side too."""
@@ -277,6 +286,10 @@ class _WindowLock:
         self._lock.release()
         self.changed.set()
         self.changed = trio.Event()
+
+
+def _briefly() -> trio.CancelScope:
+    return trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S)
 
 
 def _has_varint(buffer: bytearray) -> bool:

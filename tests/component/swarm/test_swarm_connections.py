@@ -281,6 +281,7 @@ async def test_each_connection_reports_its_own_observed_address() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 async def test_three_hundred_inbound_connections_one_after_the_other() -> None:
     """py-libp2p's own host stops accepting after about 250: its inbound slots leak."""
     count = 300

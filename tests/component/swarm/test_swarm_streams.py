@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
 import pytest
+import trio
+import trio.testing
 from swarm_pairs import connected
+from waiting import until
 
 from lattica.errors import RemoteProtocolError, StreamError
-from lattica.swarm import Stream
+from lattica.swarm import Stream, mux
 
 PROTOCOL = "/test/stream/1"
 
@@ -78,6 +82,41 @@ async def test_a_block_that_raises_resets_the_stream() -> None:
             found = [await ends.get(), await ends.get()]
         assert isinstance(found[0], StreamError)
         assert found[1] is None
+
+
+@pytest.mark.parametrize("how", ["finish", "reset"])
+async def test_a_machine_that_stalls_while_it_says_goodbye_says_it_all_the_same(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another frame is under way at that moment, so that the time for it is over before it was tried."""
+    async with connected() as (alice, bob, _):
+        ends: asyncio.Queue[object] = asyncio.Queue()
+
+        async def listen(stream: Stream) -> None:
+            try:
+                ends.put_nowait(await stream.read_message(100))
+            except StreamError as error:
+                ends.put_nowait(error)
+
+        bob.serve_streams(PROTOCOL, listen)
+        stream = await alice.open_stream(bob.key.peer_id, PROTOCOL)
+        await until(lambda: alice.peer_info(bob.key.peer_id) and bob.peer_info(alice.key.peer_id))
+        monkeypatch.setattr(mux, "CLOSE_TIMEOUT_S", 0.3)
+        link = alice._host.connection_to(bob.key.peer_id)
+        assert link is not None
+
+        async def stall() -> None:
+            async with trio.open_nursery() as nursery, link._muxed._write_lock:
+                nursery.start_soon(getattr(stream._muxed, how))
+                await trio.testing.wait_all_tasks_blocked()
+                time.sleep(0.5)  # noqa: ASYNC251 - that is the stall
+                await trio.testing.wait_all_tasks_blocked()
+
+        await alice._thread.call(stall)
+        async with asyncio.timeout(20):
+            end = await ends.get()
+        assert end is None if how == "finish" else isinstance(end, StreamError)
+        assert await alice.ping(bob.key.peer_id) > 0
 
 
 async def test_a_handler_that_fails_resets_the_stream() -> None:
