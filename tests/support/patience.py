@@ -7,6 +7,8 @@ from types import ModuleType
 import pytest
 
 from lattica.mesh import listener, pipes, relay_acceptor, relay_client, relay_server, stun_client, stun_server
+from lattica.rpc import native_session, replica_journey
+from lattica.rpc.replicas import directory
 from lattica.swarm import connection, dialing, host, transport
 
 PATIENCE_S = 30.0
@@ -26,6 +28,12 @@ MESH: tuple[tuple[ModuleType, str], ...] = (
     (relay_server, "PREFACE_TIMEOUT_S"),
     (stun_client, "STUN_TIMEOUT_S"),
     (stun_server, "MESSAGE_TIMEOUT_S"),
+)
+RPC: tuple[tuple[ModuleType, str], ...] = (
+    (directory, "ASK_TIMEOUT_S"),
+    (directory, "FAREWELL_TIMEOUT_S"),
+    (native_session, "CONNECT_TIMEOUT_S"),
+    (replica_journey, "CONNECT_TIMEOUT_S"),
 )
 
 
