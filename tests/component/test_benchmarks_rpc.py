@@ -71,9 +71,10 @@ def test_rows_of_other_benchmarks_stay_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("how", ["terminate", "kill"])
-def test_ending_the_benchmark_ends_what_it_started(how: str) -> None:
+def test_ending_the_benchmark_ends_what_it_started(how: str, tmp_path: Path) -> None:
     argv = [sys.executable, "-c", PROGRAM]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    env = {**os.environ, "TMPDIR": str(tmp_path)}  # killed, it leaves its folder
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
         assert process.stdout is not None
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 2
