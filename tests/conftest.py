@@ -13,8 +13,9 @@ from netlab import Lab
 
 pytest_plugins = ["netlab.pytest_plugin"]
 
-# No deadlines, which a machine that is busy for a moment breaks, and the same examples in every run; to look for
-# others: `pytest --hypothesis-profile=default`.
+# No deadlines, which a machine that is busy for a moment breaks, and the same examples in every run. `make fuzz` looks
+# for others.
+settings.register_profile("fuzz", settings.get_profile("ci"), max_examples=2000, derandomize=False)
 settings.load_profile("ci")
 
 
