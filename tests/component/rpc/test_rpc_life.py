@@ -162,6 +162,7 @@ async def test_a_lost_pipe_is_replaced_by_the_next_call() -> None:
             for pipe in two.alice.mesh._table.of(two.bob.peer_id):
                 two.alice.mesh._table.drop(pipe)
             await until(lambda: not two.alice.mesh.paths(two.bob.peer_id))
+            await lost(two.channel)
             assert await say(two) == b"hello"
         assert len(two.alice.mesh.paths(two.bob.peer_id)) == 1
 
