@@ -388,7 +388,7 @@ async def test_a_peer_that_forgot_the_link_is_asked_for_another() -> None:
         links.office = two.bob.mesh._inbound._office = type(links.office)(b"another")
         for pipe in two.alice.mesh._table.of(two.bob.peer_id):
             two.alice.mesh._table.drop(pipe)
-        await until(lambda: not two.alice.mesh.paths(two.bob.peer_id))
+        await lost(two.channel)
         assert await say(two) == b"hello"
         assert two.alice.mesh._link_table.get(two.bob.peer_id) is not first
 
@@ -418,7 +418,7 @@ def test_calls_work_on_uvloop_as_well() -> None:
             assert [part.total async for part in two.streams.GetManifest(count_to(100))] == list(range(100))
             for pipe in two.alice.mesh._table.of(two.bob.peer_id):
                 two.alice.mesh._table.drop(pipe)
-            await until(lambda: not two.alice.mesh.paths(two.bob.peer_id))
+            await lost(two.channel)
             assert await say(two) == b"hello"
             with pytest.raises(PeerUnreachableError):
                 await echo_stub(two.alice.rpc.channel(IdentityKey.generate().peer_id)).Echo(echo("x"), timeout=1)

@@ -187,6 +187,7 @@ async def test_calls_come_back_to_a_port_whose_connection_was_lost(monkeypatch: 
             await native_only(two.alice, two.bob)
             cut(two.alice, two.bob.peer_id)
             await until(lambda: not ports(two.alice, two.bob.peer_id))
+            await lost(two.channel)
 
 
 async def test_a_server_that_has_restarted_is_called_at_its_new_port() -> None:
@@ -444,6 +445,7 @@ async def test_a_peer_that_grants_no_new_link_is_called_on_by_the_gateway() -> N
         two.bob.swarm.stop_serving(LINK_PROTOCOL)
         cut(two.alice, two.bob.peer_id)
         await until(lambda: not ports(two.alice, two.bob.peer_id))
+        await lost(two.channel)
         for _ in range(10):
             assert await say(two) == b"hello"
 
@@ -512,6 +514,7 @@ def test_calls_leave_the_gateways_out_on_uvloop_as_well() -> None:
             await native_only(two.alice, two.bob)
             cut(two.alice, two.bob.peer_id)
             await until(lambda: not ports(two.alice, two.bob.peer_id))
+            await lost(two.channel)
             assert await say(two) == b"hello"
 
     uvloop.run(main())
