@@ -90,7 +90,7 @@ async def check_writer(disk: StoreDisk, number: int, acknowledged: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("rounds", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [20, pytest.param(150, marks=pytest.mark.slow)])
 async def test_after_kill_9_all_that_was_acknowledged_is_there_and_no_batch_is_torn(
     tmp_path: Path, rounds: int
 ) -> None:

@@ -89,7 +89,7 @@ def test_a_document_with_graves_is_like_one_without(history: list[tuple[str, int
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(deadline=None, max_examples=1200)
+@settings(deadline=None, max_examples=600)
 @given(steps)
 def test_a_document_with_graves_is_like_one_without_in_many_stories(history: list[tuple[str, int, int, int]]) -> None:
     check_alike(history)
